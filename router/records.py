@@ -1,0 +1,207 @@
+"""The nouns that travel through the router. Frozen; who sets a field is said where it is not plain.
+
+Times are Unix seconds unless a name ends in `_ms`; money is US dollars; sizes are tokens unless a name says bytes.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from serving.catalogue import Catalogue, DataClass, Model
+
+Route = Literal["chat/completions", "completions", "embeddings"]
+"""The inference routes, as the path below /v1/."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: one API key and what it may do. Set by `ledger/keys.py`."""
+
+    key: str
+    """The key's id; the key itself is known to nobody but its holder."""
+    team: str
+    data_class: DataClass
+    lanes: frozenset[str]
+    substitute: bool = False
+    """Whether a named model may be answered by another one."""
+    budget_usd: float | None = None
+    """US dollars this key may spend in a calendar month; None is no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One parsed request. Set by `api/inference.py`."""
+
+    id: str
+    route: Route
+    body: Mapping[str, Any]
+    """The request body as parsed, without `headgate`."""
+    size: int
+    """Bytes of the body as received."""
+    model: str
+    """What the caller named: a model, a lane or `auto`."""
+    stream: bool
+    data_class: DataClass | None = None
+    """A class the caller raised it to, by header or body; it never lowers."""
+    session: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the scanner saw. Set by `scanner/`."""
+
+    scanned: int
+    """Bytes of text read."""
+    opaque: tuple[str, ...]
+    """Parts that cannot be read (images, audio, files, token ids), by their path in the body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What the ask needs. Set by `decision/traits.py`."""
+
+    data_class: DataClass
+    why_class: str
+    """Where the class came from, in words."""
+    needs: frozenset[str]
+    """Abilities a model must have."""
+    parameters: frozenset[str]
+    """Body fields that change the answer and must be honoured."""
+    prompt_tokens: int
+    """Upper bound: a token is at least one byte of text."""
+    output_tokens: int | None
+    """The caller's own limit, for all choices together; None leaves it to the model."""
+    lane: str | None
+    """The lane the caller chose, if any."""
+    named: str | None
+    """The model the caller named, if any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An address that serves a model, with its live state. Set by `upstream/fleet.py`."""
+
+    name: str
+    model: str
+    address: str
+    """`unix:/path`, `http://host:port` or `https://host:port`; for hosted models `door`."""
+    state: str
+    """`ready`, or what it is doing instead."""
+    detail: str = ""
+    in_flight: int = 0
+    """Requests this router has there now."""
+    limit: int = 0
+    """Requests it takes at once; 0 is unknown."""
+    running: int | None = None
+    """Requests the engine itself says it runs; None is unknown."""
+    waiting: int | None = None
+    asleep: bool | None = None
+    attached: bool = False
+    context: int = 0
+    """Tokens the running engine takes, where it says so; 0 is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All live state, frozen once per request."""
+
+    at: float
+    today: dt.date
+    catalogue: Catalogue
+    models: Mapping[str, Model]
+    """The catalogue's models and those found on attached servers."""
+    endpoints: tuple[Endpoint, ...]
+    spent: float
+    """Settled and held this month by the caller's key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model at an endpoint, with its live state."""
+
+    model: Model
+    endpoint: Endpoint
+
+    @property
+    def name(self) -> str:
+        return self.model.name if self.endpoint.name == self.model.name else f"{self.model.name}@{self.endpoint.name}"
+
+
+Lasting = Literal["lasting", "passing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A candidate ruled out."""
+
+    model: str
+    endpoint: str
+    rule: str
+    """The rule's name; also the error code where nothing else is left."""
+    reason: str
+    """One sentence for a person."""
+    remedy: str = ""
+    """The line that would change it."""
+    param: str | None = None
+    passing: bool = False
+    """True where waiting can help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was decided, and why. Set by `decision/`."""
+
+    traits: Traits
+    order: tuple[Candidate, ...]
+    refusals: tuple[Refusal, ...]
+    policy: str
+    reason: str
+    """Why the first of the order is first, in one line; sent as `x-headgate-reason`."""
+    hold: float | None
+    """US dollars set aside: the worst cost over the order. None: something in it is unpriced."""
+    dropped: tuple[str, ...] = ()
+    """Body fields that do not change the answer and are not sent on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts of one answer; None is unknown."""
+
+    prompt: int | None = None
+    output: int | None = None
+    cached: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at one endpoint."""
+
+    model: str
+    endpoint: str
+    place: str
+    outcome: str
+    """`answered`, or what went wrong."""
+    status: int | None
+    ms: float
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the request ended."""
+
+    outcome: str
+    """`answered`, `refused`, `failed`, `cut`, `client_left`."""
+    status: int
+    attempts: tuple[Attempt, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+    cost: float | None = None
+    """US dollars; None is unpriced."""
+    estimated: bool = False
+    """Whether usage or cost was estimated since the upstream did not say."""
+    first_byte_ms: float | None = None
+    total_ms: float = 0.0
+    error: str = ""

@@ -1,0 +1,105 @@
+"""Where Headgate keeps its state: folders, sockets, secrets and the installation's id.
+
+Shared by serving/ and router/, since both must find the same sockets. Knows nothing of what is kept there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+# A Unix socket's path must fit sockaddr_un.sun_path: 108 bytes on Linux, 104 on macOS, one of them the NUL.
+SOCKET_PATH_LIMIT = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The state folder of one installation, and the names of what lies in it."""
+
+    root: Path
+    engines: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self.root / "ledger.sqlite"
+
+    @property
+    def book(self) -> Path:
+        return self.root / "door" / "book.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def models(self) -> Path:
+        """Models built here (the demo model); weights from a hub stay in the hub's own cache."""
+        return self.root / "models"
+
+    @property
+    def run(self) -> Path:
+        """Files that are only true while something runs: state of processes."""
+        return self.root / "run"
+
+    @property
+    def secrets(self) -> Path:
+        return self.root / "secrets"
+
+    def make(self) -> None:
+        """Create the folders, readable by the owner alone."""
+        for folder in (self.root, self.logs, self.models, self.run, self.secrets, self.book.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def installation(self) -> str:
+        """The id that every process of this installation carries in `HEADGATE_INSTALLATION`."""
+        return self.secret("installation", size=8)
+
+    def secret(self, name: str, size: int = 32) -> str:
+        """Read the secret `name` (hex text), making it from `size` random bytes when it is not there yet."""
+        path = self.secrets / name
+        try:
+            return path.read_text().strip()
+        except FileNotFoundError:
+            pass
+        self.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Written beside and linked into place, so that two processes that start together agree on one value.
+        draft = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}")
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_hex(size))
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+        return path.read_text().strip()
+
+    def socket(self, name: str) -> Path:
+        """The Unix socket called `name`; in a short private folder where the state folder's path is too long."""
+        path = self.run / f"{name}.sock"
+        if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
+            return path
+        folder = Path(tempfile.gettempdir()) / f"headgate-{self.installation()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.stat()
+        if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise PermissionError(f"{folder} belongs to someone else or is open to others; remove it and start again")
+        return folder / f"{name}.sock"
+
+
+def find_home(environ: dict[str, str] | None = None) -> Home:
+    """Resolve the state folder: $HEADGATE_HOME, else the user's data folder by the XDG base directory rules."""
+    env = os.environ if environ is None else environ
+    if given := env.get("HEADGATE_HOME"):
+        root = Path(given).expanduser().absolute()
+    else:
+        data = env.get("XDG_DATA_HOME") or ""
+        # The XDG rules: a relative value is invalid and is ignored.
+        base = Path(data) if data.startswith("/") else Path("~/.local/share").expanduser()
+        root = base / "headgate"
+    engines = env.get("HEADGATE_ENGINES")
+    return Home(root, Path(engines).expanduser().absolute() if engines else root / "engines")

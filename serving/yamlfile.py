@@ -1,0 +1,133 @@
+"""YAML files read strictly: every mistake is one sentence with the file, the line and what is allowed.
+
+Knows nothing of the catalogue; it turns a file into data that pydantic checks, and pydantic's findings into lines.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+Path_ = tuple[str | int, ...]
+M = TypeVar("M", bound=BaseModel)
+
+
+class ConfigError(Exception):
+    """A file a person wrote says something Headgate cannot take; the text names file and line."""
+
+
+class YamlFile:
+    """One parsed file: its data, and the line of every key and item."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.lines: dict[Path_, int] = {(): 1}
+        try:
+            root = yaml.compose(text, Loader=yaml.CSafeLoader)
+        except yaml.MarkedYAMLError as broken:
+            line = broken.problem_mark.line + 1 if broken.problem_mark else 1
+            raise ConfigError(f"{path}:{line}: not valid YAML: {broken.problem}") from broken
+        except yaml.YAMLError as broken:
+            raise ConfigError(f"{path}: not valid YAML: {broken}") from broken
+        self.data: Any = {} if root is None else self._build(root, ())
+
+    def _build(self, node: yaml.Node, path: Path_) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            for index, item in enumerate(node.value):
+                self.lines[(*path, index)] = item.start_mark.line + 1
+            return [self._build(item, (*path, index)) for index, item in enumerate(node.value)]
+        try:
+            return yaml.constructor.SafeConstructor().construct_object(node)
+        except (yaml.YAMLError, ValueError) as broken:
+            raise ConfigError(f"{self.path}:{node.start_mark.line + 1}: not a plain value: {broken}") from broken
+
+    def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise self.error(path, "a name is expected here, not a list or mapping", line)
+            if key in found:
+                raise self.error((*path, key), "stands twice in this mapping; remove one", line)
+            self.lines[(*path, key)] = line
+            found[key] = self._build(value_node, (*path, key))
+        return found
+
+    def line(self, path: Path_) -> int:
+        """The line of the deepest part of `path` that stands in the file."""
+        while path not in self.lines:
+            path = path[:-1]
+        return self.lines[path]
+
+    def error(self, path: Path_, text: str, line: int | None = None) -> ConfigError:
+        where = ".".join(map(str, path))
+        return ConfigError(f"{self.path}:{line or self.line(path)}: {where + ': ' if where else ''}{text}")
+
+    def check(self, model: type[M]) -> M:
+        """Hold the data against `model`. Raises ConfigError naming the first mistake and how many more there are."""
+        if not isinstance(self.data, dict):
+            raise self.error((), "a mapping of settings is expected at the top of the file")
+        try:
+            return model.model_validate(self.data)
+        except ValidationError as broken:
+            found = broken.errors(include_url=False)
+            first = found[0]
+            path = self._in_file(first["loc"])
+            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+            raise self.error(path, _sentence(model, first["type"], first["msg"], first["loc"]) + more) from broken
+
+    def _in_file(self, loc: Path_) -> Path_:
+        """Pydantic's location less the parts that name a branch of a union and not something in the file."""
+        path: Path_ = ()
+        for part in loc:
+            if (*path, part) in self.lines or part == loc[-1]:
+                path = (*path, part)
+        return path
+
+
+def read(path: Path) -> YamlFile:
+    """Read and parse `path`. Raises ConfigError where it is missing, unreadable or not YAML."""
+    try:
+        return YamlFile(path, path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as broken:
+        raise ConfigError(f"{path}: cannot be read: {broken}") from broken
+
+
+def _sentence(model: type[BaseModel], kind: str, message: str, loc: Path_) -> str:
+    if kind == "extra_forbidden":
+        allowed = ", ".join(sorted(_fields_at(model, loc[:-1])))
+        return f"unknown field; allowed here: {allowed}"
+    if kind == "missing":
+        return "is required"
+    return message.removeprefix("Value error, ")
+
+
+def _fields_at(model: type[BaseModel], loc: Path_) -> list[str]:
+    """The field names allowed at `loc`, found by walking the model's JSON schema."""
+    schema = model.model_json_schema()
+    here: dict[str, Any] = schema
+    for part in loc:
+        here = _resolve(schema, here)
+        if isinstance(part, int):
+            here = here.get("items", {})
+        elif part in here.get("properties", {}):
+            here = here["properties"][part]
+        elif isinstance(here.get("additionalProperties"), dict):
+            here = here["additionalProperties"]
+    return list(_resolve(schema, here).get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Follow references, and in a choice take the branch that is an object."""
+    while True:
+        if "$ref" in node:
+            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+        elif "anyOf" in node:
+            node = next((n for n in node["anyOf"] if "$ref" in n or n.get("type") in ("object", "array")), {})
+        else:
+            return node
