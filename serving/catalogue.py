@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,7 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, model_validator
 
 from serving import yamlfile
-from serving.yamlfile import ConfigError, YamlFile
+from serving.yamlfile import ConfigError as ConfigError
+from serving.yamlfile import YamlFile
 
 Place = Literal["local", "hosted"]
 Lane = Literal["private", "cheap", "frontier"]
@@ -56,7 +58,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Approval(Record):
@@ -75,6 +77,11 @@ class Price(Record):
     output: float = Field(ge=0)
     cached: float | None = Field(None, ge=0, description="input tokens read from the provider's cache")
     as_of: dt.date | None = None
+
+    def cost(self, prompt: int, output: int, cached: int = 0) -> float:
+        """US dollars. Cached tokens are part of the prompt, charged at their own rate where there is one."""
+        cached = min(cached, prompt) if self.cached is not None else 0
+        return ((prompt - cached) * self.input + cached * (self.cached or 0.0) + output * self.output) / 1_000_000
 
 
 class Variant(Record):
@@ -297,9 +304,7 @@ def load(site_path: Path | None = None, shipped: Path | None = None) -> Catalogu
     )
 
 
-def _overlaid(
-    file: YamlFile, path: tuple[str, str], kind: type[Any], under: BaseModel | None, **fixed: str
-) -> Any:
+def _overlaid(file: YamlFile, path: tuple[str, str], kind: type[Any], under: BaseModel | None, **fixed: str) -> Any:
     """The site's fields over the shipped record, checked as a whole so that a line can be named."""
     given = file.data[path[0]][path[1]]
     below = under.model_dump(exclude_unset=True) if under else {}
@@ -330,7 +335,14 @@ def _check_names(file: YamlFile, site: Site, models: dict[str, Model], providers
 
 def _version(models: dict[str, Model], providers: dict[str, Provider], site: Site) -> str:
     """A hash over the fields that decide where data may go, so that router and door can compare."""
-    parts = [m.model_dump_json() for m in models.values() if m.place == "hosted"]
-    parts += [f"{name}={p.model_dump_json()}" for name, p in providers.items()]
-    parts.append(site.keys.model_dump_json())
+    parts = [_canonical(m) for m in models.values() if m.place == "hosted"]
+    parts += [f"{name}={_canonical(p)}" for name, p in providers.items()]
+    parts.append(_canonical(site.keys))
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
+
+
+def _canonical(record: Record) -> str:
+    """JSON that is the same in every process: sets have another order in each."""
+    fields = record.model_dump()
+    sets = {name: sorted(value) for name, value in fields.items() if isinstance(value, frozenset)}
+    return json.dumps({**fields, **sets}, sort_keys=True, default=str)

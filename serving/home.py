@@ -59,33 +59,41 @@ class Home:
         return self.secret("installation", size=8)
 
     def secret(self, name: str, size: int = 32) -> str:
-        """Read the secret `name` (hex text), making it from `size` random bytes when it is not there yet."""
+        """Read the secret `name` (hex text), making it from `size` random bytes when it is not there yet.
+
+        Raises OSError where it cannot be read or is empty.
+        """
         path = self.secrets / name
-        try:
-            return path.read_text().strip()
-        except FileNotFoundError:
-            pass
+        if path.exists():
+            return _read(path)
         self.secrets.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Written beside and linked into place, so that two processes that start together agree on one value.
         draft = path.with_name(f".{name}.{os.getpid()}.{secrets.token_hex(4)}")
         draft.touch(mode=0o600)
-        draft.write_text(secrets.token_hex(size))
+        with draft.open("w") as file:
+            file.write(secrets.token_hex(size))
+            # A power cut must not leave a name without its content.
+            file.flush()
+            os.fsync(file.fileno())
         try:
             os.link(draft, path)
         except FileExistsError:
             pass
         finally:
             draft.unlink()
-        return path.read_text().strip()
+        return _read(path)
 
     def socket(self, name: str) -> Path:
         """The Unix socket called `name`; in a short private folder where the state folder's path is too long."""
         path = self.run / f"{name}.sock"
         if len(os.fsencode(path)) <= SOCKET_PATH_LIMIT:
             return path
-        folder = Path(tempfile.gettempdir()) / f"headgate-{self.installation()}"
+        short = f"headgate-{self.installation()}"
+        folders = [Path(tempfile.gettempdir()) / short, Path("/tmp") / short]  # noqa: S108 (made private below)
+        folder = next((f for f in folders if len(os.fsencode(f / f"{name}.sock")) <= SOCKET_PATH_LIMIT), folders[-1])
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.stat()
+        # Not stat: a link that someone else put there must not count as ours.
+        found = folder.lstat()
         if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
             raise PermissionError(f"{folder} belongs to someone else or is open to others; remove it and start again")
         return folder / f"{name}.sock"
@@ -103,3 +111,11 @@ def find_home(environ: dict[str, str] | None = None) -> Home:
         root = base / "headgate"
     engines = env.get("HEADGATE_ENGINES")
     return Home(root, Path(engines).expanduser().absolute() if engines else root / "engines")
+
+
+def _read(path: Path) -> str:
+    text = path.read_text().strip()
+    if not text:
+        # An empty key would seal anything for anyone.
+        raise OSError(f"{path} is empty; remove it and start again")
+    return text

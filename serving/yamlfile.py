@@ -14,6 +14,12 @@ from pydantic import BaseModel, ValidationError
 Path_ = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
 
+# Aliases let a few lines stand for billions of values, and a parser follows nesting by recursion.
+MOST_VALUES = 100_000
+DEEPEST = 64
+KINDS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
+MERGE = "tag:yaml.org,2002:merge"
+
 
 class ConfigError(Exception):
     """A file a person wrote says something Headgate cannot take; the text names file and line."""
@@ -25,16 +31,32 @@ class YamlFile:
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
         self.lines: dict[Path_, int] = {(): 1}
+        self._values = 0
         try:
+            self._refuse_depth(text)
             root = yaml.compose(text, Loader=yaml.CSafeLoader)
         except yaml.MarkedYAMLError as broken:
             line = broken.problem_mark.line + 1 if broken.problem_mark else 1
             raise ConfigError(f"{path}:{line}: not valid YAML: {broken.problem}") from broken
         except yaml.YAMLError as broken:
-            raise ConfigError(f"{path}: not valid YAML: {broken}") from broken
+            raise ConfigError(f"{path}: not valid YAML: {_first_line(broken)}") from broken
         self.data: Any = {} if root is None else self._build(root, ())
 
+    def _refuse_depth(self, text: str) -> None:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.CSafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise self.error((), f"nested more than {DEEPEST} deep", line)
+
     def _build(self, node: yaml.Node, path: Path_) -> Any:
+        self._values += 1
+        line = node.start_mark.line + 1
+        if self._values > MOST_VALUES or len(path) > DEEPEST:
+            raise self.error((), "its aliases unfold without end; write the values out", line)
+        if isinstance(node, yaml.CollectionNode) and node.tag not in KINDS:
+            raise self.error(path, f"the tag {node.tag} is not allowed; only plain values are", line)
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -44,7 +66,8 @@ class YamlFile:
         try:
             return yaml.constructor.SafeConstructor().construct_object(node)
         except (yaml.YAMLError, ValueError) as broken:
-            raise ConfigError(f"{self.path}:{node.start_mark.line + 1}: not a plain value: {broken}") from broken
+            reason = broken.problem if isinstance(broken, yaml.MarkedYAMLError) else _first_line(broken)
+            raise ConfigError(f"{self.path}:{line}: not a plain value: {reason}") from broken
 
     def _mapping(self, node: yaml.MappingNode, path: Path_) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -52,6 +75,8 @@ class YamlFile:
             key, line = key_node.value, key_node.start_mark.line + 1
             if not isinstance(key, str):
                 raise self.error(path, "a name is expected here, not a list or mapping", line)
+            if key_node.tag == MERGE:
+                raise self.error(path, "keys cannot be merged with `<<`; use `*name` for a whole value", line)
             if key in found:
                 raise self.error((*path, key), "stands twice in this mapping; remove one", line)
             self.lines[(*path, key)] = line
@@ -76,18 +101,20 @@ class YamlFile:
             return model.model_validate(self.data)
         except ValidationError as broken:
             found = broken.errors(include_url=False)
-            first = found[0]
-            path = self._in_file(first["loc"])
+            # A misspelt field is often reported as a missing one too; the misspelling is what a person looks for.
+            first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+            path = self._in_file(model, first["loc"])
             more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
             raise self.error(path, _sentence(model, first["type"], first["msg"], first["loc"]) + more) from broken
 
-    def _in_file(self, loc: Path_) -> Path_:
+    def _in_file(self, model: type[BaseModel], loc: Path_) -> Path_:
         """Pydantic's location less the parts that name a branch of a union and not something in the file."""
         path: Path_ = ()
         for part in loc:
-            if (*path, part) in self.lines or part == loc[-1]:
+            if (*path, part) in self.lines:
                 path = (*path, part)
-        return path
+        # A field that is missing stands nowhere in the file and is named all the same.
+        return (*path, loc[-1]) if loc[-1:] != path[-1:] and loc[-1] in _fields_at(model, loc[:-1]) else path
 
 
 def read(path: Path) -> YamlFile:
@@ -96,6 +123,10 @@ def read(path: Path) -> YamlFile:
         return YamlFile(path, path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as broken:
         raise ConfigError(f"{path}: cannot be read: {broken}") from broken
+
+
+def _first_line(broken: Exception) -> str:
+    return str(broken).partition("\n")[0]
 
 
 def _sentence(model: type[BaseModel], kind: str, message: str, loc: Path_) -> str:
