@@ -82,6 +82,11 @@ def _decode(claims: str) -> Permit:
         found = orjson.loads(base64.urlsafe_b64decode(claims))
         if set(found) != {field.name for field in fields(Permit)}:
             raise PermitError("its fields are not those of a permit")
-        return Permit(**found)
+        permit = Permit(**found)
     except (ValueError, TypeError) as broken:
         raise PermitError("it cannot be read") from broken
+    if not isinstance(permit.expires, float | int) or any(
+        not isinstance(value, str) for name, value in found.items() if name != "expires"
+    ):
+        raise PermitError("its fields are not those of a permit")
+    return permit
