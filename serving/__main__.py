@@ -1,0 +1,178 @@
+"""`python -m serving`: builds all of serving/ in one place, and runs it until told to stop.
+
+Exit code 0 after a clean stop, 2 where what a person wrote cannot be taken (one sentence on stderr).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import fcntl
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from serving import catalogue, command, demo_model, engines, gpus, placement, status
+from serving.catalogue import Attached, Catalogue, Model
+from serving.endpoint import Timing
+from serving.engines import Engine
+from serving.home import Home, find_home
+from serving.local import Means, Say
+from serving.placement import Placed
+from serving.supervisor import Supervisor, engine_finder, find_weights, sweep
+from serving.yamlfile import ConfigError
+
+THREADS = 64
+"""Each waits on one server that may be slow; a small pool would let the slow ones delay the others."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run serving; returns the exit code."""
+    given = _arguments(argv)
+    home = find_home()
+    try:
+        home.make()
+        found = catalogue.load(catalogue.find_site(given.config, [Path.cwd(), home.root]))
+        models, attached = wanted(found, given.model, given.attach)
+        lock = _Lock(home)
+    except (ConfigError, OSError) as broken:
+        print(f"serving: {broken}", file=sys.stderr)
+        return 2
+    with lock:
+        asyncio.run(_serve(found, home, models, attached, given.parent_pipe))
+    return 0
+
+
+def wanted(found: Catalogue, names: Sequence[str], urls: Sequence[str]) -> tuple[list[Model], list[Attached]]:
+    """What is to be started and attached: what the command line names, else what the site does, else the demo model.
+
+    Raises ConfigError.
+    """
+    demo = demo_model.demo_model()
+    chosen = list(names) or ([] if urls else list(found.site.run))
+    models = [demo if name == demo.name and name not in found.models else found.find(name) for name in chosen]
+    for model in models:
+        if model.place == "hosted":
+            raise ConfigError(f"{model.name!r} is hosted and cannot be started; enable its provider instead")
+    try:
+        attached = [*found.site.attach, *(Attached.model_validate({"url": url}) for url in urls)]
+    except ValidationError:
+        raise ConfigError(f"--attach {' '.join(urls)}: give http://, https:// or unix:/ addresses") from None
+    if not models and not attached:
+        models = [demo]
+    return list({model.name: model for model in models}.values()), attached
+
+
+async def _serve(
+    found: Catalogue, home: Home, models: Sequence[Model], attached: Sequence[Attached], parent_pipe: bool
+) -> None:
+    """Build everything, then run until a signal comes or the parent is gone."""
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS))
+    stop, at_once = asyncio.Event(), asyncio.Event()
+    _listen_for_the_end(loop, stop, at_once, parent_pipe)
+    timing = Timing()
+    # First, for what a killed run left still holds the memory that is to be read.
+    await sweep(home, timing.grace_s, _say)
+    readings = await asyncio.to_thread(gpus.read)
+    supervisor = Supervisor(
+        plan=placement.place(models, readings, gpus.main_memory_free_gb()),
+        attached=attached,
+        means=_means(found, home, bool(readings.gpus), os.environ.copy()),
+        timing=timing,
+        read_gpus=gpus.read,
+        readings=readings,
+    )
+    host = status.Host(socket.gethostname(), secrets.token_hex(8))
+    server = status.server(status.application(supervisor, host))
+    path = home.socket("serving")
+    with status.listen(path) as listener:
+        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        try:
+            await supervisor.run(stop, at_once)
+        finally:
+            server.should_exit = True
+            await serving
+            path.unlink(missing_ok=True)
+
+
+def _means(found: Catalogue, home: Home, gpu: bool, inherited: Mapping[str, str]) -> Means:
+    async def weights(engine: Engine, placed: Placed, say: Say) -> str:
+        return await find_weights(home, engine, placed, inherited, say)
+
+    return Means(
+        home=home,
+        installation=home.installation(),
+        inherited=inherited,
+        engine=engine_finder(lambda: engines.find(found.site.engine, home.engines, gpu)),
+        weights=weights,
+        command=command.build,
+        say=_say,
+        turn=asyncio.Lock(),
+    )
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+class _Lock:
+    """Held by the one serving of an installation; the kernel lets go of it however the process ends."""
+
+    def __init__(self, home: Home) -> None:
+        self._fd = os.open(home.run / "serving.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._fd)
+            raise ConfigError(f"another serving already runs for {home.root}; stop it first (headgate down)") from None
+
+    def __enter__(self) -> _Lock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._fd)
+
+
+def _listen_for_the_end(
+    loop: asyncio.AbstractEventLoop, stop: asyncio.Event, at_once: asyncio.Event, parent_pipe: bool
+) -> None:
+    """The first signal, or the end of stdin, drains and stops; a second signal stops without draining."""
+
+    def on_signal() -> None:
+        (at_once if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    if not parent_pipe:
+        return
+
+    def read_to_the_end() -> None:
+        while os.read(0, 4096):
+            pass
+        loop.call_soon_threadsafe(stop.set)
+
+    # A thread, for a pipe may be a file or a terminal as well; it must not keep the process alive.
+    threading.Thread(target=read_to_the_end, daemon=True).start()
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m serving", description="Run and watch the local vLLM instances.")
+    parser.add_argument("--config", type=Path, help="a headgate.yaml")
+    parser.add_argument("--model", action="append", default=[], metavar="NAME", help="a model to start")
+    parser.add_argument("--attach", action="append", default=[], metavar="URL", help="a server that already runs")
+    parser.add_argument("--parent-pipe", action="store_true", help="stop when stdin ends")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

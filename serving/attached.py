@@ -1,0 +1,146 @@
+"""A vLLM server that already runs and was attached by its URL: looked at every few seconds, never signalled.
+
+Knows its address, what it serves and its load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import time
+import urllib.parse
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving import probe
+from serving.catalogue import Attached
+from serving.endpoint import Timing, View, Watch
+from serving.instance import State
+from serving.probe import ProbeError, ServedModel, Target
+
+
+class AttachedServer:
+    """One attached server and its state."""
+
+    def __init__(self, attached: Attached, timing: Timing, inherited: Mapping[str, str]) -> None:
+        self._attached = attached
+        self._timing = timing
+        self._inherited = inherited
+        self._address = probe.address(attached.url)
+        self._served: list[ServedModel] = []
+        self._watch = Watch(Target(self._address), timing)
+        self._state: State = "waiting"
+        self._detail = ""
+        self._since = time.time()
+
+    async def run(self) -> None:
+        """Look at it for ever, one look after the other; each is bounded in time."""
+        if refused := refusal(self._attached):
+            self._set("failed", refused)
+            return
+        looked_at = -self._timing.attached_s
+        while True:
+            if time.monotonic() - looked_at >= self._timing.attached_s or self._state != "ready":
+                await self._look()
+                looked_at = time.monotonic()
+            if self._state == "ready" and self._attached.metrics == "vllm":
+                await self._watch.read()
+            pause = self._timing.scrape_s if self._state == "ready" else self._timing.attached_s
+            await asyncio.sleep(pause)
+
+    def views(self) -> list[View]:
+        """One for each model it serves; one that names the address while it has not yet said what it serves."""
+        name = self._attached.name
+        if not self._served:
+            return [self._view(name or urllib.parse.urlsplit(self._address).netloc or self._address, name or "", "", 0)]
+        # A name given stands for the first model; LoRA adapters beside it keep their own.
+        called = [name if index == 0 and name else served.name for index, served in enumerate(self._served)]
+        return [
+            self._view(call, call, served.name, served.context)
+            for call, served in zip(called, self._served, strict=True)
+        ]
+
+    def _view(self, name: str, model: str, served: str, context: int) -> View:
+        given = self._attached
+        return View(
+            name=name,
+            model=model,
+            served=served,
+            state=self._state,
+            detail=self._detail,
+            since=self._since,
+            address=self._address,
+            attached=True,
+            context=context,
+            limit=given.limit,
+            metrics=given.metrics,
+            key_env=given.key_env,
+            key_file=given.key_file,
+            ca_file=given.ca_file,
+            load=self._watch.load,
+            load_age_s=self._watch.age_s(),
+        )
+
+    async def _look(self) -> None:
+        """Ask what it serves, and where it has requests and stands still, whether it answers."""
+        try:
+            self._watch.target = target = Target(self._address, self._key(), self._attached.ca_file)
+            served = await probe.models(target)
+        except ProbeError as failed:
+            self._refused(failed)
+            return
+        except OSError as broken:
+            self._set("failed", f"its key cannot be read: {broken.strerror} ({self._attached.key_file})")
+            return
+        if not served:
+            self._set("unreachable", "it answers and serves no model")
+            return
+        self._served = served
+        stall = await self._watch.stall(served[0].name) if self._state == "ready" and self._watch.load else ""
+        self._set("unreachable" if stall else "ready", stall)
+
+    def _refused(self, failed: ProbeError) -> None:
+        if failed.status in (401, 403):
+            where = self._attached.key_file or self._attached.key_env
+            mend = f"check the key in {where}" if where else "name its key with `key_env` or `key_file`"
+            self._set("wrong key", f"{failed}; {mend}")
+        else:
+            self._set("unreachable", str(failed))
+
+    def _key(self) -> str:
+        """Read anew each time, so that a changed key file counts at once. Raises OSError."""
+        if self._attached.key_file:
+            return Path(self._attached.key_file).expanduser().read_text().strip()
+        return self._inherited.get(self._attached.key_env, "").strip() if self._attached.key_env else ""
+
+    def _set(self, state: State, detail: str) -> None:
+        if state != self._state:
+            self._since = time.time()
+        self._state, self._detail = state, detail
+
+
+def refusal(attached: Attached) -> str:
+    """Why this address may not be used, with the remedy, or ""."""
+    if attached.url.startswith("unix:"):
+        return ""
+    try:
+        parts = urllib.parse.urlsplit(attached.url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as broken:
+        return f"its url cannot be read: {broken}"
+    if not host:
+        return "its url names no host"
+    if parts.username or parts.password or parts.query or parts.fragment:
+        return "its url holds more than an address; put a key into `key_env` or `key_file`"
+    if parts.scheme == "http" and not attached.allow_cleartext and not _loopback(host):
+        return f"http:// to {host} would send requests in clear text; use https:// or set `allow_cleartext: true`"
+    return ""
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

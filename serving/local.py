@@ -1,0 +1,213 @@
+"""One model that is wanted here: environment, weights, start, ready, watched, and again after a crash.
+
+The only writer of that model's state. Knows neither the other models nor how its state is published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from serving import instance as instances
+from serving.command import Command
+from serving.endpoint import Timing, View, Watch
+from serving.engines import Engine, EngineError
+from serving.home import Home
+from serving.instance import Instance, InstanceError, State
+from serving.placement import Placed
+from serving.probe import Target
+from serving.weights import WeightsError
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """How a placed model becomes a process."""
+
+    home: Home
+    installation: str
+    inherited: Mapping[str, str]
+    engine: Callable[[Say], Awaitable[Engine]]
+    """The engine, made where it is missing; the same one for all who ask. Raises EngineError."""
+    weights: Callable[[Engine, Placed, Say], Awaitable[str]]
+    """What stands on the command line for the weights, once they are here. Raises WeightsError."""
+    command: Callable[..., Command]
+    """`command.build`. Raises ValueError where the catalogue asks for what it may not."""
+    say: Say
+    """A line for a person who watches."""
+    turn: asyncio.Lock
+    """Held from start to ready: a model measures the free memory while it starts, so they start one by one."""
+
+
+class Local:
+    """One wanted model and its state."""
+
+    def __init__(self, placed: Placed, means: Means, timing: Timing) -> None:
+        self.name = placed.model.name
+        self._placed = placed
+        self._means = means
+        self._timing = timing
+        self._instance: Instance | None = None
+        self._watch: Watch | None = None
+        self._state: State = "waiting"
+        self._detail = ""
+        self._since = time.time()
+        self._draining = False
+        self._restarts = 0
+        self._unready = 0
+        """Starts in a row that never became ready."""
+        self._crashes = 0
+        """Ends in a row without a long good run between them."""
+
+    async def run(self) -> None:
+        """Have it run, for ever. Cancelled, it leaves no process behind."""
+        while not self._draining:
+            try:
+                ready_at = await self._bring_up()
+                reason = await self._watch_over()
+                # At once: ending the rest of a crashed group can take seconds in which nobody must send to it.
+                self._set("stopping", reason)
+                self._crashes = 0 if time.monotonic() - ready_at >= self._timing.good_s else self._crashes
+                self._unready, lasting = 0, False
+            except (EngineError, WeightsError) as failed:
+                reason, lasting = str(failed), True
+            except InstanceError as failed:
+                self._unready += 1
+                reason, lasting = str(failed), failed.lasting
+            finally:
+                await self._end()
+            if not self._draining:
+                await self._pause(reason, lasting)
+
+    async def drain(self) -> None:
+        """Take no new requests; return when it has none left, or when the time for that has passed."""
+        was_ready = self._state in ("ready", "stalled")
+        self._draining = True
+        if not was_ready or self._watch is None:
+            return
+        self._set("draining", "finishes its requests")
+        began = time.monotonic()
+        while time.monotonic() - began < self._timing.drain_s and self._instance is not None:
+            load = self._watch.load
+            # The reading must be younger than the announcement, or it may not know of the last requests.
+            fresh = self._watch.read_at > began + self._timing.drain_least_s
+            if fresh and load is not None and load.running == 0 and not load.waiting:
+                return
+            await asyncio.sleep(0.05)
+
+    def view(self) -> View:
+        """As it is published."""
+        placed, live = self._placed, self._instance
+        return View(
+            name=self.name,
+            model=self.name,
+            served=(live.served if live else "") or self.name,
+            state=self._state,
+            detail=self._detail,
+            since=self._since,
+            address=f"unix:{instances.socket_path(self._means.home, self.name)}",
+            attached=False,
+            context=(live.context if live else 0) or placed.context,
+            limit=placed.limit,
+            metrics="vllm",
+            restarts=self._restarts,
+            pid=live.pid if live else None,
+            gpus=placed.gpus,
+            load=self._watch.load if self._watch else None,
+            load_age_s=self._watch.age_s() if self._watch else None,
+            log=tuple(instances.log_tail(self._means.home, self.name, 5)),
+        )
+
+    async def _bring_up(self) -> float:
+        """Until it answers; returns when that was, in monotonic seconds. Raises what its steps raise."""
+        means, timing = self._means, self._timing
+        self._set("environment", "")
+        engine = await means.engine(lambda text: self._set("environment", text))
+        self._set("weights", "")
+        weights = await means.weights(engine, self._placed, lambda text: self._set("weights", text))
+        if means.turn.locked():
+            self._set("waiting", "another model starts first")
+        async with means.turn:
+            self._instance = Instance(self.name, self._command(engine, weights), means.home, means.installation)
+            self._set("starting", "the engine starts")
+            await self._instance.start()
+            await self._instance.ensure_ready(timing.start_s)
+        self._watch = Watch(Target(f"unix:{self._instance.socket}"), timing)
+        await self._watch.read()
+        self._set("ready", "")
+        return time.monotonic()
+
+    def _command(self, engine: Engine, weights: str) -> Command:
+        variant = self._placed.variant
+        try:
+            return self._means.command(
+                self._placed,
+                python=engine.python,
+                weights=weights,
+                revision=(variant.revision if variant else "") or self._placed.model.revision,
+                socket=instances.socket_path(self._means.home, self.name),
+                port=None,
+                installation=self._means.installation,
+                instance=self.name,
+                inherited=self._means.inherited,
+            )
+        except ValueError as refused:
+            raise InstanceError(str(refused), lasting=True) from refused
+
+    async def _watch_over(self) -> str:
+        """Read its load each second until it ends or hangs for good; returns why it must be started again."""
+        assert self._instance is not None and self._watch is not None
+        ended = asyncio.ensure_future(self._instance.wait())
+        stalled_at: float | None = None
+        try:
+            while True:
+                await asyncio.wait({ended}, timeout=self._timing.scrape_s)
+                if ended.done():
+                    return self._instance.death().reason
+                await self._watch.read()
+                stall = await self._watch.stall(self._instance.served)
+                stalled_at = None if not stall else stalled_at or time.monotonic()
+                if stalled_at is not None and time.monotonic() - stalled_at >= self._timing.stall_s:
+                    return f"it hung: {stall}"
+                if not self._draining:
+                    self._set("stalled" if stall else "ready", stall)
+        finally:
+            ended.cancel()
+
+    async def _end(self) -> None:
+        """Leave nothing of the instance, however it came to its end."""
+        if self._instance is not None:
+            if self._state != "stopping":
+                self._set("stopping", "")
+            # The rest of a crashed group has nothing to finish, and the orphaned EngineCore takes its time.
+            grace_s = self._timing.grace_s if self._draining else min(self._timing.grace_s, 2.0)
+            await self._instance.stop(grace_s)
+        if self._draining:
+            left = self._instance is not None and self._instance.state == "failed"
+            self._set("failed" if left else "stopped", self._instance.detail if self._instance and left else "")
+        self._instance, self._watch = None, None
+
+    async def _pause(self, reason: str, lasting: bool) -> None:
+        """Wait before the next start: longer each time, and long where starting again seems of no use."""
+        timing = self._timing
+        self._crashes += 1
+        if lasting or self._unready >= timing.tries:
+            pause = timing.failed_pause_s
+            self._set("failed", reason)
+            self._means.say(f"{self.name}: failed: {reason}")
+        else:
+            pause = min(timing.first_pause_s * 2.0 ** (self._crashes - 1), timing.longest_pause_s)
+            self._set("waiting", f"starts again in {pause:g} s, since {reason}")
+            self._means.say(f"{self.name}: ended: {reason}; starts again in {pause:g} s")
+        await asyncio.sleep(pause)
+        self._restarts += 1
+
+    def _set(self, state: State, detail: str) -> None:
+        if state != self._state:
+            self._since = time.time()
+            if state not in ("failed", "waiting"):
+                self._means.say(f"{self.name}: {state}" + (f": {detail}" if detail else ""))
+        self._state, self._detail = state, detail

@@ -1,0 +1,235 @@
+"""Where serving/ speaks HTTP: what a server serves, whether it answers, its metrics, and whether a hub can be reached.
+
+To servers it speaks directly: no proxies, no redirects, bounded bodies, a deadline on the whole exchange.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+TIMEOUT_S = 3.0
+SMALL = 1024 * 1024
+METRICS_LIMIT = 16 * 1024 * 1024
+HUB = "https://huggingface.co"
+
+PROMPT = "Some mornings there is fog over the meadow, and the keeper waits for the sun before he opens the gate again."
+"""Asked for one token. A whole sentence, since vLLM's CPU build dies of an illegal instruction where the very first
+prompt it sees is a single token: its attention uses AMX, for which only a larger matrix product asks the kernel."""
+
+
+class ProbeError(Exception):
+    """The server did not answer as it should; the text says how, in a few words."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """The HTTP status, where there was one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server to speak to: `unix:/path`, `http://host:port` or `https://host:port`, with or without a final /v1."""
+
+    url: str
+    key: str = field(default="", repr=False)
+    ca_file: str = ""
+    """A certificate authority to trust instead of the system's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as the server lists it. `context` in tokens, 0 where it does not say."""
+
+    name: str
+    context: int
+
+
+async def models(target: Target, timeout_s: float = TIMEOUT_S) -> list[ServedModel]:
+    """What the server serves. Raises ProbeError."""
+    found = _parsed(await _exchange(target, "GET", "/v1/models", None, timeout_s, SMALL))
+    entries = found.get("data") if isinstance(found, dict) else None
+    if not isinstance(entries, list):
+        raise ProbeError("its /v1/models is no list of models")
+    return [_served(entry) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+
+
+async def one_token(target: Target, model: str, timeout_s: float) -> str:
+    """Have the model work once, as little as can be: "" where it answered, else what went wrong."""
+    try:
+        body = {"model": model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0}
+        answer = _parsed(await _exchange(target, "POST", "/v1/completions", body, timeout_s, SMALL))
+        return "" if isinstance(answer, dict) and answer.get("choices") else "its completion has no choices"
+    except ProbeError as failed:
+        if failed.status not in (400, 404, 405, 501):
+            return str(failed)
+        first = str(failed)
+    try:
+        # A pooling model completes nothing; it makes embeddings.
+        embedding = {"model": model, "input": PROMPT}
+        answer = _parsed(await _exchange(target, "POST", "/v1/embeddings", embedding, timeout_s, SMALL))
+        return "" if isinstance(answer, dict) and answer.get("data") else "its embedding is empty"
+    except ProbeError:
+        return first
+
+
+async def metrics(target: Target, timeout_s: float = TIMEOUT_S) -> str:
+    """The text of /metrics. Raises ProbeError."""
+    return (await _exchange(target, "GET", "/metrics", None, timeout_s, METRICS_LIMIT)).decode(errors="replace")
+
+
+async def hub_reachable(timeout_s: float = 3, environ: Mapping[str, str] | None = None) -> bool:
+    """Whether the model hub answers, through the user's proxies. False where HF_HUB_OFFLINE is set."""
+    env = os.environ if environ is None else environ
+    if env.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "on", "yes", "true"):
+        return False
+    endpoint = env.get("HF_ENDPOINT") or HUB
+    try:
+        return await asyncio.wait_for(asyncio.to_thread(_hub_answers, endpoint, timeout_s), timeout_s + 1)
+    except TimeoutError:
+        return False
+
+
+def address(url: str) -> str:
+    """The address as it is published: without a final slash or /v1, which every path brings along."""
+    plain = url.rstrip("/")
+    return plain.removesuffix("/v1").rstrip("/")
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+async def _exchange(
+    target: Target, method: str, path: str, body: Mapping[str, Any] | None, timeout_s: float, limit: int
+) -> bytes:
+    """One request on a connection of its own; the body of a 200. Raises ProbeError."""
+    try:
+        connection, prefix = _connection(target, timeout_s)
+    except (OSError, ValueError) as broken:
+        raise ProbeError(f"its address cannot be used: {broken}") from broken
+    work = asyncio.to_thread(_blocking, connection, target.key, method, prefix + path, body, limit)
+    try:
+        return await asyncio.wait_for(work, timeout_s)
+    except TimeoutError:
+        raise ProbeError(f"no answer within {timeout_s:g} s") from None
+    except (OSError, http.client.HTTPException, ValueError) as broken:
+        raise ProbeError(_plain(broken)) from broken
+    finally:
+        _abort(connection)
+
+
+def _connection(target: Target, timeout_s: float) -> tuple[http.client.HTTPConnection, str]:
+    base = address(target.url)
+    if base.startswith("unix:"):
+        return _UnixConnection(base.removeprefix("unix:"), timeout_s), ""
+    parts = urllib.parse.urlsplit(base)
+    if not parts.hostname:
+        raise ValueError(f"{target.url!r} names no host")
+    if parts.scheme == "https":
+        context = ssl.create_default_context(cafile=target.ca_file or None)
+        return http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=context), parts.path
+    return http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s), parts.path
+
+
+def _blocking(
+    connection: http.client.HTTPConnection,
+    key: str,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None,
+    limit: int,
+) -> bytes:
+    headers = {"Accept": "*/*", "Connection": "close"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        content = response.read(limit + 1)
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise ProbeError(_refusal(response.status, content), response.status)
+    if len(content) > limit:
+        raise ProbeError(f"its answer is longer than {limit} bytes")
+    return content
+
+
+def _abort(connection: http.client.HTTPConnection) -> None:
+    """Wake a thread that still waits on this connection; it then ends with an error nobody reads."""
+    if connection.sock is not None:
+        with contextlib.suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError:
+        raise ProbeError("its answer is not JSON") from None
+
+
+def _served(entry: dict[str, Any]) -> ServedModel:
+    context = entry.get("max_model_len")
+    return ServedModel(entry["id"], context if isinstance(context, int) and context > 0 else 0)
+
+
+def _refusal(status: int, content: bytes) -> str:
+    """The status with the first words of the server's own message, where it gave one."""
+    message: Any = ""
+    try:
+        found = json.loads(content)
+        error = found.get("error", found) if isinstance(found, dict) else {}
+        message = error.get("message", "") if isinstance(error, dict) else ""
+    except ValueError:
+        pass
+    words = " ".join(str(message).split())[:200]
+    return f"HTTP {status}: {words}" if words else f"HTTP {status}"
+
+
+def _plain(broken: Exception) -> str:
+    if isinstance(broken, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {broken.verify_message}"
+    if isinstance(broken, FileNotFoundError):
+        return "its socket is not there"
+    if isinstance(broken, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(broken, OSError) and broken.strerror:
+        return broken.strerror.lower()
+    return str(broken) or type(broken).__name__
+
+
+def _hub_answers(endpoint: str, timeout_s: float) -> bool:
+    if not endpoint.startswith(("http://", "https://")):
+        return False
+    try:
+        request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 the scheme is checked above
+        with urllib.request.urlopen(request, timeout=timeout_s):  # noqa: S310
+            return True
+    except urllib.error.HTTPError as answer:
+        answer.close()
+        # A company's proxy says 403 or 407 for a hub it does not let through.
+        return answer.code < 500 and answer.code not in (403, 407)
+    except (OSError, ValueError, http.client.HTTPException):
+        return False

@@ -1,0 +1,202 @@
+"""Wanted against running: every planned model is kept running, every attached server is looked at, until told to stop.
+
+Each endpoint's state has one writer, its own task; this starts and ends the tasks, and is the one who is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serving import demo_model, engines, processes, weights
+from serving.attached import AttachedServer
+from serving.catalogue import Attached
+from serving.endpoint import Timing, View
+from serving.engines import Engine, EngineError
+from serving.gpus import Readings
+from serving.home import Home
+from serving.local import Local, Means, Say
+from serving.placement import Misfit, Placed, Plan
+from serving.weights import WeightsError
+
+
+class Supervisor:
+    """All endpoints of this host."""
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        attached: Sequence[Attached],
+        means: Means,
+        timing: Timing,
+        read_gpus: Callable[[], Readings],
+        readings: Readings,
+    ) -> None:
+        self.readings = readings
+        self.engine: Engine | None = None
+        """The engine in use, once it is there."""
+        self._means = dataclasses.replace(means, engine=self._noting(means.engine))
+        self._timing = timing
+        self._read_gpus = read_gpus
+        self._locals = [Local(placed, self._means, timing) for placed in plan.placed]
+        self._attached = [AttachedServer(server, timing, means.inherited) for server in attached]
+        self._misfits = [_misfit_view(misfit, time.time()) for misfit in plan.misfits]
+
+    async def run(self, stop: asyncio.Event, at_once: asyncio.Event) -> None:
+        """Keep all that is wanted running until `stop`, then drain (cut short by `at_once`) and leave nothing."""
+        await sweep(self._means.home, self._timing.grace_s, self._means.say)
+        for view in self._misfits:
+            self._means.say(f"{view.name}: failed: {view.detail}")
+        work: list[Coroutine[Any, Any, None]] = [self._follow_gpus()]
+        work += [one.run() for one in self._locals]
+        work += [one.run() for one in self._attached]
+        tasks = [asyncio.ensure_future(one) for one in work]
+        try:
+            await _until(stop, tasks)
+            await _either(at_once, [one.drain() for one in self._locals])
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await sweep(self._means.home, self._timing.grace_s, self._means.say)
+
+    def views(self) -> list[View]:
+        """All endpoints, each under a name of its own."""
+        found = [one.view() for one in self._locals] + self._misfits
+        found += [view for one in self._attached for view in one.views()]
+        taken: dict[str, int] = {}
+        named = []
+        for view in found:
+            count = taken[view.name] = taken.get(view.name, 0) + 1
+            named.append(view if count == 1 else dataclasses.replace(view, name=f"{view.name}-{count}"))
+        return named
+
+    async def _follow_gpus(self) -> None:
+        while True:
+            await asyncio.sleep(self._timing.gpus_s)
+            # In a thread: a driver in trouble can hold the call for seconds.
+            self.readings = await asyncio.to_thread(self._read_gpus)
+
+    def _noting(self, ensure: Callable[[Say], Awaitable[Engine]]) -> Callable[[Say], Awaitable[Engine]]:
+        """The engine, made once for all who ask; a failure is tried again by the next who asks."""
+        one_at_a_time = asyncio.Lock()
+
+        async def engine(say: Say) -> Engine:
+            async with one_at_a_time:
+                if self.engine is None:
+                    self.engine = await ensure(say)
+                return self.engine
+
+        return engine
+
+
+async def sweep(home: Home, grace_s: float, say: Say) -> None:
+    """End all engines of this installation: what a killed supervisor left behind. Nothing else is signalled."""
+    left = [process for process in processes.ours(home.installation()) if process.instance]
+    if left:
+        names = ", ".join(sorted({process.instance for process in left}))
+        say(f"ends what an earlier run left: {names} ({len(left)} processes)")
+        await processes.end(left, grace_s)
+    for socket in home.socket("engine-any").parent.glob("engine-*.sock"):
+        socket.unlink(missing_ok=True)
+
+
+async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Future[None]]) -> None:
+    """Wait for `stop`. A task that broke ends the wait with its error: that is a bug, and must not go unseen."""
+    stopped = asyncio.ensure_future(stop.wait())
+    try:
+        pending: set[asyncio.Future[Any]] = {stopped, *tasks}
+        while not stopped.done():
+            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                if task.done():
+                    task.result()
+    finally:
+        stopped.cancel()
+
+
+async def _either(cut: asyncio.Event, work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Do all of `work`, or as much as is done when `cut` is set."""
+    all_of_it = asyncio.gather(*work)
+    sooner = asyncio.ensure_future(cut.wait())
+    both: list[asyncio.Future[Any]] = [all_of_it, sooner]
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+    sooner.cancel()
+    all_of_it.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await all_of_it
+
+
+async def find_weights(home: Home, engine: Engine, placed: Placed, inherited: Mapping[str, str], say: Say) -> str:
+    """The weights as they stand on the command line: a local folder, built or fetched. Raises WeightsError."""
+    variant = placed.variant
+    repo = (variant.repo if variant else "") or placed.model.repo
+    revision = (variant.revision if variant else "") or placed.model.revision
+    if not repo and placed.model.name == demo_model.demo_model().name:
+        return await _build_demo(home, engine, inherited, say)
+    if weights.is_local(repo):
+        return repo
+    return await weights.fetch(engine.python, repo, revision, say, inherited)
+
+
+async def _build_demo(home: Home, engine: Engine, inherited: Mapping[str, str], say: Say) -> str:
+    """Have the engine's own Python build the demo model, which needs its torch."""
+    folder = home.models / "demo"
+    if (folder / "config.json").is_file():
+        return str(folder)
+    say("builds the demo model")
+    script = str(Path(demo_model.__file__))
+    environment = {**inherited, processes.INSTALLATION: home.installation(), processes.INSTANCE: "demo"}
+    try:
+        made = await asyncio.create_subprocess_exec(
+            str(engine.python), script, str(folder),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            env=environment,
+        )  # fmt: skip
+    except OSError as broken:
+        raise WeightsError(f"the demo model cannot be built: {broken}") from broken
+    try:
+        _, told = await made.communicate()
+    finally:
+        if made.returncode is None:
+            made.kill()
+            await made.wait()
+    if made.returncode != 0:
+        last = next((line for line in reversed(told.decode(errors="replace").splitlines()) if line.strip()), "nothing")
+        raise WeightsError(f"the demo model cannot be built; the engine's Python said: {last.strip()[:300]}")
+    return str(folder)
+
+
+def engine_finder(find: Callable[[], Engine]) -> Callable[[Say], Awaitable[Engine]]:
+    """How the engine is had: found, then made where it is missing. Raises EngineError."""
+
+    async def ensure(say: Say) -> Engine:
+        try:
+            return await engines.ensure(find(), say)
+        except OSError as broken:
+            raise EngineError(f"the engine's environment cannot be used: {broken}") from broken
+
+    return ensure
+
+
+def _misfit_view(misfit: Misfit, now: float) -> View:
+    detail = f"{misfit.reason}; {misfit.remedy}" if misfit.remedy else misfit.reason
+    return View(
+        name=misfit.model,
+        model=misfit.model,
+        served=misfit.model,
+        state="failed",
+        detail=detail,
+        since=now,
+        address="",
+        attached=False,
+        context=0,
+        limit=0,
+        metrics="none",
+    )

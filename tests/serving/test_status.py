@@ -1,0 +1,272 @@
+"""What serving/ publishes, and `python -m serving` as a whole: refusals, the parent's end, a clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving import processes, status
+from serving.endpoint import View
+from serving.engines import Engine
+from serving.gpus import Gpu, Readings
+from serving.home import Home
+from serving.scrape import Load
+
+CHECKOUT = Path(__file__).parents[2]
+FAKE = CHECKOUT / "tests" / "fakes" / "engine.py"
+HOST = status.Host("here", "b001")
+VIEW = View(
+    name="demo", model="demo", served="demo", state="ready", detail="", since=1.0, address="unix:/run/engine-demo.sock",
+    attached=False, context=4096, limit=16, metrics="vllm", pid=7, load=Load(running=2), load_age_s=0.5,
+    key_env="SOME_KEY", log=("a line",),
+)  # fmt: skip
+
+
+class Told:
+    """Stands in for the supervisor: what it was told to say."""
+
+    def __init__(self, *views: View, gpus: tuple[Gpu, ...] = (), engine: Engine | None = None) -> None:
+        self.engine = engine
+        self.readings = Readings(gpus, "no driver")
+        self._views = list(views)
+
+    def views(self) -> list[View]:
+        return self._views
+
+
+def document(*views: View, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(status.document(Told(*views, **more), HOST, 9.0)))  # type: ignore[arg-type]
+    return found
+
+
+def test_the_document_has_exactly_the_fields_of_version_1() -> None:
+    found = document(VIEW, gpus=(Gpu("GPU-1", "H", 0),), engine=Engine(Path("/e/python"), "vllm", "0.33.0"))
+    assert set(found) == {"version", "host", "boot", "at", "engine", "gpus", "gpu_note", "instances"}
+    assert (found["version"], found["host"], found["boot"], found["at"]) == (1, "here", "b001", 9.0)
+    assert found["engine"] == {"package": "vllm", "version": "0.33.0", "python": "/e/python"}
+    assert set(found["gpus"][0]) == {
+        "uuid", "name", "index", "memory_total_gb", "memory_free_gb", "utilisation", "power_w", "temperature_c",
+        "throttle", "fault",
+    }  # fmt: skip
+    assert set(found["instances"][0]) == {
+        "name", "model", "served", "state", "detail", "since", "address", "attached", "context", "limit", "restarts",
+        "pid", "gpus", "metrics", "key_env", "key_file", "ca_file", "load", "log",
+    }  # fmt: skip
+
+
+def test_an_unknown_reading_is_null_and_not_zero() -> None:
+    load = document(VIEW)["instances"][0]["load"]
+    assert load == {"running": 2, "waiting": None, "kv_use": None, "asleep": None, "age_s": 0.5}
+
+
+def test_without_an_engine_and_gpus_it_says_so() -> None:
+    found = document()
+    assert (found["engine"], found["gpus"], found["gpu_note"], found["instances"]) == (None, [], "no driver", [])
+
+
+def test_prometheus_leaves_out_what_is_unknown() -> None:
+    told = Told(VIEW, gpus=(Gpu("GPU-1", "H", 0, memory_free_gb=2.0, fault="XID 79"),))
+    text = "\n".join(str(sample) for family in status._Collector(told).collect() for sample in family.samples)  # type: ignore[arg-type]
+    assert "headgate_instance_running" in text
+    assert "headgate_instance_waiting" not in text
+    assert "headgate_gpu_power_watts" not in text
+    assert "headgate_gpu_fault" in text
+
+
+def get(path: Path, page: str) -> tuple[int, bytes]:
+    """One request over the Unix socket."""
+
+    async def ask() -> tuple[int, bytes]:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(f"GET {page} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        answer = await asyncio.wait_for(reader.read(), 5)
+        writer.close()
+        await writer.wait_closed()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return int(head.split()[1]), body
+
+    return asyncio.run(ask())
+
+
+class Run:
+    """`python -m serving` with a state folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = Home(folder / "home", folder / "engines")
+        self.folder = folder
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *arguments: str, engines: str = "") -> subprocess.Popen[bytes]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADGATE_")}
+        environment |= {"HEADGATE_HOME": str(self.home.root), "PYTHONPATH": str(CHECKOUT)}
+        environment |= {"HEADGATE_ENGINES": engines or str(self.home.engines)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving", *arguments],
+            env=environment, cwd=self.folder, stdin=subprocess.PIPE,
+            # What is never read must not be a pipe that can run full.
+            stderr=subprocess.DEVNULL if engines else subprocess.PIPE,
+        )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def instances(self) -> list[dict[str, Any]]:
+        with contextlib.suppress(OSError, IndexError):
+            found: list[dict[str, Any]] = json.loads(get(self.home.socket("serving"), "/instances")[1])["instances"]
+            return found
+        return []
+
+    def ready(self, limit_s: float = 20) -> dict[str, Any]:
+        end = time.monotonic() + limit_s
+        while True:
+            found = self.instances()
+            for one in found:
+                if one["state"] == "ready":
+                    return one
+            assert time.monotonic() < end, found
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    made = Run(tmp_path)
+    yield made
+    for process in made.started:
+        # So that it ends its engines as well; killed, it could not.
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server somebody else runs, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, str(FAKE), "--uds", str(tmp_path / "theirs.sock")], stdout=subprocess.DEVNULL
+    )
+    yield f"unix:{tmp_path}/theirs.sock", process
+    process.kill()
+    process.wait()
+
+
+def test_attached_alone_needs_no_engine_and_stops_clean(run: Run, theirs: tuple[str, subprocess.Popen[bytes]]) -> None:
+    process = run.start("--attach", theirs[0])
+    run.ready()
+    socket = run.home.socket("serving")
+    assert stat.S_IMODE(socket.stat().st_mode) == 0o600
+    assert get(socket, "/health") == (200, b'{"status":"ok"}')
+    assert b'headgate_instance_state{instance="fake",model="fake",state="ready"} 1.0' in get(socket, "/metrics")[1]
+    assert get(socket, "/nothing")[0] == 404
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=10)
+    assert process.returncode == 0, told
+    assert not socket.exists()
+    assert not run.home.engines.exists()
+    assert theirs[1].poll() is None
+
+
+def test_a_second_serving_is_refused_in_one_sentence(run: Run, theirs: tuple[str, subprocess.Popen[bytes]]) -> None:
+    run.start("--attach", theirs[0])
+    run.ready()
+    second = run.start("--attach", theirs[0])
+    _, told = second.communicate(timeout=10)
+    assert second.returncode == 2
+    assert told.count(b"\n") == 1
+    assert b"already runs" in told
+    assert run.instances()
+
+
+def test_after_a_kill_the_next_start_ends_the_orphans_first(
+    run: Run, theirs: tuple[str, subprocess.Popen[bytes]]
+) -> None:
+    first = run.start("--attach", theirs[0])
+    run.ready()
+    marks = {"HEADGATE_INSTALLATION": run.home.installation(), "HEADGATE_INSTANCE": "demo"}
+    orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env=os.environ | marks)
+    try:
+        first.kill()
+        first.wait()
+        run.start("--attach", theirs[0])
+        run.ready()
+        assert orphan.wait(1) == -signal.SIGTERM
+        assert theirs[1].poll() is None
+    finally:
+        orphan.kill()
+        orphan.wait()
+
+
+def test_it_ends_when_its_parent_is_gone(run: Run, theirs: tuple[str, subprocess.Popen[bytes]]) -> None:
+    process = run.start("--attach", theirs[0], "--parent-pipe")
+    run.ready()
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--model", "no-such-model"), b"no model is called 'no-such-model'"),
+        (("--config", "/no/such/file.yaml"), b"no such file"),
+        (("--attach", "ftp://somewhere"), b"--attach"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(run: Run, arguments: tuple[str, ...], says: bytes) -> None:
+    process = run.start(*arguments)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert says in told
+    assert told.count(b"\n") == 1
+
+
+def test_no_key_is_published(run: Run, theirs: tuple[str, subprocess.Popen[bytes]]) -> None:
+    key = secrets.token_hex(8)
+    (run.folder / "key").write_text(key)
+    (run.folder / "headgate.yaml").write_text(f"attach:\n  - url: {theirs[0]}\n    key_file: {run.folder}/key\n")
+    run.start()
+    run.ready()
+    body = get(run.home.socket("serving"), "/instances")[1]
+    assert f"{run.folder}/key".encode() in body
+    assert key.encode() not in body
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_a_real_engine_answers_is_restarted_and_leaves_nothing(run: Run) -> None:
+    """The demo model in a real vLLM: ready, its API server killed, ready again, stopped."""
+    engines = os.environ.get("HEADGATE_ENGINES")
+    if not engines:
+        pytest.skip("HEADGATE_ENGINES names no folder of engines")
+    process = run.start("--model", "demo", engines=engines)
+    first = run.ready(300)
+    group = processes.ours(run.home.installation(), instance="demo")
+    assert {"VLLM::EngineCor", "VLLM::Worker"} <= {one.name for one in group}
+    os.kill(first["pid"], signal.SIGKILL)
+    end = time.monotonic() + 30
+    while any(processes.alive(one) for one in group):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    again = run.ready(300)
+    assert again["restarts"] == 1
+    assert again["pid"] != first["pid"]
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert processes.ours(run.home.installation()) == []
+    assert list(run.home.run.glob("*.sock")) == []

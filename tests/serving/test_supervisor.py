@@ -1,0 +1,369 @@
+"""Wanted against running: brought up, watched, restarted with a reason, drained, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import pytest_asyncio
+
+from serving import processes
+from serving.catalogue import Attached, Model
+from serving.command import Command
+from serving.endpoint import Timing, View
+from serving.engines import Engine, EngineError
+from serving.gpus import Readings
+from serving.home import Home
+from serving.local import Means, Say
+from serving.placement import Misfit, Placed, Plan
+from serving.supervisor import Supervisor
+
+FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
+QUICK = Timing(
+    scrape_s=0.05, attached_s=0.1, probe_s=0.2, stall_s=0.4, first_pause_s=0.1, longest_pause_s=0.4, good_s=60,
+    failed_pause_s=60, start_s=20, grace_s=1, drain_s=2, drain_least_s=0.05,
+)  # fmt: skip
+
+
+def gone(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def placed(name: str) -> Placed:
+    model = Model(name=name, place="local", lanes=("private",), context=4096, output=64)
+    return Placed(model, None, "cpu", (), 4096, 8)
+
+
+class Rig:
+    """A supervisor over fake engines, and what the tests say of each engine."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.settings: dict[str, dict[str, str]] = {}
+        self.said: list[str] = []
+        self.engine_error = ""
+        self._running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+
+    def start(
+        self, *names: str, attached: tuple[Attached, ...] = (), misfits: tuple[Misfit, ...] = (), timing: Timing = QUICK
+    ) -> Supervisor:
+        means = Means(
+            home=self.home,
+            installation=self.home.installation(),
+            inherited=os.environ.copy(),
+            engine=self._engine,
+            weights=self._weights,
+            command=self._command,
+            say=self.said.append,
+            turn=asyncio.Lock(),
+        )
+        plan = Plan(tuple(placed(name) for name in names), misfits)
+        supervisor = Supervisor(
+            plan=plan, attached=attached, means=means, timing=timing, read_gpus=Readings, readings=Readings()
+        )
+        stop = asyncio.Event()
+        self._running.append((stop, asyncio.create_task(supervisor.run(stop, asyncio.Event()))))
+        return supervisor
+
+    async def stop(self) -> None:
+        for stop, task in self._running:
+            stop.set()
+            await task
+        self._running.clear()
+
+    async def _engine(self, say: Say) -> Engine:
+        say("looks for Python")
+        if self.engine_error:
+            raise EngineError(self.engine_error)
+        return Engine(Path(sys.executable), "fake", "1")
+
+    async def _weights(self, engine: Engine, one: Placed, say: Say) -> str:
+        return "/weights"
+
+    def _command(self, one: Placed, *, python: Path, socket: Path, instance: str, **_: Any) -> Command:
+        settings = {f"FAKE_{key.upper()}": value for key, value in self.settings.get(instance, {}).items()}
+        args = (str(python), str(FAKE), "--uds", str(socket), "--served-model-name", one.model.name)
+        return Command(args, {"PATH": os.environ["PATH"], **settings})
+
+
+@pytest_asyncio.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    home = Home(tmp_path / "home", tmp_path / "engines")
+    home.make()
+    made = Rig(home)
+    yield made
+    await made.stop()
+    assert processes.ours(home.installation()) == []
+
+
+async def until(supervisor: Supervisor, name: str, right: Callable[[View], bool], limit_s: float = 20) -> View:
+    end = time.monotonic() + limit_s
+    while True:
+        for view in supervisor.views():
+            if view.name == name and right(view):
+                return view
+        assert time.monotonic() < end, f"still {supervisor.views()}"
+        await asyncio.sleep(0.01)
+
+
+async def ready(supervisor: Supervisor, name: str) -> View:
+    return await until(supervisor, name, lambda view: view.state == "ready")
+
+
+@contextlib.contextmanager
+def foreign_server(tmp_path: Path, **settings: str) -> Any:
+    """A server that somebody else runs, on a TCP port."""
+    port_file = tmp_path / f"port-{secrets.token_hex(4)}"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADGATE_")}
+    environment |= {f"FAKE_{key.upper()}": value for key, value in settings.items()}
+    process = subprocess.Popen(
+        [sys.executable, str(FAKE), "--served-model-name", "theirs"],
+        env=environment | {"FAKE_PORT_FILE": str(port_file)},
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        while not (port_file.exists() and port_file.read_text()):
+            time.sleep(0.01)
+        yield process, f"http://127.0.0.1:{port_file.read_text()}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_models_become_ready_and_a_stop_leaves_nothing(rig: Rig) -> None:
+    rig.settings["two"] = {"ignore_term": "1"}
+    supervisor = rig.start("one", "two")
+    views = [await ready(supervisor, "one"), await ready(supervisor, "two")]
+    assert all(view.pid and view.address.startswith("unix:/") and view.context == 2048 for view in views)
+    one = await until(supervisor, "one", lambda view: view.load is not None)
+    assert one.load is not None
+    assert (one.load.running, one.load.kv_use) == (0, None)
+    await rig.stop()
+    assert [view.state for view in supervisor.views()] == ["stopped", "stopped"]
+    assert all(gone(view.pid) for view in views if view.pid)
+
+
+async def test_a_crash_is_restarted_and_says_why(rig: Rig) -> None:
+    rig.settings["one"] = {"die_after_s": "0.2"}
+    supervisor = rig.start("one")
+    first = await ready(supervisor, "one")
+    waiting = await until(supervisor, "one", lambda view: view.state == "waiting")
+    assert "the river is dry" in waiting.detail
+    rig.settings["one"] = {}
+    again = await ready(supervisor, "one")
+    assert again.restarts >= 1
+    assert again.pid != first.pid
+
+
+async def test_pauses_grow_and_then_it_counts_as_failed(rig: Rig, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    rig.settings["bad"] = {"die_at_start": "KeyError: 'weir'", "starts": str(starts)}
+    supervisor = rig.start("bad", "good")
+    failed = await until(supervisor, "bad", lambda view: view.state == "failed")
+    assert "weir" in failed.detail
+    assert len(starts.read_text().splitlines()) == QUICK.tries
+    pauses = [line.rsplit(" in ", 1)[1] for line in rig.said if line.startswith("bad: ended")]
+    assert pauses == ["0.1 s", "0.2 s"]
+    await ready(supervisor, "good")
+    assert len(starts.read_text().splitlines()) == QUICK.tries
+
+
+async def test_a_lasting_cause_is_not_tried_again(rig: Rig, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    rig.settings["bad"] = {"die_at_start": "api_server.py: error: unrecognized arguments: -x", "starts": str(starts)}
+    supervisor = rig.start("bad")
+    await until(supervisor, "bad", lambda view: view.state == "failed")
+    assert len(starts.read_text().splitlines()) == 1
+
+
+async def test_a_misfit_fails_with_its_remedy_and_the_others_go_on(rig: Rig) -> None:
+    supervisor = rig.start("good", misfits=(Misfit("big", "it needs 80 GB and 24 GB are free", "choose int4"),))
+    await ready(supervisor, "good")
+    view = await until(supervisor, "big", lambda view: view.state == "failed")
+    assert view.detail == "it needs 80 GB and 24 GB are free; choose int4"
+
+
+async def test_without_an_engine_it_fails_with_the_engines_reason(rig: Rig) -> None:
+    rig.engine_error = "no network; connect and start again"
+    supervisor = rig.start("one")
+    view = await until(supervisor, "one", lambda view: view.state == "failed")
+    assert view.detail == rig.engine_error
+
+
+async def test_a_frozen_engine_is_stalled_and_then_started_again(rig: Rig, tmp_path: Path) -> None:
+    """Its pages answer as before; only nothing moves."""
+    hang, running = tmp_path / "hang", tmp_path / "running"
+    running.write_text("0")
+    rig.settings["one"] = {"hang": str(hang), "running": str(running)}
+    supervisor = rig.start("one")
+    first = await ready(supervisor, "one")
+    hang.touch()
+    running.write_text("1")
+    stalled = await until(supervisor, "one", lambda view: view.state == "stalled")
+    assert "no progress" in stalled.detail
+    waiting = await until(supervisor, "one", lambda view: view.state == "waiting")
+    assert "it hung" in waiting.detail
+    hang.unlink()
+    running.write_text("0")
+    assert (await ready(supervisor, "one")).pid != first.pid
+    assert first.pid is not None
+    assert gone(first.pid)
+
+
+async def test_a_busy_engine_that_answers_the_probe_stays_ready(rig: Rig) -> None:
+    rig.settings["one"] = {"running": "1"}
+    supervisor = rig.start("one")
+    first = await ready(supervisor, "one")
+    for _ in range(40):
+        await asyncio.sleep(0.02)
+        view = await ready(supervisor, "one")
+        assert view.pid == first.pid
+
+
+async def test_draining_waits_for_the_last_request(rig: Rig, tmp_path: Path) -> None:
+    running = tmp_path / "running"
+    running.write_text("0")
+    rig.settings["one"] = {"running": str(running)}
+    supervisor = rig.start("one")
+    view = await ready(supervisor, "one")
+    running.write_text("1")
+    await until(supervisor, "one", lambda view: view.load is not None and view.load.running == 1)
+    stopping = asyncio.create_task(rig.stop())
+    await until(supervisor, "one", lambda view: view.state == "draining")
+    await asyncio.sleep(0.3)
+    assert view.pid is not None
+    assert not gone(view.pid)
+    running.write_text("0")
+    await stopping
+    assert gone(view.pid)
+
+
+async def test_a_killed_servers_child_is_ended_before_the_restart(rig: Rig, tmp_path: Path) -> None:
+    rig.settings["one"] = {"child": str(tmp_path / "child")}
+    supervisor = rig.start("one")
+    view = await ready(supervisor, "one")
+    child = int((tmp_path / "child").read_text())
+    assert view.pid is not None
+    os.kill(view.pid, signal.SIGKILL)
+    # The child holds the end up for the whole grace, and meanwhile nobody may send there.
+    await until(supervisor, "one", lambda new: new.state == "stopping" and "SIGKILL" in new.detail)
+    await until(supervisor, "one", lambda new: new.state == "ready" and new.restarts == 1)
+    assert gone(child)
+
+
+async def test_what_a_killed_supervisor_left_is_ended_and_nobody_else(rig: Rig, tmp_path: Path) -> None:
+    def engine(installation: str) -> subprocess.Popen[bytes]:
+        marks = {"HEADGATE_INSTALLATION": installation, "HEADGATE_INSTANCE": "old"}
+        args = [sys.executable, "-c", "import time; time.sleep(600)"]
+        return subprocess.Popen(args, env=os.environ | marks, start_new_session=True)
+
+    left, others = engine(rig.home.installation()), engine(secrets.token_hex(8))
+    try:
+        supervisor = rig.start("one")
+        await ready(supervisor, "one")
+        assert left.wait(1) == -signal.SIGTERM
+        assert others.poll() is None
+        assert any("earlier run left: old" in line for line in rig.said)
+    finally:
+        for process in (left, others):
+            process.kill()
+            process.wait()
+
+
+async def test_an_attached_server_is_read_and_never_signalled(rig: Rig, tmp_path: Path) -> None:
+    with foreign_server(tmp_path) as (process, url):
+        supervisor = rig.start(attached=(Attached(url=f"{url}/v1"), Attached(url=url, name="second")))
+        view = await until(supervisor, "theirs", lambda view: view.load is not None)
+        assert (view.state, view.address, view.context, view.attached) == ("ready", url, 2048, True)
+        assert view.pid is None
+        named = await until(supervisor, "second", lambda view: view.state == "ready")
+        assert (named.model, named.served) == ("second", "theirs")
+        await rig.stop()
+        assert process.poll() is None
+
+
+async def test_an_attached_server_comes_and_goes(rig: Rig, tmp_path: Path) -> None:
+    with foreign_server(tmp_path) as (_, url):
+        supervisor = rig.start(attached=(Attached(url=url, name="theirs"),))
+        await ready(supervisor, "theirs")
+    view = await until(supervisor, "theirs", lambda view: view.state == "unreachable")
+    assert view.detail == "connection refused"
+
+
+async def test_a_wrong_key_is_named_and_the_right_one_is_read_anew(rig: Rig, tmp_path: Path) -> None:
+    key, file = secrets.token_hex(8), tmp_path / "key"
+    file.write_text("wrong")
+    with foreign_server(tmp_path, key=key) as (_, url):
+        supervisor = rig.start(attached=(Attached(url=url, name="theirs", key_file=str(file)),))
+        view = await until(supervisor, "theirs", lambda view: view.state == "wrong key")
+        assert str(file) in view.detail
+        file.write_text(key + "\n")
+        view = await ready(supervisor, "theirs")
+        assert key not in repr(supervisor.views())
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "gpu.invalid", "localhost.invalid", "[2001:db8::1]"])
+async def test_clear_text_to_another_host_is_refused(rig: Rig, host: str) -> None:
+    supervisor = rig.start(attached=(Attached(url=f"http://{host}:8000", name="far"),))
+    view = await until(supervisor, "far", lambda view: view.state == "failed")
+    assert "allow_cleartext" in view.detail
+
+
+async def test_a_slow_server_does_not_delay_the_others(rig: Rig, tmp_path: Path) -> None:
+    async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_unix_server(silent, tmp_path / "slow")
+    tasks_before = asyncio.all_tasks()
+    try:
+        with foreign_server(tmp_path) as (_, url):
+            slow = Attached(url=f"unix:{tmp_path}/slow", name="slow")
+            supervisor = rig.start(attached=(slow, Attached(url=url, name="quick")))
+            began = time.monotonic()
+            await until(supervisor, "quick", lambda view: view.load is not None)
+            assert time.monotonic() - began < 2
+            await rig.stop()
+    finally:
+        listening.close()
+        for task in asyncio.all_tasks() - tasks_before:
+            task.cancel()
+
+
+async def test_two_endpoints_of_one_model_have_names_of_their_own(rig: Rig, tmp_path: Path) -> None:
+    with foreign_server(tmp_path) as (_, one), foreign_server(tmp_path) as (_, two):
+        supervisor = rig.start(attached=(Attached(url=one), Attached(url=two)))
+        first, second = await ready_pair(supervisor)
+        assert (first.name, second.name) == ("theirs", "theirs-2")
+        assert first.model == second.model == "theirs"
+
+
+async def ready_pair(supervisor: Supervisor) -> list[View]:
+    end = time.monotonic() + 10
+    while not all(view.state == "ready" for view in supervisor.views()):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+    return supervisor.views()
+
+
+def test_timing_is_what_a_person_expects() -> None:
+    timing = Timing()
+    assert (timing.first_pause_s, timing.longest_pause_s, timing.good_s, timing.failed_pause_s) == (1, 60, 300, 300)
+    assert dataclasses.replace(timing, tries=1).tries == 1
