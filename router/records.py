@@ -100,6 +100,8 @@ class Endpoint:
     waiting: int | None = None
     asleep: bool | None = None
     attached: bool = False
+    served: str = ""
+    """What the server itself calls the model; empty is the catalogue's name."""
     context: int = 0
     """Tokens the running engine takes, where it says so; 0 is unknown."""
 

@@ -1,0 +1,262 @@
+"""Reads an event stream on its way through, for what accounting needs: usage, first delta, end, error.
+
+Pure. The bytes pass unchanged, and only the few events that can say something new are decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from router.records import Usage
+
+MOST_TOKENS = 2**31
+"""A count above this is a mistake of the upstream, not a number of tokens."""
+_BOM = b"\xef\xbb\xbf"
+# A line end, then an empty line. The first must not take the CR of a CRLF alone, or every CRLF would look like two.
+_EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+# Inside a JSON string the quotes would be escaped, so these cannot be a model's own words.
+_USAGE = re.compile(rb'"usage"\s*:\s*\{')
+_FINISH = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{1,64})"')
+_DELTAS = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
+
+
+class StreamError(Exception):
+    """The stream cannot be passed on: an event without end, or one that is not JSON. The text is one sentence."""
+
+
+class StreamReader:
+    """Follows one stream. What it found is in its attributes, at any time."""
+
+    def __init__(self, *, hide_usage: bool, event_bytes: int = 4 * 1024 * 1024) -> None:
+        self.usage = Usage()
+        """From the last event that carried one."""
+        self.started = False
+        """A delta of content, reasoning or tool call has been seen: from here on there is no fallback."""
+        self.done = False
+        self.finish: str | None = None
+        self.error: str | None = None
+        """The message of an error event. It is passed on, and nothing after it."""
+        self.events = 0
+        """Data lines since the first delta, `[DONE]` and usage left out; about one token each."""
+        self._hide_usage = hide_usage
+        self._limit = event_bytes
+        self._tail = bytearray()
+        self._fault: StreamError | None = None
+        self._kept = True  # the last event was passed on
+        self._after_cr = False  # the last event ended on a CR, whose LF may still come
+        self._first = True
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what arrived; returns the complete events to pass on, byte for byte as they came.
+
+        Raises StreamError, if need be at the call after the one that returns the last good event.
+        """
+        if not data:
+            return b""
+        if self._after_cr:
+            self._after_cr = False
+            if data[:1] == b"\n":
+                return (b"\n" if self._kept else b"") + self.feed(data[1:])
+        if self._fault is not None:
+            raise self._fault
+        if self._over:
+            return b""
+        relay = self._inspect(self._complete(data))
+        if self._over:
+            self._tail.clear()
+        elif len(self._tail) > self._limit:
+            self._fault = StreamError(f"an event is larger than {self._limit} bytes")
+        if self._fault is not None and not relay:
+            raise self._fault
+        return relay
+
+    def end(self) -> bytes:
+        """The stream is over: a last event that lacks its empty line, and is given it. Raises StreamError."""
+        if self._fault is not None:
+            raise self._fault
+        tail = bytes(self._tail)
+        self._tail.clear()
+        if self._over or not tail.strip(b"\r\n"):
+            return b"" if self._over else tail
+        if _payload(tail) is None:  # half a comment would swallow what is sent after it
+            return b""
+        kept = self._event(tail, decode=True)
+        if self._fault is not None:
+            raise StreamError("the stream ended inside an event")
+        return tail + (b"\n" if tail.endswith((b"\n", b"\r")) else b"\n\n") if kept else b""
+
+    @property
+    def _over(self) -> bool:
+        return self.done or self.error is not None
+
+    def _complete(self, data: bytes) -> bytes:
+        """All complete events there are now; the rest is kept back."""
+        tail = self._tail
+        if not tail and data.endswith((b"\n\n", b"\n\r\n")):  # the usual case: whole events, nothing to copy
+            return data
+        seen = len(tail)
+        tail += data
+        end = _last_end(tail, max(0, seen - 1))
+        ready = bytes(memoryview(tail)[:end])
+        del tail[:end]
+        return ready
+
+    def _inspect(self, ready: bytes) -> bytes:
+        """What of these complete events is passed on."""
+        if not ready:
+            return b""
+        self._after_cr, self._kept = ready.endswith(b"\r"), True
+        if self.started and not _notable(ready):
+            self._note(ready)
+            return ready
+        kept, seen = [], 0
+        for event in _split(ready):
+            seen += len(event)
+            self._kept = self._event(event, decode=False)
+            if self._kept:
+                kept.append(event)
+            if self._over or self._fault is not None:
+                break
+        self._after_cr = self._after_cr and seen == len(ready)
+        return b"".join(kept)
+
+    def _event(self, event: bytes, *, decode: bool) -> bool:
+        """Take note of one event. False: it is not passed on."""
+        if self._first:
+            self._first = False
+            event = event.removeprefix(_BOM)
+        if self.started and not decode and not _notable(event):
+            self._note(event)
+            return True
+        payload = _payload(event)
+        if payload is None:  # comments, event names, ids
+            return True
+        if payload.strip() == b"[DONE]":
+            self.done = True
+            return True
+        found = _decode(payload)
+        if found is None:
+            self._fault = StreamError("an event is not valid JSON")
+            return False
+        if not isinstance(found, dict):
+            return True
+        return self._found(event, found)
+
+    def _found(self, event: bytes, found: dict[str, Any]) -> bool:
+        self.error = _error_message(found)
+        if self.error is not None:
+            return True
+        if isinstance(found.get("usage"), dict):
+            self.usage = _usage(found)
+            if found.get("choices") == []:
+                return not self._hide_usage
+        self.started = self.started or _has_delta(found)
+        if self.started:
+            self._note(event)
+        else:
+            self._note_finish(event)
+        return True
+
+    def _note(self, events: bytes) -> None:
+        """Count and remember what can be seen without decoding."""
+        self.events += events.startswith(b"data:") + events.count(b"\ndata:") + events.count(b"\rdata:")
+        self._note_finish(events)
+
+    def _note_finish(self, events: bytes) -> None:
+        for match in _FINISH.finditer(events):
+            self.finish = match[1].decode("utf-8", "replace")
+
+
+def usage_of(body: bytes) -> Usage:
+    """The usage a whole JSON answer states; unknown where it states none, or nonsense."""
+    try:
+        found = orjson.loads(body)
+    except ValueError:
+        return Usage()
+    return _usage(found) if isinstance(found, dict) else Usage()
+
+
+def error_event(message: str, code: str) -> bytes:
+    """An error in a stream that has begun, as OpenAI sends it. No `[DONE]` follows: the answer is not whole."""
+    error = {"message": message, "type": "server_error", "param": None, "code": code}
+    return b"data: " + orjson.dumps({"error": error}) + b"\n\n"
+
+
+def _notable(events: bytes) -> bool:
+    """Whether something in here must be decoded."""
+    return b"[DONE]" in events or b'"error"' in events or (b'"usage"' in events and _USAGE.search(events) is not None)
+
+
+def _last_end(data: bytearray, start: int) -> int:
+    """The position after the last empty line; 0 where there is none. `start`: nothing ends before it."""
+    end = 0
+    for pair in (b"\n\n", b"\n\r", b"\r\r"):
+        end = max(end, data.rfind(pair, start) + 2)
+    if end < 2:
+        return 0
+    return end + 1 if data[end - 1 : end + 1] == b"\r\n" else end
+
+
+def _split(events: bytes) -> Iterator[bytes]:
+    start = 0
+    for match in _EVENT_END.finditer(events):
+        yield events[start : match.end()]
+        start = match.end()
+    if start < len(events):
+        yield events[start:]
+
+
+def _payload(event: bytes) -> bytes | None:
+    """The data of one event, its lines joined; None where it has none."""
+    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None
+
+
+def _decode(payload: bytes) -> Any:
+    """The event's JSON, or None. Where strict reading fails, wrong UTF-8 and lone surrogates are let through."""
+    try:
+        return orjson.loads(payload)
+    except ValueError:
+        pass
+    try:
+        return json.loads(payload.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_message(found: dict[str, Any]) -> str | None:
+    error = found if found.get("object") == "error" else found.get("error")
+    if not error:
+        return None
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) and message else "the upstream reported an error"
+
+
+def _has_delta(found: dict[str, Any]) -> bool:
+    choices = found.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if not isinstance(choice, dict):
+            continue
+        delta = choice.get("delta")
+        if choice.get("text") or (isinstance(delta, dict) and any(delta.get(name) for name in _DELTAS)):
+            return True
+    return False
+
+
+def _usage(found: dict[str, Any]) -> Usage:
+    usage = found.get("usage")
+    if not isinstance(usage, dict):
+        return Usage()
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(cached))
+
+
+def _count(value: object) -> int | None:
+    # bool is an int in Python, but not a count
+    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None
