@@ -1,0 +1,99 @@
+"""The admin API, on a Unix socket of its own that only its owner may open (and on loopback TCP with a token).
+
+It reads: metrics, state, records, dry runs. Keys and settings are changed by the commands, in the ledger and the files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hmac
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from router.api.body import parse
+from router.api.inference import make_ask, new_id
+from router.api.pages import install_errors
+from router.errors import InvalidKey, NotFound
+from router.ledger.entries import Ledger, decision_json
+from router.ledger.keys import Keyring
+from router.pipeline import Pipeline
+from router.records import Caller, Route
+from router.upstream.fleet import Fleet
+from serving.catalogue import DataClass, KeyDefaults
+
+MAX_BODY = 64 * 2**20
+
+
+def build(pipeline: Pipeline, ledger: Ledger, keyring: Keyring, fleet: Fleet, defaults: KeyDefaults) -> FastAPI:
+    """The admin application, without its lock; see `with_token`."""
+    app = FastAPI(title="Headgate admin", version="1", docs_url=None, redoc_url=None)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(ledger.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/status")
+    async def status() -> dict[str, Any]:
+        endpoints = [dataclasses.asdict(e) for e in fleet.snapshot().endpoints]
+        door = dataclasses.asdict(fleet.door) | {"providers": dict(fleet.door.providers)}
+        return {
+            "endpoints": endpoints, "door": door, "serving": fleet.instances, "serving_heard": fleet.heard,
+            "ledger": {"healthy": ledger.store.healthy, "trouble": ledger.store.trouble},
+            "in_flight": fleet.in_flight(),
+        }  # fmt: skip
+
+    @app.post("/explain")
+    async def explain(request: Request, key: str = "", data_class: str = "") -> dict[str, Any]:
+        raw = await request.body()
+        body = parse(raw)
+        body.setdefault("model", "auto")
+        ask = make_ask(new_id(), _route(body), body, len(raw), [])
+        caller = _caller(keyring, key, data_class, defaults)
+        return decision_json(pipeline.decide(ask, caller)) | {"asked": ask.model, "key": caller.key}
+
+    @app.get("/requests/{request_id}")
+    async def request_record(request_id: str) -> dict[str, Any]:
+        await ledger.store.durable()
+        events = ledger.store.events(request_id)
+        if not events:
+            raise NotFound(f"The ledger has no request {request_id[:80]!r}.")
+        return {"request": request_id, "events": events}
+
+    install_errors(app)
+    return app
+
+
+def with_token(app: ASGIApp, token: str) -> ASGIApp:
+    """Lock `app` behind `Authorization: Bearer TOKEN`, for a listener that others on this machine can reach."""
+    expected = f"Bearer {token}".encode()
+
+    async def locked(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, expected):
+                error = InvalidKey("The admin API needs its token.")
+                await Response(error.envelope(), error.status, None, "application/json")(scope, receive, send)
+                return
+        await app(scope, receive, send)
+
+    return locked
+
+
+def _route(body: dict[str, Any]) -> Route:
+    """The route a body is meant for, by the field that carries its text."""
+    if "messages" not in body and "prompt" in body:
+        return "completions"
+    return "embeddings" if "messages" not in body and "input" in body else "chat/completions"
+
+
+def _caller(keyring: Keyring, key: str, data_class: str, defaults: KeyDefaults) -> Caller:
+    """The caller a dry run is made for: a key by its id, else one of the given class with the defaults."""
+    if key:
+        found = keyring.by_id(key)
+        if found is None:
+            raise NotFound(f"No key has the id {key[:40]!r}; see: headgate keys list")
+        return found
+    wanted = DataClass.parse(data_class) if data_class in DataClass.__members__ else defaults.data_class
+    return Caller("(none)", "(none)", wanted, frozenset(defaults.lanes), budget_usd=defaults.budget_usd)

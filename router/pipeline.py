@@ -1,0 +1,48 @@
+"""The life of a request, from the parsed ask to the closed ledger. The file to read first.
+
+Steps 1 and 2 (receive, authenticate) happen before, in api/; the numbers are those of the README.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from router.decision.decide import decide, refused
+from router.ledger.entries import Ledger
+from router.records import Ask, Caller, Decision
+from router.scanner import reading
+from router.upstream.answer import Answer
+from router.upstream.attempts import Attempts
+from router.upstream.fleet import Fleet
+
+
+class Reply(Protocol):
+    """Where an answer goes: the HTTP edge is one."""
+
+    async def send(self, answer: Answer, decision: Decision) -> None: ...
+
+
+class Pipeline:
+    """Everything a request passes, in order."""
+
+    def __init__(self, fleet: Fleet, ledger: Ledger, attempts: Attempts, retry_after_s: int) -> None:
+        self._fleet, self._ledger, self._attempts = fleet, ledger, attempts
+        self._retry_after_s = retry_after_s
+
+    async def run(self, ask: Ask, caller: Caller, reply: Reply) -> None:
+        """Answer `ask` into `reply`, or raise a HeadgateError before anything was sent."""
+        decision = self.decide(ask, caller)  # 3 to 6
+        with self._ledger.entry(ask, caller, decision) as entry:  # 7 open, 10 close
+            if not decision.order:
+                raise refused(decision, self._retry_after_s)
+            answer = await self._attempts.first_answer(ask, caller, decision, entry)  # 8 attempt
+            try:
+                await reply.send(answer, decision)  # 9 relay
+            finally:
+                answer.close()
+
+    def decide(self, ask: Ask, caller: Caller) -> Decision:
+        """Steps 3 to 6 alone; `headgate explain` asks this and nothing is sent."""
+        findings = reading.read(ask.body)  # 3 describe
+        snapshot = self._fleet.snapshot(self._ledger.spent(caller))  # 4 snapshot
+        return decide(ask, caller, findings, snapshot)  # 5 eligible, 6 order

@@ -1,0 +1,217 @@
+"""The HTTP edge, over real sockets: what callers meet."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.conftest import House, ask, until
+
+
+async def test_an_answer_says_who_gave_it_and_why(house: House) -> None:
+    await house.start()
+    reply = await house.post(ask("small"), house.key())
+    assert reply.status == 200
+    assert reply.json()["choices"]
+    assert reply.headers["x-headgate-model"] == "small"
+    assert reply.headers["x-headgate-place"] == "local"
+    assert reply.headers["x-headgate-lane"] == "private"
+    assert "private data may go to small" in reply.headers["x-headgate-reason"]
+    assert reply.headers["x-request-id"].startswith("req_")
+
+
+async def test_a_stream_ends_with_done_and_hides_the_usage_nobody_asked_for(house: House) -> None:
+    await house.start()
+    reply = await house.post(ask(stream=True), house.key())
+    events = [line for line in reply.body.decode().split("\n\n") if line]
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    assert events[-1] == "data: [DONE]"
+    assert all(json.loads(event[6:])["choices"] for event in events[:-1])
+    opened, closed = await house.events(reply)
+    assert (opened["kind"], closed["kind"], closed["outcome"]) == ("opened", "closed", "answered")
+    assert closed["output_tokens"] is not None
+    assert closed["estimated"] is False
+
+
+async def test_usage_that_was_asked_for_is_passed_on(house: House) -> None:
+    await house.start()
+    reply = await house.post(ask(stream=True, stream_options={"include_usage": True}), house.key())
+    assert b'"usage"' in reply.body
+
+
+@pytest.mark.parametrize(
+    ("key", "headers"),
+    [
+        (None, {}),
+        ("hg_nonsense", {}),
+        ("", {"Authorization": "Basic abc"}),
+        ("", {"Authorization": "Bearer "}),
+        ("", {"Authorization": "Bearer " + "x" * 5000}),
+    ],
+)
+async def test_a_wrong_key_is_401_and_nothing_is_sent(house: House, key: str | None, headers: dict[str, str]) -> None:
+    await house.start()
+    reply = await house.post(ask(), key, headers=headers)
+    assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+    assert house.local.requests == []
+
+
+async def test_two_keys_are_refused(house: House) -> None:
+    await house.start()
+    key = house.key()
+    reply = await house.post(ask(), key, headers={"x-api-key": key})
+    assert reply.status == 401
+
+
+async def test_x_api_key_works_too(house: House) -> None:
+    await house.start()
+    assert (await house.post(ask(), headers={"x-api-key": house.key()})).status == 200
+
+
+async def test_a_revoked_key_stops_working(house: House) -> None:
+    await house.start()
+    key = house.key()
+    assert (await house.post(ask(), key)).status == 200
+    import contextlib
+
+    from router.ledger.keys import KeyBook
+
+    with contextlib.closing(KeyBook(house.home.ledger, house.home.secret("pepper"))) as book:
+        book.revoke(key.split("_")[1])
+    assert house.built is not None
+    keyring = house.built.keyring
+    await until(lambda: keyring.find(key, 0) is None, within_s=5)
+    assert (await house.post(ask(), key)).status == 401
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        (b"{", 400, "invalid_json"),
+        (b'{"model": "small", "model": "big", "messages": []}', 400, "duplicate_field"),
+        (b'{"model": "small", "messages": [], "temperature": NaN}', 400, "invalid_json"),
+        (b"[]", 400, "invalid_json"),
+        (b'{"messages": []}', 400, "missing_field"),
+        (b'{"model": "small", "stream": "yes", "messages": []}', 400, "invalid_request"),
+        (b'{"model": "nobody", "messages": []}', 404, "model_not_found"),
+        (b'{"model": "small", "messages": [], "api_base": "http://x"}', 400, "unsupported_parameter"),
+        (b'{"model": "small", "messages": [], "headgate": {"data_class": "open"}}', 400, "invalid_request"),
+        (b'{"model": "small", "messages": "' + b"x" * 40_000 + b'"}', 400, "context_length_exceeded"),
+    ],
+)
+async def test_bad_input_is_one_clear_answer(house: House, body: bytes, status: int, code: str) -> None:
+    await house.start()
+    reply = await house.post(body, house.key())
+    assert (reply.status, reply.error["code"]) == (status, code), reply.body
+    assert house.local.requests == []
+
+
+async def test_an_unknown_model_is_told_the_names(house: House) -> None:
+    await house.start()
+    reply = await house.post(ask("nobody"), house.key())
+    assert "small" in reply.error["message"]
+    assert "frontier" in reply.error["message"]
+
+
+async def test_a_body_over_the_limit_is_413_before_it_is_read(house: House) -> None:
+    await house.start(router={"max_body_mb": 0.001})
+    reply = await house.post(ask(padding="x" * 3000), house.key())
+    assert (reply.status, reply.error["code"]) == (413, "request_too_large")
+
+
+async def test_get_is_405(house: House) -> None:
+    await house.start()
+    reply = await house.get("/v1/chat/completions", house.key())
+    assert (reply.status, reply.error["code"]) == (405, "method_not_allowed")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_leaves_stops_the_engine(house: House, stream: bool) -> None:
+    await house.start()
+    # A stream has begun and stalls; a plain answer has not begun.
+    house.local.script = {"chunks": ["data: "] * 500, "pause_s": 0.05, "headers": {"content-type": "text/event-stream"}}
+    if not stream:
+        house.local.script = {"never": True}
+    key = house.key()
+    work = asyncio.create_task(house.post(ask(stream=stream), key))
+    await house.local.until(lambda: house.local.requests)
+    work.cancel()
+    await house.local.until(lambda: not house.local.open)
+    assert house.built is not None
+    fleet = house.built.fleet
+    await until(lambda: fleet.in_flight() == 0)
+    await house.built.store.durable()
+
+
+async def test_a_cut_stream_ends_with_an_error_event_and_not_as_a_success(house: House) -> None:
+    await house.start()
+    house.local.script = {"stream": ["one", "two", "three"], "cut": 700}
+    reply = await house.post(ask(stream=True), house.key())
+    assert reply.status == 200
+    last = reply.body.decode().strip().split("\n\n")[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "upstream_interrupted"
+    assert b"[DONE]" not in reply.body
+    _, closed = await house.events(reply)
+    assert closed["outcome"] == "cut"
+
+
+async def test_fields_that_do_not_change_the_answer_are_dropped_and_named(house: House) -> None:
+    await house.start()
+    reply = await house.post(ask("small", metadata={"a": "b"}, store=False), house.key())
+    assert reply.status == 200
+    assert "metadata" in reply.headers["x-headgate-dropped"]
+    assert "metadata" not in house.local.requests[-1].json()
+
+
+async def test_the_held_output_limit_is_sent(house: House) -> None:
+    await house.start()
+    await house.post(ask("small"), house.key())
+    assert house.local.requests[-1].json()["max_tokens"] == 64
+
+
+async def test_models_health_ready_and_openapi(house: House) -> None:
+    await house.start()
+    key = house.key(lanes=frozenset({"private"}))
+    listed = [m["id"] for m in (await house.get("/v1/models", key)).json()["data"]]
+    assert listed == ["small", "auto", "private"]
+    assert (await house.get("/v1/models")).status == 401
+    assert (await house.get("/health")).json() == {"status": "ok"}
+    assert (await house.get("/ready")).json() == {"ready": True, "why": ""}
+    paths = (await house.get("/openapi.json")).json()["paths"]
+    assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models"} <= set(paths)
+    missing = await house.get("/nothing")
+    assert (missing.status, missing.error["code"]) == (404, "not_found")
+
+
+async def test_embeddings_never_change_model(house: House) -> None:
+    await house.start()
+    reply = await house.post({"model": "auto", "input": "hi"}, house.key(), "/v1/embeddings")
+    assert (reply.status, reply.error["code"]) == (400, "model_required")
+
+
+async def test_no_local_instance_ready_is_503_with_retry_after(house: House) -> None:
+    house.instances[0]["state"] = "starting"
+    await house.start()
+    reply = await house.post(ask(), house.key())
+    assert (reply.status, reply.error["code"]) == (503, "no_local_capacity")
+    assert int(reply.headers["retry-after"]) > 0
+
+
+async def test_an_engine_that_is_gone_is_503_and_a_full_one_too(house: House) -> None:
+    await house.start()
+    house.local.script = {"status": 503, "body": "{}"}
+    reply = await house.post(ask(), house.key())
+    assert reply.status == 503
+    assert "retry-after" in reply.headers
+
+
+async def test_an_engines_own_error_is_passed_on_in_one_sentence(house: House) -> None:
+    await house.start()
+    house.local.script = {
+        "status": 400,
+        "body": json.dumps({"error": {"message": "This model's maximum context length is 10", "code": 400}}),
+    }
+    reply = await house.post(ask(), house.key())
+    assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
