@@ -1,0 +1,42 @@
+"""The `headgate` command: every subcommand by name. Each is a function in commands/; here they are only joined."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from router.commands import check, keys, look, run, site, talk
+from router.commands.context import Stop
+from router.ledger.store import LedgerError
+from serving.catalogue import ConfigError
+from serving.engines import EngineError
+
+
+def build() -> typer.Typer:
+    """The command line."""
+    app = typer.Typer(
+        name="headgate", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+        help="One private OpenAI-compatible endpoint over local vLLM and hosted models.\n\nStart with: headgate up",
+    )  # fmt: skip
+    for command in (run.up, run.down, run.status, run.logs, talk.chat, look.explain, look.plan, look.doctor):
+        app.command()(command)
+    app.add_typer(keys.app, name="keys")
+    app.add_typer(site.providers, name="providers")
+    app.add_typer(site.models, name="models")
+    app.add_typer(site.config_app, name="config")
+    app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(check.test)
+    return app
+
+
+def main() -> None:
+    """Run the command line. What is wrong is one sentence on stderr and exit code 1."""
+    try:
+        build()(prog_name="headgate")
+    except (Stop, ConfigError, LedgerError, EngineError) as wrong:
+        print(f"headgate: {wrong}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

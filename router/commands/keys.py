@@ -1,0 +1,234 @@
+"""`keys create|set|list|rotate|revoke`: who may ask, and what class of data their requests carry."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import re
+import time
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json
+from router.ledger.keys import Key, KeyBook, KeyError_, well_formed
+from serving.catalogue import LANES, DataClass
+
+app = typer.Typer(no_args_is_help=True, help="API keys: who may ask, and what class of data they send.")
+
+ClassOption = Annotated[str | None, typer.Option("--data-class", help="public, internal, private or secret.")]
+LanesOption = Annotated[str | None, typer.Option(help="Lanes it may use, e.g. private,cheap.")]
+BudgetOption = Annotated[str | None, typer.Option("--budget", help="US dollars a calendar month, or none.")]
+SubstituteOption = Annotated[
+    bool | None, typer.Option("--substitute/--no-substitute", help="May another model answer for a named one?")
+]
+ExpiresOption = Annotated[str | None, typer.Option(help="When it ends: 90d, 12h, or never.")]
+
+
+@app.command()
+def create(
+    team: Annotated[str, typer.Option(help="Whose requests these are.")],
+    data_class: ClassOption = None,
+    lanes: LanesOption = None,
+    budget: BudgetOption = None,
+    substitute: SubstituteOption = None,
+    expires: ExpiresOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Make a key and show it once.
+
+    Example: headgate keys create --team search --data-class public
+    """
+    context = open_context(config)
+    changed = _changes(data_class, lanes, budget, substitute, expires)
+    chosen = changed.pop("data_class", context.found.site.keys.data_class)
+    with _book(context) as book:
+        key, text = book.create(_team(team), chosen, context.found.site.keys, **changed)
+    if as_json:
+        say_json(_json(key) | {"key": text})
+        return
+    typer.echo(text)
+    console().print(
+        f"id {key.id}, team {key.team}, data class {key.data_class.name}, lanes {','.join(sorted(key.lanes))}. "
+        "It is shown this once; the ledger keeps only a keyed hash."
+    )
+
+
+@app.command("set")
+def change(
+    key: Annotated[str, typer.Argument(help="Its id, see: headgate keys list")],
+    data_class: ClassOption = None,
+    lanes: LanesOption = None,
+    budget: BudgetOption = None,
+    substitute: SubstituteOption = None,
+    expires: ExpiresOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Change what a key may do; a running router knows within a second.
+
+    Example: headgate keys set KEY --data-class public --budget 20
+    """
+    changed = _changes(data_class, lanes, budget, substitute, expires)
+    if not changed:
+        raise Stop("nothing to change; see: headgate keys set --help")
+    with _book(open_context(config)) as book:
+        found = book.set(_id(key), **changed)
+    console().print(f"{found.id}: team {found.team}, data class {found.data_class.name}, "
+                    f"lanes {','.join(sorted(found.lanes))}, budget {_budget(found)}")  # fmt: skip
+
+
+@app.command("list")
+def show(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """List the keys; the keys themselves are known to their holders only.
+
+    Example: headgate keys list --json
+    """
+    with _book(open_context(config)) as book:
+        keys = book.list()
+    if as_json:
+        say_json([_json(key) for key in keys])
+        return
+    table = Table("id", "ends in", "team", "data class", "lanes", "budget", "state", box=None)
+    for key in keys:
+        table.add_row(
+            key.id, key.last4, key.team, key.data_class.name, ",".join(sorted(key.lanes)), _budget(key), _state(key)
+        )
+    console().print(table if keys else "There are no keys yet; make one with: headgate keys create --team NAME")
+
+
+@app.command()
+def rotate(
+    key: Annotated[str, typer.Argument(help="Its id.")],
+    overlap: Annotated[str, typer.Option(help="How long the old key still works, e.g. 24h.")] = "24h",
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Make a new key with the same settings; the old one works a while longer.
+
+    Example: headgate keys rotate KEY --overlap 1h
+    """
+    seconds = _duration(overlap)
+    with _book(open_context(config)) as book:
+        made, text = book.rotate(_id(key), seconds)
+    if as_json:
+        say_json(_json(made) | {"key": text})
+        return
+    typer.echo(text)
+    console().print(f"id {made.id} takes the place of {key}, which works for {overlap} more.")
+
+
+@app.command()
+def revoke(key: Annotated[str, typer.Argument(help="Its id.")], config: ConfigOption = None) -> None:
+    """End a key now; a running router refuses it within a second.
+
+    Example: headgate keys revoke KEY
+    """
+    with _book(open_context(config)) as book:
+        book.revoke(_id(key))
+    console().print(f"{key} is revoked.")
+
+
+def first_key(context: Context) -> tuple[Key, str]:
+    """The key that `up` prints and `chat` uses: made on the first start, kept in a file only its owner can read."""
+    path = context.home.secrets / "first-key"
+    with _book(context) as book:
+        with contextlib.suppress(OSError, KeyError_):
+            text = path.read_text().strip()
+            key = book.find(well_formed(text) or "")
+            if key.works(time.time()):
+                return key, text
+        key, text = book.create("first", context.found.site.keys.data_class, context.found.site.keys)
+        path.touch(mode=0o600)
+        path.write_text(text)
+        return key, text
+
+
+@contextlib.contextmanager
+def _book(context: Context) -> Iterator[KeyBook]:
+    book = KeyBook(context.home.ledger, context.home.secret("pepper"))
+    try:
+        yield book
+    except KeyError_ as wrong:
+        raise Stop(str(wrong)) from wrong
+    finally:
+        book.close()
+
+
+def all_keys(context: Context) -> list[Key]:
+    """Every key, for commands that count who may use what."""
+    with _book(context) as book:
+        return book.list()
+
+
+def _changes(
+    data_class: str | None, lanes: str | None, budget: str | None, substitute: bool | None, expires: str | None
+) -> dict[str, Any]:
+    """The options that were given, checked. Raises Stop with what would be right."""
+    changed: dict[str, Any] = {}
+    if data_class is not None:
+        try:
+            changed["data_class"] = DataClass.parse(data_class)
+        except ValueError as wrong:
+            raise Stop(f"--data-class: {wrong}") from wrong
+    if lanes is not None:
+        changed["lanes"] = frozenset(filter(None, (lane.strip() for lane in lanes.split(","))))
+        if unknown := changed["lanes"] - set(LANES):
+            raise Stop(f"--lanes: no lane is called {sorted(unknown)[0]!r}; there are {', '.join(LANES)}")
+    if budget is not None:
+        changed["budget_usd"] = _dollars(budget)
+    if substitute is not None:
+        changed["substitute"] = substitute
+    if expires is not None:
+        changed["expires"] = None if expires == "never" else time.time() + _duration(expires)
+    return changed
+
+
+def _dollars(text: str) -> float | None:
+    if text == "none":
+        return None
+    if not re.fullmatch(r"\d+(\.\d+)?", text):
+        raise Stop(f"--budget: {text!r} is no amount in US dollars; give e.g. 20, 0.50 or none")
+    return float(text)
+
+
+def _duration(text: str) -> float:
+    """Seconds of a text such as 90d, 12h, 30m, 10s."""
+    found = re.fullmatch(r"(\d+)([dhms])", text)
+    if not found:
+        raise Stop(f"{text!r} is no length of time; give e.g. 90d, 12h, 30m or 10s")
+    return float(int(found[1]) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[found[2]])
+
+
+def _team(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", name):
+        raise Stop(f"--team: {name[:80]!r} is no team name; use letters, digits, dots, dashes and spaces, at most 64")
+    return name
+
+
+def _id(text: str) -> str:
+    """An id, also where somebody pastes the whole key."""
+    return well_formed(text) or text
+
+
+def _json(key: Key) -> dict[str, Any]:
+    return {
+        "id": key.id, "last4": key.last4, "team": key.team, "data_class": key.data_class.name,
+        "lanes": sorted(key.lanes), "substitute": key.substitute, "budget_usd": key.budget_usd,
+        "created": key.created, "expires": key.expires, "revoked": key.revoked, "state": _state(key),
+    }  # fmt: skip
+
+
+def _budget(key: Key) -> str:
+    return "none" if key.budget_usd is None else f"${key.budget_usd:g} a month"
+
+
+def _state(key: Key) -> str:
+    if key.revoked is not None:
+        return "revoked"
+    if key.expires is None:
+        return "works"
+    day = dt.datetime.fromtimestamp(key.expires).strftime("%Y-%m-%d %H:%M")
+    return f"works until {day}" if key.works(time.time()) else f"ended {day}"

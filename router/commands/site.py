@@ -1,0 +1,267 @@
+"""`providers`, `models`, `config`: what the site's headgate.yaml says. Comments and order of the file are kept."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from ruamel.yaml import YAML
+
+from router.commands import checks
+from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json
+from serving import catalogue, yamlfile
+from serving.catalogue import ConfigError, Model, Shipped
+from serving.home import find_home
+
+providers = typer.Typer(no_args_is_help=True, help="Hosted providers: off until enabled here.")
+models = typer.Typer(no_args_is_help=True, help="The models that start here.")
+config_app = typer.Typer(no_args_is_help=True, help="The one configuration file, headgate.yaml.")
+
+COPIED = ("lanes", "clearance", "price", "repo", "revision")
+"""Fields written into headgate.yaml when a model is added, so that an upgrade never changes them silently."""
+
+TEMPLATE = """\
+# Headgate's configuration. Every line is optional; what is not said here comes from the shipped models.yaml.
+# Check it with: headgate config check
+
+# Which models start (see: headgate models diff, headgate plan).
+# run: [qwen3.5-0.8b]
+
+# vLLM servers that run already; never started, stopped or signalled.
+# attach:
+#   - url: http://127.0.0.1:8000
+#     name: our-qwen              # optional: the name callers use
+#     key_env: OUR_QWEN_KEY       # optional
+
+# Which vLLM runs the models; by default the version this release was tested with, made on first use.
+# engine: {python: /opt/vllm/bin/python}
+
+# Hosted providers: nothing leaves until one is enabled AND a key's data class is within a model's clearance.
+# providers:
+#   openai: {enabled: true, key_env: OPENAI_API_KEY}
+
+# Fields laid over the shipped models, or new models.
+# models:
+#   some-hosted-model:
+#     clearance: internal         # default: public
+#     approved: {by: Jo Doe, contract: DPA-17, regions: [eu], until: 2027-06-30}
+
+# What new keys are unless the command says otherwise.
+# keys: {data_class: private, lanes: [private, cheap, frontier], budget_usd: null}
+
+# router: {max_body_mb: 16, queue_wait_s: 10, admin_port: 0}
+"""
+
+
+@providers.command("add")
+def add_provider(
+    name: Annotated[str, typer.Argument(help="Its name in the catalogue, or a new one with --base-url.")],
+    base_url: Annotated[str, typer.Option(help="Address up to and including the version.")] = "",
+    key_env: Annotated[str, typer.Option(help="Environment variable with its key.")] = "",
+    key_file: Annotated[str, typer.Option(help="File with its key.")] = "",
+    config: ConfigOption = None,
+) -> None:
+    """Enable a provider. Private keys still cannot use it: see the line this prints.
+
+    Example: headgate providers add openai --key-env OPENAI_API_KEY
+    """
+    context = open_context(config)
+    known = context.found.providers.get(name)
+    if known is None and not base_url:
+        there = ", ".join(sorted(context.found.providers))
+        raise Stop(f"no provider is called {name!r}; there are {there}; a new one needs --base-url")
+    given = {"base_url": base_url, "key_env": key_env, "key_file": key_file}
+    fields = {"enabled": True} | {k: v for k, v in given.items() if v}
+    changed = _edit(context, lambda site: _at(site, "providers", name).update(fields))
+    out, provider = console(), changed.found.providers[name]
+    where = provider.key_file or (
+        f"${provider.key_env}" if provider.key_env else "nowhere yet: set key_env or key_file"
+    )
+    out.print(f"{name} is enabled in {changed.site_path}; its key is read from {where}.", markup=False)
+    served = [m.name for m in changed.found.models.values() if m.provider == name]
+    if not served:
+        out.print(f"It has no models yet: add some under models: in {changed.site_path}", markup=False)
+    count = len(checks.may_use(changed, name))
+    out.print(f"{count} keys may use it. To let one: headgate keys set KEY --data-class public", markup=False)
+    out.print("It takes effect with: headgate down; headgate up", markup=False)
+
+
+@providers.command("list")
+def list_providers(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """List the providers, and how many keys may use each.
+
+    Example: headgate providers list
+    """
+    context = open_context(config)
+    names = sorted(context.found.providers, key=lambda n: (not context.found.providers[n].enabled, n))
+    rows = [_provider_row(context, name) for name in names]
+    if as_json:
+        say_json(rows)
+        return
+    table = Table("provider", "enabled", "keys that may use it", "models", "its key", box=None)
+    for row in rows:
+        key = f"{row['key']} ({'there' if row['key_there'] else 'missing'})" if row["key"] else ""
+        table.add_row(row["name"], "yes" if row["enabled"] else "no", str(row["keys"]), ", ".join(row["models"]), key)
+    console().print(table)
+
+
+def _provider_row(context: Context, name: str) -> dict[str, Any]:
+    provider = context.found.providers[name]
+    return {
+        "name": name,
+        "enabled": provider.enabled,
+        "models": [m.name for m in context.found.models.values() if m.provider == name],
+        "keys": len(checks.may_use(context, name)) if provider.enabled else 0,
+        "base_url": provider.base_url,
+        "key": provider.key_file or provider.key_env,
+        "key_there": _key_there(provider.key_file, provider.key_env),
+    }
+
+
+@models.command("add")
+def add_model(
+    name: Annotated[str, typer.Argument(help="Its name in the catalogue, see: headgate models diff")],
+    config: ConfigOption = None,
+) -> None:
+    """Start a local model from now on: adds it to `run:` and copies what an upgrade must not change.
+
+    Example: headgate models add qwen3.5-0.8b
+    """
+    context = open_context(config)
+    model = context.found.find(name)
+    if model.place == "hosted":
+        raise Stop(f"{name} is hosted; enable its provider instead: headgate providers add {model.provider}")
+    kept = model.model_dump(mode="json", include=set(COPIED), exclude_none=True)
+    fields = {field: kept[field] for field in COPIED if kept.get(field)}
+
+    def change(site: dict[str, Any]) -> None:
+        run = site.setdefault("run", [])
+        if model.name not in run:
+            run.append(model.name)
+        entry = _at(site, "models", model.name)
+        for field, value in fields.items():
+            entry.setdefault(field, value)
+
+    changed = _edit(context, change)
+    console().print(f"{model.name} starts with the next: headgate up   (written to {changed.site_path})", markup=False)
+
+
+@models.command("diff")
+def diff_models(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+    """List the local models, what runs, and where the site's copy differs from the shipped catalogue.
+
+    Example: headgate models diff
+    """
+    context = open_context(config)
+    shipped = {m.name: m for m in yamlfile.read(catalogue.shipped_path()).check(Shipped).models}
+    differences = [d for name in context.found.site.models for d in _differences(context, name, shipped.get(name))]
+    if as_json:
+        say_json({"run": list(context.found.site.run), "differences": differences})
+        return
+    out = console()
+    table = Table("model", "runs", "what", "to fetch", "smallest hardware", box=None)
+    for model in context.found.models.values():
+        if model.place == "local":
+            runs = "yes" if model.name in context.found.site.run else ""
+            size = f"{model.size_gb:g} GB" if model.size_gb else ""
+            table.add_row(model.name, runs, model.title or model.repo, size, _smallest(model))
+    out.print(table)
+    for found in differences:
+        out.print(f"{found['model']}.{found['field']}: here {found['here']}, shipped {found['shipped']}", markup=False)
+    if not differences:
+        out.print("Nothing in headgate.yaml differs from the shipped catalogue.")
+
+
+@config_app.command("init")
+def init(
+    here: Annotated[bool, typer.Option("--here", help="In the working folder instead of the home folder.")] = False,
+) -> None:
+    """Write a headgate.yaml in which everything is commented out.
+
+    Example: headgate config init
+    """
+    home = find_home()
+    home.make()
+    path = (Path.cwd() if here else home.root) / "headgate.yaml"
+    try:
+        with path.open("x") as file:
+            file.write(TEMPLATE)
+    except FileExistsError as there:
+        raise Stop(f"{path} is there already; it is left as it is") from there
+    console().print(f"Written: {path}", markup=False)
+
+
+@config_app.command("check")
+def check(config: ConfigOption = None) -> None:
+    """Check headgate.yaml and say which file is used.
+
+    Example: headgate config check
+    """
+    context = open_context(config)
+    found = context.found
+    enabled = [n for n, p in found.providers.items() if p.enabled]
+    console().print(
+        f"{found.path or 'no headgate.yaml; the defaults'}: correct. Runs: {', '.join(found.site.run) or 'what fits'}; "
+        f"attached: {len(found.site.attach)}; providers enabled: {', '.join(enabled) or 'none'}.", markup=False,
+    )  # fmt: skip
+
+
+def _edit(context: Context, change: Callable[[dict[str, Any]], object]) -> Context:
+    """Change headgate.yaml, keeping comments; the new text is checked before it takes the old one's place."""
+    path, editor = context.site_path, YAML()
+    editor.preserve_quotes = True
+    text = path.read_text() if path.exists() else TEMPLATE
+    # A mapping with nothing but comments loads as None, so the new lines go below the old text.
+    data = editor.load(text)
+    fresh = data is None
+    data = {} if fresh else data
+    change(data)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".headgate.", suffix=".yaml")
+    try:
+        with os.fdopen(handle, "w") as file:
+            if fresh:
+                file.write(text.rstrip("\n") + "\n\n")
+            editor.dump(data, file)
+        found = catalogue.load(Path(draft))
+    except ConfigError as wrong:
+        Path(draft).unlink()
+        raise Stop(f"{path} was left as it is: {str(wrong).replace(draft, path.name)}") from wrong
+    Path(draft).replace(path)
+    return Context(context.home, found.model_copy(update={"path": path}))
+
+
+def _at(site: dict[str, Any], section: str, name: str) -> dict[str, Any]:
+    """The mapping at section.name, made where it is missing."""
+    if site.get(section) is None:
+        site[section] = {}
+    if site[section].get(name) is None:
+        site[section][name] = {}
+    found: dict[str, Any] = site[section][name]
+    return found
+
+
+def _differences(context: Context, name: str, shipped: Model | None) -> list[dict[str, str]]:
+    if shipped is None:
+        return []
+    here = context.found.models[name]
+    return [
+        {"model": name, "field": field, "here": str(getattr(here, field)), "shipped": str(getattr(shipped, field))}
+        for field in Model.model_fields
+        if getattr(here, field) != getattr(shipped, field)
+    ]
+
+
+def _smallest(model: Model) -> str:
+    if not model.variants:
+        return ""
+    least = min(model.variants, key=lambda v: v.memory_gb)
+    return f"{least.memory_gb:g} GB on {'the CPU' if least.device == 'cpu' else f'{least.gpus} GPU'} ({least.name})"
+
+
+def _key_there(file: str, env: str) -> bool:
+    return Path(file).expanduser().is_file() if file else env in os.environ
