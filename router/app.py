@@ -65,9 +65,9 @@ def build(home: Home, catalogue: Catalogue) -> Built:
     ledger = Ledger(store, budgets, metrics)
     attempts = Attempts(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
     pipeline = Pipeline(fleet, ledger, attempts, settings.queue_wait_s)
-    rest = pages.build(fleet, keyring, lambda: _unready(fleet, store))
+    rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store))
     public = Inference(pipeline, keyring, int(settings.max_body_mb * 2**20), rest)
-    operator = admin.build(pipeline, ledger, keyring, fleet, catalogue.site.keys)
+    operator = admin.build(pipeline, ledger, keyring, fleet.state, catalogue.site.keys)
     return Built(public, operator, fleet, keyring, store, connections)
 
 

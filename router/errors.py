@@ -42,6 +42,10 @@ class HeadgateError(Exception):
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
 
+    def event(self) -> bytes:
+        """The envelope as the last event of a stream that has begun. No `[DONE]` follows it."""
+        return b"data: " + self.envelope() + b"\n\n"
+
 
 class BadRequest(HeadgateError):
     status, type, code = 400, "invalid_request_error", "invalid_request"

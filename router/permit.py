@@ -60,6 +60,8 @@ def check(token: str, secret: str, *, door: str, body: bytes, now: float) -> Per
 
     Single use, destination, policy and data class are the door's own to judge. Raises PermitError.
     """
+    if not token.isascii():
+        raise PermitError("it cannot be read")
     claims, _, mac = token.partition(".")
     if not hmac.compare_digest(mac.encode(), _mac(claims, secret).encode()):
         raise PermitError("its seal is wrong")

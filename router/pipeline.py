@@ -9,9 +9,9 @@ from typing import Protocol
 
 from router.decision.decide import decide, refused
 from router.ledger.entries import Ledger
-from router.records import Ask, Caller, Decision
+from router.records import Ask, Caller, Decision, Snapshot
 from router.scanner import reading
-from router.upstream.answer import Answer
+from router.upstream.answer import Answer as Answer
 from router.upstream.attempts import Attempts
 from router.upstream.fleet import Fleet
 
@@ -40,6 +40,10 @@ class Pipeline:
                 await reply.send(answer, decision)  # 9 relay
             finally:
                 answer.close()
+
+    def snapshot(self) -> Snapshot:
+        """What is served now."""
+        return self._fleet.snapshot()
 
     def decide(self, ask: Ask, caller: Caller) -> Decision:
         """Steps 3 to 6 alone; `headgate explain` asks this and nothing is sent."""

@@ -163,9 +163,11 @@ class Decision:
     reason: str
     """Why the first of the order is first, in one line; sent as `x-headgate-reason`."""
     hold: float | None
-    """US dollars set aside: the worst cost over the order. None: something in it is unpriced."""
+    """US dollars set aside: the worst cost over the order. None: no price in the order is known."""
     dropped: tuple[str, ...] = ()
-    """Body fields that do not change the answer and are not sent on."""
+    """Body fields the first of the order does not take and that are left out."""
+    droppable: frozenset[str] = frozenset()
+    """What the route's `droppable` says may be left out."""
 
 
 @dataclass(frozen=True, slots=True)

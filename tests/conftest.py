@@ -23,9 +23,9 @@ import yaml
 from router import app
 from router.ledger.keys import KeyBook
 from router.listen import Listen
-from serving import catalogue
-from serving.catalogue import DataClass, KeyDefaults
-from serving.home import Home
+from serving import catalogue, engines, gpus
+from serving.catalogue import DataClass, EngineChoice, KeyDefaults
+from serving.home import Home, find_home
 from tests.fakes.upstream import Upstream
 from tests.installation import Installation
 
@@ -80,7 +80,7 @@ class House:
             models["big"] = {
                 "place": "hosted", "lanes": ["frontier"], "context": 100_000, "output": 1000, "provider": "far",
                 "provider_model": "far-1", "abilities": ["chat", "tools", "schema"],
-                "parameters": ["max_tokens", "temperature", "tools", "tool_choice", "response_format", "stream_options"],
+                "parameters": ["temperature", "tools", "tool_choice", "response_format", "stream_options"],
                 "price": {"input": 10, "output": 50},
             }  # fmt: skip
             site["providers"] = {
@@ -175,6 +175,13 @@ async def house(home: Home) -> AsyncIterator[House]:
             yield made
         finally:
             await made.close()
+
+
+@pytest.fixture(scope="session")
+def engine_python() -> Path:
+    """The Python of this machine's engine; made first, as `up` would, where it is missing."""
+    engine = engines.find(EngineChoice(), find_home().engines, gpu=bool(gpus.read().gpus))
+    return asyncio.run(engines.ensure(engine, lambda _: None)).python
 
 
 @pytest.fixture(scope="session")

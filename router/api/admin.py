@@ -5,8 +5,8 @@ It reads: metrics, state, records, dry runs. Keys and settings are changed by th
 
 from __future__ import annotations
 
-import dataclasses
 import hmac
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -20,14 +20,15 @@ from router.ledger.entries import Ledger, decision_json
 from router.ledger.keys import Keyring
 from router.pipeline import Pipeline
 from router.records import Caller, Route
-from router.upstream.fleet import Fleet
 from serving.catalogue import DataClass, KeyDefaults
 
 MAX_BODY = 64 * 2**20
 
 
-def build(pipeline: Pipeline, ledger: Ledger, keyring: Keyring, fleet: Fleet, defaults: KeyDefaults) -> FastAPI:
-    """The admin application, without its lock; see `with_token`."""
+def build(
+    pipeline: Pipeline, ledger: Ledger, keyring: Keyring, state: Callable[[], dict[str, Any]], defaults: KeyDefaults
+) -> FastAPI:
+    """The admin application, without its lock; see `with_token`. `state` is the live state as data."""
     app = FastAPI(title="Headgate admin", version="1", docs_url=None, redoc_url=None)
 
     @app.get("/metrics")
@@ -36,13 +37,7 @@ def build(pipeline: Pipeline, ledger: Ledger, keyring: Keyring, fleet: Fleet, de
 
     @app.get("/status")
     async def status() -> dict[str, Any]:
-        endpoints = [dataclasses.asdict(e) for e in fleet.snapshot().endpoints]
-        door = dataclasses.asdict(fleet.door) | {"providers": dict(fleet.door.providers)}
-        return {
-            "endpoints": endpoints, "door": door, "serving": fleet.instances, "serving_heard": fleet.heard,
-            "ledger": {"healthy": ledger.store.healthy, "trouble": ledger.store.trouble},
-            "in_flight": fleet.in_flight(),
-        }  # fmt: skip
+        return state() | {"ledger": {"healthy": ledger.store.healthy, "trouble": ledger.store.trouble}}
 
     @app.post("/explain")
     async def explain(request: Request, key: str = "", data_class: str = "") -> dict[str, Any]:

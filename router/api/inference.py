@@ -16,10 +16,8 @@ from router.api.body import parse, text_field
 from router.api.callers import Headers, authenticate
 from router.errors import BadRequest, HeadgateError, TooLarge, WrongMethod
 from router.ledger.keys import Keyring
-from router.pipeline import Pipeline
+from router.pipeline import Answer, Pipeline
 from router.records import Ask, Decision, Route
-from router.upstream.answer import Answer
-from router.upstream.sse import error_event
 from serving.catalogue import DataClass
 
 Scope = MutableMapping[str, Any]
@@ -104,7 +102,7 @@ class HttpReply:
     async def fail(self, error: HeadgateError) -> None:
         """Answer with `error`; where an answer has begun, end it so that it cannot be taken for a whole one."""
         if self._started:
-            await self._send({"type": "http.response.body", "body": error_event(error.message, error.code)})
+            await self._send({"type": "http.response.body", "body": error.event()})
             return
         body = error.envelope()
         headers = [
@@ -134,7 +132,14 @@ def _head(answer: Answer, decision: Decision, request_id: str) -> list[tuple[byt
         headers.append(("x-headgate-dropped", ",".join(answer.dropped)))
     if answer.stream:
         headers.append(("cache-control", "no-cache"))
-    return [(name.encode(), value.encode("latin-1", "replace")) for name, value in headers]
+    return [(name.encode(), _header_value(value)) for name, value in headers]
+
+
+def _header_value(text: str) -> bytes:
+    """Printable ASCII only: a name that came from an upstream must not end a header and begin another."""
+    if not (text.isascii() and text.isprintable()):
+        text = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
+    return text.encode()
 
 
 async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | None:

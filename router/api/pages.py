@@ -18,7 +18,7 @@ from router.api.callers import authenticate
 from router.api.inference import ROUTES
 from router.errors import HeadgateError, NotFound, WrongMethod
 from router.ledger.keys import Keyring
-from router.upstream.fleet import Fleet
+from router.pipeline import Pipeline
 from serving.catalogue import LANES, DataClass
 
 ERROR = {"description": "An error in OpenAI's envelope: {error: {message, type, param, code}}"}
@@ -29,7 +29,7 @@ TITLES = {
 }
 
 
-def build(fleet: Fleet, keyring: Keyring, ready: Callable[[], str]) -> FastAPI:
+def build(pipeline: Pipeline, keyring: Keyring, ready: Callable[[], str]) -> FastAPI:
     """The application. `ready` says why the router is not ready, or "" where it is."""
     # No docs_url: FastAPI's pages load scripts from elsewhere, and nothing here phones home.
     app = FastAPI(title="Headgate", version="1", docs_url=None, redoc_url=None)
@@ -47,7 +47,8 @@ def build(fleet: Fleet, keyring: Keyring, ready: Callable[[], str]) -> FastAPI:
     @app.get("/v1/models", summary="The models, lanes and `auto` this key may name")
     async def models(request: Request) -> dict[str, Any]:
         caller = authenticate(request.scope["headers"], keyring, time.time())
-        served = {e.model: fleet.models[e.model] for e in fleet.snapshot().endpoints}
+        now = pipeline.snapshot()
+        served = {e.model: now.models[e.model] for e in now.endpoints}
         entries = [
             {"id": m.name, "object": "model", "created": 0, "owned_by": m.provider or "local", "place": m.place,
              "context": m.context, "lanes": list(m.lanes)}

@@ -109,6 +109,7 @@ class VettedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        """The vetted addresses of the provider's own host. Raises AddressRefused for any other, or a bad address."""
         if host != self._host:
             raise AddressRefused(f"{host} is not the provider's host")
         found = await self._inner.resolve(host, port, family)

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from typing import Protocol
 
+from router.errors import UpstreamFailed
 from router.records import Attempt, Candidate, Usage
 from router.upstream.connection import Response, UpstreamError
-from router.upstream.sse import StreamError, StreamReader, error_event, usage_of
+from router.upstream.sse import StreamError, StreamReader, usage_of
 from serving.catalogue import Model
 
 
@@ -96,7 +97,7 @@ class Answer:
             # Nobody else can go on here: the caller must see that this is not the whole answer.
             log.outcome = "cut"
             if reader.error is None:
-                yield error_event(problem, "upstream_interrupted")
+                yield UpstreamFailed(problem, code="upstream_interrupted").event()
 
     def close(self) -> None:
         """Let go of the connection; one that was not read to its end is closed, so that the engine stops."""

@@ -35,7 +35,7 @@ class Attempts:
         door: Address | None,
         permit_secret: str,
         policy: str,
-        outgoing: Callable[[Ask, Candidate], tuple[dict[str, Any], tuple[str, ...]]],
+        outgoing: Callable[[Ask, Candidate, frozenset[str]], tuple[dict[str, Any], tuple[str, ...]]],
     ) -> None:
         self._connections, self._fleet, self._door = connections, fleet, door
         self._permit_secret, self._outgoing = permit_secret, outgoing
@@ -67,7 +67,7 @@ class Attempts:
         if decision.traits.data_class > candidate.model.cleared_for(self._fleet.snapshot().today):
             # The rule in eligibility has already refused this; whoever comes here met a bug, and it ends here.
             raise Failure(Forbidden("This request may not be sent there.", code="data_class_not_cleared"), "barred")
-        body, dropped = self._outgoing(ask, candidate)
+        body, dropped = self._outgoing(ask, candidate, decision.droppable)
         raw = orjson.dumps(body)
         with ExitStack() as stack:
             stack.enter_context(self._fleet.busy(candidate.endpoint.name))

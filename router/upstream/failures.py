@@ -33,6 +33,7 @@ class Failure(Exception):
 
 
 def unreachable(candidate: Candidate, failed: UpstreamError) -> HeadgateError:
+    """The error for a connection that gave no answer at all."""
     name = candidate.name
     if failed.kind in ("first_byte_timeout", "idle_timeout", "total_timeout"):
         return UpstreamTimeout(f"{name} did not answer in time.")

@@ -11,7 +11,7 @@ import datetime as dt
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
@@ -98,6 +98,16 @@ class Fleet:
     def in_flight(self) -> int:
         return sum(self._in_flight.values())
 
+    def state(self) -> dict[str, Any]:
+        """Everything known, as data: for `headgate status` and the admin API."""
+        return {
+            "endpoints": [asdict(e) for e in self.snapshot().endpoints],
+            "door": asdict(self.door) | {"providers": dict(self.door.providers)},
+            "serving": self.instances,
+            "serving_heard": self.heard,
+            "in_flight": self.in_flight(),
+        }
+
     def _hosted(self, model: Model, now: float) -> Endpoint:
         state, detail = "ready", ""
         if self._door_address is None or now - self.door.at > DOOR_STALE_S:
@@ -153,7 +163,11 @@ class Fleet:
             name = found["model"] or found["name"]
             if name not in models:
                 models[name] = unlisted(name, found["context"])
-            endpoints.append(_endpoint(found, name))
+            endpoint = _endpoint(found, name)
+            if models[name].place == "hosted":
+                detail = f"{name} is the name of a hosted model; give the server another one with attach[].name"
+                endpoint = replace(endpoint, state="failed", detail=detail)
+            endpoints.append(endpoint)
             if found["address"]:
                 address = Address.parse(found["address"], ca_file=found.get("ca_file") or "")
                 access[found["name"]] = Access(address, found.get("key_env") or "", found.get("key_file") or "")

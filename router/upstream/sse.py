@@ -19,6 +19,7 @@ MOST_TOKENS = 2**31
 _BOM = b"\xef\xbb\xbf"
 # A line end, then an empty line. The first must not take the CR of a CRLF alone, or every CRLF would look like two.
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+_EMPTY_LINES = re.compile(rb"[\r\n]+")
 # Inside a JSON string the quotes would be escaped, so these cannot be a model's own words.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
 _FINISH = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{1,64})"')
@@ -58,15 +59,16 @@ class StreamReader:
         """
         if not data:
             return b""
+        late = b""  # the LF of a CRLF whose CR ended the last event
         if self._after_cr:
             self._after_cr = False
             if data[:1] == b"\n":
-                return (b"\n" if self._kept else b"") + self.feed(data[1:])
+                late, data = b"\n" if self._kept else b"", data[1:]
         if self._fault is not None:
             raise self._fault
         if self._over:
-            return b""
-        relay = self._inspect(self._complete(data))
+            return late
+        relay = late + self._inspect(self._complete(data))
         if self._over:
             self._tail.clear()
         elif len(self._tail) > self._limit:
@@ -102,6 +104,8 @@ class StreamReader:
         seen = len(tail)
         tail += data
         end = _last_end(tail, max(0, seen - 1))
+        if not end and tail.startswith((b"\n", b"\r")):  # where an event would begin, one line end is an empty line
+            end = 2 if tail.startswith(b"\r\n") else 1
         ready = bytes(memoryview(tail)[:end])
         del tail[:end]
         return ready
@@ -110,7 +114,7 @@ class StreamReader:
         """What of these complete events is passed on."""
         if not ready:
             return b""
-        self._after_cr, self._kept = ready.endswith(b"\r"), True
+        self._after_cr, self._kept = ready.endswith(b"\r") and not self._tail, True
         if self.started and not _notable(ready):
             self._note(ready)
             return ready
@@ -134,7 +138,7 @@ class StreamReader:
             self._note(event)
             return True
         payload = _payload(event)
-        if payload is None:  # comments, event names, ids
+        if not payload:  # comments, event names, ids, keep-alives
             return True
         if payload.strip() == b"[DONE]":
             self.done = True
@@ -181,12 +185,6 @@ def usage_of(body: bytes) -> Usage:
     return _usage(found) if isinstance(found, dict) else Usage()
 
 
-def error_event(message: str, code: str) -> bytes:
-    """An error in a stream that has begun, as OpenAI sends it. No `[DONE]` follows: the answer is not whole."""
-    error = {"message": message, "type": "server_error", "param": None, "code": code}
-    return b"data: " + orjson.dumps({"error": error}) + b"\n\n"
-
-
 def _notable(events: bytes) -> bool:
     """Whether something in here must be decoded."""
     return b"[DONE]" in events or b'"error"' in events or (b'"usage"' in events and _USAGE.search(events) is not None)
@@ -203,12 +201,13 @@ def _last_end(data: bytearray, start: int) -> int:
 
 
 def _split(events: bytes) -> Iterator[bytes]:
+    """The events one by one; spare empty lines between them count as one of their own."""
     start = 0
-    for match in _EVENT_END.finditer(events):
-        yield events[start : match.end()]
-        start = match.end()
-    if start < len(events):
-        yield events[start:]
+    while start < len(events):
+        match = _EMPTY_LINES.match(events, start) or _EVENT_END.search(events, start)
+        end = match.end() if match else len(events)
+        yield events[start:end]
+        start = end
 
 
 def _payload(event: bytes) -> bytes | None:

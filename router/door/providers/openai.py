@@ -29,7 +29,8 @@ def translate(body: Mapping[str, Any], path: str, model: Model, provider: Provid
     if limits:
         # Both given: the lower one, so that no more is paid than either allows.
         sent[wanted] = min(limits, key=lambda n: n if isinstance(n, int) else float("inf"))
-    if sent.get("stream") is True and path != "embeddings":
+    takes_options = model.parameters == "vllm" or "stream_options" in model.parameters
+    if sent.get("stream") is True and path != "embeddings" and takes_options:
         options = sent.get("stream_options")
         sent["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
     return sent

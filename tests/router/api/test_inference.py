@@ -215,3 +215,21 @@ async def test_an_engines_own_error_is_passed_on_in_one_sentence(house: House) -
     }
     reply = await house.post(ask(), house.key())
     assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+
+
+async def test_a_name_from_an_upstream_cannot_end_a_header(house: House) -> None:
+    house.instances[0] |= {"name": "small", "served": "x\r\nx-evil: 1"}
+    await house.start()
+    reply = await house.post(ask("small"), house.key())
+    assert reply.status == 200
+    assert "x-evil" not in reply.headers
+    assert house.local.requests[-1].json()["model"] == "x\r\nx-evil: 1"  # the server's own name for it
+
+
+async def test_a_local_server_with_a_hosted_models_name_is_not_used(house: House) -> None:
+    house.instances.append({**house.instances[0], "name": "big", "model": "big"})
+    await house.start(models={"big": {"place": "hosted", "lanes": ["frontier"], "context": 10, "output": 5,
+                                      "provider": "openai", "provider_model": "x"}})  # fmt: skip
+    reply = await house.post(ask("big"), house.key("public"))
+    assert reply.status == 503
+    assert "another one" in reply.error["message"]

@@ -8,11 +8,12 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from router.errors import UpstreamFailed
 from router.records import Usage
-from router.upstream.sse import StreamError, StreamReader, error_event, usage_of
+from router.upstream.sse import StreamError, StreamReader, usage_of
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
 
@@ -75,14 +76,24 @@ def test_every_split_gives_the_same_bytes_and_findings(end: str, bom: str) -> No
 
 
 @pytest.mark.parametrize("hide_usage", [False, True])
-@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_every_pair_of_splits_gives_the_same_bytes_and_findings(end: str, hide_usage: bool) -> None:
+@pytest.mark.parametrize("ends", [*([end] for end in ENDS.values()), ["\r", "\n"], ["\n", "\r", "\r\n"]], ids=repr)
+def test_every_pair_of_splits_gives_the_same_bytes_and_findings(ends: list[str], hide_usage: bool) -> None:
     """All positions around the events that are decided about, which is where a split can do harm."""
     delta = 'data: {"choices":[{"delta":{"content":"ö"}}]}'
-    data = wire([delta, 'data: {"choices":[],"usage":{"prompt_tokens":9}}', "data: [DONE]", "data: x"], end)
+    events = [delta, 'data: {"choices":[],"usage":{"prompt_tokens":9}}', "data: [DONE]", "data: x"]
+    data = b"".join(wire([event], ends[number % len(ends)]) for number, event in enumerate(events))
     whole = follow([data], hide_usage=hide_usage)
     for first, second in combinations(range(len(data) + 1), 2):
         assert follow([data[:first], data[first:second], data[second:]], hide_usage=hide_usage) == whole
+
+
+def test_spare_empty_lines_and_half_a_comment_depend_on_no_split() -> None:
+    for end in ENDS.values():
+        data = wire([chunk({"content": "a"}), "", ": ping", ""], end) + b": half"
+        whole = follow([data])
+        assert whole[0] == data.removesuffix(b": half")
+        for first, second in combinations(range(len(data) + 1), 2):
+            assert follow([data[:first], data[first:second], data[second:]]) == whole
 
 
 PIECES = st.lists(
@@ -94,6 +105,9 @@ PIECES = st.lists(
 )  # fmt: skip
 
 
+@settings(max_examples=400, deadline=None)
+@example(["data: {", ""], ["\n", "\r\n"], 0, False, [9])
+@example([chunk(None, usage=USAGE), "", "data: {", ": x"], ["\n", "\r\n", "\n"], 0, False, [161])
 @given(
     events=PIECES,
     ends=st.lists(st.sampled_from(list(ENDS.values())), min_size=1, max_size=4),
@@ -111,11 +125,13 @@ def test_any_split_of_any_stream_is_the_same(
     assert follow([data[a:b] for a, b in pairwise(marks)], hide_usage=hide_usage) == whole
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=200), split=st.integers(0, 200))
 def test_no_bytes_break_it(data: bytes, split: int) -> None:
     assert follow([data[:split], data[split:]]) == follow([data])
 
 
+@settings(deadline=None)
 @given(text=st.text(max_size=30))
 def test_no_text_of_a_model_is_taken_for_something_else(text: str) -> None:
     for content in (text, f'"usage":{{"prompt_tokens":7}} {text}', f'"finish_reason":"stop"{text}', "[DONE]", "error"):
@@ -264,11 +280,26 @@ def test_very_many_single_bytes_are_one_event() -> None:
     assert reader.feed(b"\n\n").startswith(b"xxx")
 
 
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_all_that_came_before_a_broken_event_is_passed_on_however_it_was_split(end: str) -> None:
+    good = wire([": ping", chunk({"role": "assistant"})], end) + end.encode()
+    data = good + wire(["data: {"], end)
+    for at in range(len(data) + 1):
+        relayed, (*_, fault) = follow([data[:at], data[at:]])
+        assert (relayed, fault) == (good, "an event is not valid JSON")
+
+
 @pytest.mark.parametrize("text", ["{", "nonsense", "[DONE] or not", '{"choices":[}', "[" * 100_000])
 def test_an_event_that_is_not_json_ends_the_stream(text: str) -> None:
     good = wire([": ping"])
     relayed, (*_, fault) = follow([good + wire([f"data: {text}"])])
     assert (relayed, fault) == (good, "an event is not valid JSON")
+
+
+def test_an_event_without_data_is_no_broken_one() -> None:
+    data = wire(["data:", "data", "id: 1", chunk({"content": "a"})])
+    relayed, (_, started, *_, fault) = follow([data])
+    assert (relayed, started, fault) == (data, True, "")
 
 
 def test_wrong_utf8_and_lone_surrogates_do_not_end_the_stream() -> None:
@@ -294,7 +325,7 @@ def test_half_an_event_at_the_end_is_an_error_and_not_passed_on() -> None:
 
 
 def test_an_error_event_is_one_event_in_openais_shape() -> None:
-    event = error_event('it "broke"\n\ndata: [DONE]', "upstream_interrupted")
+    event = UpstreamFailed('it "broke"\n\ndata: [DONE]', code="upstream_interrupted").event()
     relayed, (_, _, done, _, error, *_) = follow([event])
     assert (relayed, done, error) == (event, False, 'it "broke"\n\ndata: [DONE]')
     assert event.count(b"\n") == 2

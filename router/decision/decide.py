@@ -1,0 +1,154 @@
+"""One decision: traits, the order of eligible candidates, and the refusals. Pure, so that it can be replayed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from router.decision.eligibility import Question, judge, words, worst_cost
+from router.decision.outgoing import dropped_for
+from router.decision.policies import POLICIES
+from router.decision.traits import choices, describe
+from router.errors import (
+    BadRequest,
+    Forbidden,
+    HeadgateError,
+    LimitReached,
+    NotFound,
+    Unavailable,
+    UnsupportedParameter,
+)
+from router.records import Ask, Caller, Candidate, Decision, Findings, Refusal, Snapshot, Traits
+from serving.catalogue import LANES, RouteSettings
+
+
+def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, policy: str = "cheapest") -> Decision:
+    """Who may answer, in which order, and why not the others.
+
+    Raises NotFound for a model nobody knows, BadRequest where an ask cannot be decided at all.
+    """
+    traits = describe(ask, caller, findings)
+    _check_name(ask, snapshot)
+    route = snapshot.catalogue.site.routes.get(ask.route, RouteSettings())
+    droppable = frozenset(route.droppable)
+    question = Question(ask, caller, traits, snapshot, route)
+    candidates = [Candidate(snapshot.models[e.model], e) for e in snapshot.endpoints if e.model in snapshot.models]
+    eligible, refusals = judge(candidates, question)
+    refusals += _absent(question)
+    order = tuple(POLICIES[policy](eligible, traits))
+    return Decision(
+        # What is decided is recorded, so names that only this caller knows end here.
+        traits=replace(traits, parameters=words(question)),
+        order=order,
+        refusals=tuple(refusals),
+        policy=policy,
+        reason=_reason(order, traits, refusals, policy),
+        hold=_hold(order, traits, choices(ask)),
+        dropped=dropped_for(ask, order[0], droppable) if order else (),
+        droppable=droppable,
+    )
+
+
+def _hold(order: tuple[Candidate, ...], traits: Traits, answers: int) -> float | None:
+    """The highest known cost over the order: a fallback may reach any of it. None where no price is known at all."""
+    costs = [worst_cost(candidate, traits, answers) for candidate in order]
+    return max((c for c in costs if c is not None), default=None if order else 0.0)
+
+
+def _check_name(ask: Ask, snapshot: Snapshot) -> None:
+    if ask.route == "embeddings" and (ask.model == "auto" or ask.model in LANES):
+        raise BadRequest(
+            "Embeddings of different models do not mix, so name one model instead of a lane or auto.",
+            code="model_required", param="model",
+        )  # fmt: skip
+    if ask.model in snapshot.models or ask.model in LANES or ask.model == "auto":
+        return
+    served = sorted({e.model for e in snapshot.endpoints})
+    known = ", ".join([*served, "auto", *LANES])
+    raise NotFound(f"No model is called {ask.model[:80]!r}. There are: {known}", code="model_not_found", param="model")
+
+
+def _absent(question: Question) -> list[Refusal]:
+    """Refusals of what was asked for and is not there at all: no endpoint could say so for itself."""
+    traits, snapshot = question.traits, question.snapshot
+    if traits.named is None:
+        return _absent_lane(question)
+    if any(e.model == traits.named for e in snapshot.endpoints):
+        return []
+    model = snapshot.models[traits.named]
+    if model.place == "hosted":
+        reason, remedy = f"provider {model.provider} is not enabled", f"headgate providers add {model.provider}"
+    elif model.name in snapshot.catalogue.site.run:
+        reason = f"{model.name} is to run here and is not served yet"
+        return [Refusal(model.name, "", "not_ready", reason, "headgate status", passing=True)]
+    else:
+        reason, remedy = f"{model.name} is in the catalogue and not running", f"headgate models add {model.name}"
+    return [Refusal(model.name, "", "not_served", reason, remedy)]
+
+
+def _absent_lane(question: Question) -> list[Refusal]:
+    """A lane, or `auto`, in which nothing is served that this caller could send this class of data to."""
+    lane, caller, snapshot = question.traits.lane, question.caller, question.snapshot
+    served = [snapshot.models[e.model] for e in snapshot.endpoints if e.model in snapshot.models]
+    here = [m for m in served if lane is None or lane in m.lanes]
+    if lane is not None and lane not in caller.lanes:
+        remedy = f"headgate keys set {caller.key} --lanes {','.join(sorted({*caller.lanes, lane}))}"
+        refusal = Refusal("", "", "lane_not_allowed", f"key {caller.key} may not use the lane {lane}", remedy)
+        return [] if here else [refusal]
+    if lane == "frontier":
+        missing = Refusal("", "", "not_served", "no hosted provider is enabled", "headgate providers add NAME")
+        return [] if here else [missing]
+    could = [m for m in here if question.traits.data_class <= m.cleared_for(snapshot.today)]
+    if not any(m.place == "local" for m in served) and not any(caller.lanes & set(m.lanes) for m in could):
+        return [Refusal("", "", "not_ready", "no local model is served now", "headgate status", passing=True)]
+    if not here:
+        reason = f"no model that is served is in the lane {lane}"
+        return [Refusal("", "", "not_served", reason, "in headgate.yaml, models.NAME.lanes")]
+    return []
+
+
+def _reason(order: tuple[Candidate, ...], traits: Traits, refusals: list[Refusal], policy: str) -> str:
+    if not order:
+        return f"refused: {main_refusal(refusals).rule}" if refusals else "refused: nothing is served"
+    first = order[0]
+    if traits.named is not None:
+        asked = f"{traits.named} was named"
+    else:
+        asked = f"{policy} of {len(order)} eligible in {'lane ' + traits.lane if traits.lane else 'auto'}"
+    return f"{asked}; {traits.data_class.name} data may go to {first.model.name} ({first.model.place})"
+
+
+PRECEDENCE = (
+    "not_ready", "door_closed", "budget_exceeded", "unpriced", "context_length_exceeded", "unsupported_parameter",
+    "ability_missing", "lane_not_allowed", "data_class_not_cleared", "not_served", "other_lane", "other_model",
+)  # fmt: skip
+"""Which refusal answers the caller where there are several: the one that came closest to an answer first.
+
+So it is the order of RULES from the end: whoever was refused for the length of the prompt may have the data.
+"""
+
+
+def main_refusal(refusals: list[Refusal] | tuple[Refusal, ...]) -> Refusal:
+    """The refusal a caller is told. Those of other models than the named one say nothing and come last."""
+    return min(refusals, key=lambda r: PRECEDENCE.index(r.rule))
+
+
+def refused(decision: Decision, retry_after: int) -> HeadgateError:
+    """The error for a decision without candidates: 503 only where waiting can help, else lasting with the remedy."""
+    if not decision.refusals:
+        return Unavailable("No model is served here yet; see: headgate status", retry_after=retry_after)
+    main = main_refusal(decision.refusals)
+    name = f" ({main.param[:80]!r})" if main.param and repr(main.param) not in main.reason else ""
+    text = f"{main.reason}{name}." + (f" To change it: {main.remedy}" if main.remedy else "")
+    if main.passing:
+        code = None if main.rule == "not_ready" else main.rule
+        return Unavailable(text, code=code, retry_after=retry_after)
+    match main.rule:
+        case "unsupported_parameter":
+            return UnsupportedParameter(text, param=main.param)
+        case "ability_missing" | "context_length_exceeded":
+            return BadRequest(text, code=main.rule)
+        case "budget_exceeded":
+            return LimitReached(text)
+        case "not_served":
+            return NotFound(text, code="model_not_found", param="model")
+    return Forbidden(text, code=main.rule)

@@ -1,0 +1,208 @@
+"""Which candidates may answer: every rule passes, or refuses with its reason and the line that would change it.
+
+Pure. A rule is one function with the signature of `Rule`; RULES is their order, and the first that refuses is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from router.decision.outgoing import may_drop
+from router.decision.traits import choices, prompts
+from router.records import Ask, Caller, Candidate, Refusal, Snapshot, Traits
+from serving.catalogue import DataClass, RouteSettings
+from serving.parameters import CHAT, COMPLETIONS, EMBEDDINGS, OPENAI_CHAT, REFUSED, REFUSED_TEMPLATE_KEYS, accepted
+
+WORDS = CHAT | COMPLETIONS | EMBEDDINGS | OPENAI_CHAT | REFUSED.keys()
+"""The field names of the APIs themselves. Any other name in a body is the caller's own text."""
+ROUNDING_USD = 1e-9
+"""Sums of money in floats are off by less than this; the budget itself counts exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What every rule is asked about, besides the candidate."""
+
+    ask: Ask
+    caller: Caller
+    traits: Traits
+    snapshot: Snapshot
+    route: RouteSettings = RouteSettings()
+    """What headgate.yaml says of the ask's route."""
+
+
+Rule = Callable[[Candidate, Question], Refusal | None]
+
+
+def cleared(candidate: Candidate, question: Question) -> Refusal | None:
+    """The request's data class is within the model's clearance."""
+    model, wanted = candidate.model, question.traits.data_class
+    clearance = model.cleared_for(question.snapshot.today)
+    if wanted <= clearance:
+        return None
+    reason = f"{model.name} ({model.place}) may receive {clearance.name} data; this is {wanted.name}"
+    reason += f", since {question.traits.why_class}"
+    return refuse(candidate, "data_class_not_cleared", reason, remedy=_clearing(candidate, question, clearance))
+
+
+def _clearing(candidate: Candidate, question: Question, clearance: DataClass) -> str:
+    wanted, caller, model = question.traits.data_class, question.caller, candidate.model
+    lines = []
+    if caller.data_class == wanted:
+        lines.append(f"headgate keys set {caller.key} --data-class {clearance.name}")
+    if model.place == "local":
+        lines.append(f"in headgate.yaml, models.{model.name}: {{clearance: {wanted.name}}}")
+    elif wanted is not DataClass.secret:
+        approved = "approved: {by, contract, regions, until}"
+        lines.append(f"in headgate.yaml, models.{model.name}: {{clearance: {wanted.name}, {approved}}}")
+    return "; or ".join(lines) or "nothing, secret data never leaves"
+
+
+def capable(candidate: Candidate, question: Question) -> Refusal | None:
+    """The model has every ability the request needs."""
+    missing = question.traits.needs - candidate.model.abilities
+    if not missing:
+        return None
+    listed = ", ".join(sorted(missing))
+    remedy = f"in headgate.yaml, models.{candidate.model.name}.abilities, if it can after all"
+    return refuse(candidate, "ability_missing", f"{candidate.model.name} has not: {listed}", remedy=remedy)
+
+
+def honours(candidate: Candidate, question: Question) -> Refusal | None:
+    """The model takes every body field that would change the answer."""
+    takes = accepted(question.ask.route, candidate.model.parameters)
+    unknown = sorted(question.traits.parameters - takes - may_drop(frozenset(question.route.droppable)))
+    if not unknown:
+        return _template(candidate, question)
+    name = unknown[0]
+    # Reasons are recorded, and a record holds no text of the request; the caller is told the name as `param`.
+    if name not in words(question):
+        reason = f"{candidate.model.name} does not take a field of this request that the API does not know"
+        return refuse(candidate, "unsupported_parameter", reason, remedy="leave it out", param=name)
+    why = f": {REFUSED[name]}" if name in REFUSED else ""
+    reason = f"{candidate.model.name} does not take the parameter {name!r}{why}"
+    return refuse(candidate, "unsupported_parameter", reason, remedy=f"leave {name!r} out", param=name)
+
+
+def _template(candidate: Candidate, question: Question) -> Refusal | None:
+    """Arguments of the chat template may not put another template, or other messages, in place of those checked."""
+    given = question.ask.body.get("chat_template_kwargs")
+    wrong = sorted(REFUSED_TEMPLATE_KEYS & given.keys()) if isinstance(given, dict) else []
+    if not wrong:
+        return None
+    param = f"chat_template_kwargs.{wrong[0]}"
+    reason = f"{candidate.model.name} does not take {param!r} from callers"
+    return refuse(candidate, "unsupported_parameter", reason, remedy=f"leave {param!r} out", param=param)
+
+
+def words(question: Question) -> frozenset[str]:
+    """The asked fields that are words of an API or of some model's entry, so that they may be recorded."""
+    models = question.snapshot.models.values()
+    listed = {name for m in models if m.parameters != "vllm" for name in m.parameters}
+    return question.traits.parameters & (WORDS | listed)
+
+
+def fits(candidate: Candidate, question: Question) -> Refusal | None:
+    """Prompt and answer fit the model's context. The prompt is estimated kindly; the engine has the last word."""
+    context = candidate.endpoint.context or candidate.model.context
+    # No common text has over 8 bytes a token, so this only refuses what cannot fit. Of pictures bytes say nothing.
+    prompt = 0 if "vision" in question.traits.needs else question.ask.size // 8 // prompts(question.ask)
+    output = (question.traits.output_tokens or 0) // choices(question.ask)
+    if prompt + max(output, 1) <= context:
+        return None
+    reason = f"{candidate.model.name} takes {context} tokens; this needs about {prompt} for the prompt"
+    reason += f" and {output} for the answer" if output else ""
+    return refuse(candidate, "context_length_exceeded", reason, remedy="shorten the prompt or lower max_tokens")
+
+
+def allowed(candidate: Candidate, question: Question) -> Refusal | None:
+    """The caller's key may use one of the model's lanes, and the model is in the lane asked for."""
+    model, caller, lane = candidate.model, question.caller, question.traits.lane
+    if lane is not None and lane not in model.lanes:
+        return refuse(candidate, "other_lane", f"{model.name} is not in the lane {lane}")
+    if caller.lanes & ({lane} if lane else set(model.lanes)):
+        return None
+    wanted = lane or model.lanes[0]
+    reason = f"key {caller.key} may not use the lane {wanted}"
+    lanes = ",".join(sorted({*caller.lanes, wanted}))
+    return refuse(candidate, "lane_not_allowed", reason, remedy=f"headgate keys set {caller.key} --lanes {lanes}")
+
+
+def same_identity(candidate: Candidate, question: Question) -> Refusal | None:
+    """A named model is that model: only the same weights may answer, unless the key says otherwise."""
+    named, model = question.traits.named, candidate.model
+    if named is None or named in (model.name, model.same_as):
+        return None
+    other = question.snapshot.models[named]
+    if other.same_as == model.name or (other.same_as and other.same_as == model.same_as):
+        return None
+    may = question.caller.substitute or question.route.substitute
+    if may and "embeddings" not in question.traits.needs:
+        return None
+    remedy = f"headgate keys set {question.caller.key} --substitute"
+    return refuse(candidate, "other_model", f"{named} was named, and {model.name} is another model", remedy=remedy)
+
+
+def affordable(candidate: Candidate, question: Question) -> Refusal | None:
+    """The worst cost fits what is left of the key's budget. Local models without a rate cost no money that is paid."""
+    caller, model = question.caller, candidate.model
+    if caller.budget_usd is None:
+        return None
+    cost = worst_cost(candidate, question.traits, choices(question.ask))
+    if cost is None:
+        if model.place == "local":
+            return None
+        reason = f"{model.name} has no price, so it cannot be held against the key's budget"
+        remedy = f"in headgate.yaml, models.{model.name}.price: {{input, output}}"
+        return refuse(candidate, "unpriced", reason, remedy=remedy)
+    left = caller.budget_usd - question.snapshot.spent
+    if cost <= left + ROUNDING_USD or cost == 0:
+        return None
+    reason = f"{model.name} may cost ${cost:.4f} and ${max(left, 0):.4f} of the key's budget is left"
+    return refuse(candidate, "budget_exceeded", reason, remedy=f"headgate keys set {caller.key} --budget USD")
+
+
+def ready(candidate: Candidate, question: Question) -> Refusal | None:
+    """The endpoint answers now: started, awake, healthy and, for hosted models, the door is open."""
+    endpoint = candidate.endpoint
+    if endpoint.state == "ready" and not endpoint.asleep:
+        return None
+    state = "asleep" if endpoint.asleep else endpoint.state
+    reason = f"{endpoint.name} is {state}" + (f": {endpoint.detail}" if endpoint.detail else "")
+    rule = "not_ready" if candidate.model.place == "local" else "door_closed"
+    return refuse(candidate, rule, reason, remedy="headgate status", passing=True)
+
+
+RULES: tuple[Rule, ...] = (same_identity, cleared, allowed, capable, honours, fits, affordable, ready)
+
+
+def judge(candidates: Iterable[Candidate], question: Question) -> tuple[list[Candidate], list[Refusal]]:
+    """Sort the candidates into those that may answer and the refusals of the others."""
+    eligible: list[Candidate] = []
+    refusals: list[Refusal] = []
+    for candidate in candidates:
+        refusal = next((r for rule in RULES if (r := rule(candidate, question)) is not None), None)
+        if refusal is None:
+            eligible.append(candidate)
+        else:
+            refusals.append(refusal)
+    return eligible, refusals
+
+
+def worst_cost(candidate: Candidate, traits: Traits, answers: int = 1) -> float | None:
+    """US dollars it can cost at most; None where the model is unpriced.
+
+    `answers`: how many are asked for; it counts where the caller left the limit of each to the model.
+    """
+    price = candidate.model.price
+    if price is None:
+        return None
+    output = candidate.model.output * answers if traits.output_tokens is None else traits.output_tokens
+    return price.cost(traits.prompt_tokens, output)
+
+
+def refuse(
+    candidate: Candidate, rule: str, reason: str, *, remedy: str = "", param: str | None = None, passing: bool = False
+) -> Refusal:
+    return Refusal(candidate.model.name, candidate.endpoint.name, rule, reason, remedy, param, passing)

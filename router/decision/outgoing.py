@@ -1,0 +1,44 @@
+"""The body one model is sent: its own name, the held output limit, and no field it does not take. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from router.records import Ask, Candidate
+from serving.parameters import BOOKKEEPING, OUTPUT_LIMITS, REFUSED, accepted
+
+
+def body_for(
+    ask: Ask, candidate: Candidate, droppable: frozenset[str] = frozenset()
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The body, and the fields left out since this model does not take them and they may be dropped."""
+    dropped = dropped_for(ask, candidate, droppable)
+    body = {name: value for name, value in ask.body.items() if name not in dropped and value is not None}
+    body["model"] = candidate.endpoint.served or candidate.model.name
+    if ask.route != "embeddings" and not OUTPUT_LIMITS & body.keys():
+        body["max_tokens"] = output_limit(ask, candidate)
+    if ask.stream and "stream_options" in accepted(ask.route, candidate.model.parameters):
+        # Without it the stream ends without token counts, and the answer's cost would be an estimate.
+        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    return body, dropped
+
+
+def dropped_for(ask: Ask, candidate: Candidate, droppable: frozenset[str] = frozenset()) -> tuple[str, ...]:
+    """The fields this model does not take and that may be left out: those that change no answer, and the route's own.
+
+    `droppable` are those of the route, by headgate.yaml.
+    """
+    takes = accepted(ask.route, candidate.model.parameters)
+    optional = may_drop(droppable)
+    return tuple(sorted(n for n, v in ask.body.items() if v is not None and n in optional and n not in takes))
+
+
+def may_drop(droppable: frozenset[str]) -> frozenset[str]:
+    """Every field that may be left out where a model does not take it; never one that is refused outright."""
+    return (BOOKKEEPING | droppable | {"stream_options"}) - REFUSED.keys()
+
+
+def output_limit(ask: Ask, candidate: Candidate) -> int:
+    """The model's default, less where the prompt leaves little room (two bytes a token: on the safe side)."""
+    context = candidate.endpoint.context or candidate.model.context
+    return max(1, min(candidate.model.output, context - ask.size // 2))

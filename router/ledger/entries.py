@@ -1,0 +1,203 @@
+"""One request's entry in the ledger: opened with the decision and the hold, closed exactly once however it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+from router.errors import HeadgateError, Unavailable
+from router.ledger import prices
+from router.ledger.budgets import Budgets, Hold
+from router.ledger.metrics import Metrics
+from router.ledger.store import Event, LedgerError, Store, connect
+from router.records import Ask, Attempt, Caller, Decision, Outcome, Usage
+from serving.catalogue import Model
+
+CODE = re.compile(r"[a-z0-9_.-]{1,64}")
+"""What an error code looks like. An upstream gives codes of its own, and they must not carry its prose."""
+
+
+class Entry:
+    """What is known so far of one request. Attempts and the relay write into it; `Ledger.entry` closes it."""
+
+    def __init__(self, ask: Ask, caller: Caller, decision: Decision, store: Store, clock: Callable[[], float]) -> None:
+        self.ask, self.caller, self.decision = ask, caller, decision
+        self.attempts: list[Attempt] = []
+        self.usage = Usage()
+        self.model: Model | None = None
+        """The model that answers, once one does."""
+        self.status = 200
+        self.outcome = ""
+        self.estimated_output = 0
+        """Deltas relayed: the output tokens counted where the upstream names none."""
+        self.first_byte_ms: float | None = None
+        self._store, self._clock, self._start = store, clock, clock()
+
+    def elapsed_ms(self) -> float:
+        return (self._clock() - self._start) * 1000
+
+    def first_byte(self) -> None:
+        if self.first_byte_ms is None:
+            self.first_byte_ms = self.elapsed_ms()
+
+    async def durable(self) -> None:
+        """Return once the record of this request is on disk. Raises Unavailable: without it nothing may leave."""
+        try:
+            await self._store.durable()
+        except LedgerError as late:
+            raise Unavailable(f"Nothing leaves while {late}", code="ledger_unavailable", retry_after=10) from late
+
+    def result(self, error: str) -> Outcome:
+        """How it ended: usage as the upstream says, else estimated and marked; cost by the answering model's price."""
+        usage, estimated = self.usage, False
+        if self.ask.route == "embeddings" and usage.prompt is not None and usage.output is None:
+            usage = Usage(usage.prompt, 0, usage.cached)  # vectors are no tokens
+        if self.model is not None and (usage.prompt is None or usage.output is None):
+            prompt = self.decision.traits.prompt_tokens if usage.prompt is None else usage.prompt
+            output = self.estimated_output if usage.output is None else usage.output
+            usage, estimated = Usage(prompt, output, usage.cached), True
+        cost = prices.cost(self.model.price, usage) if self.model else 0.0
+        return Outcome(
+            self.outcome or "answered", self.status, tuple(self.attempts), usage, cost, estimated,
+            self.first_byte_ms, self.elapsed_ms(), error,
+        )  # fmt: skip
+
+
+class Ledger:
+    """Opens and closes entries. Budgets, store and metrics are told together, so that they agree."""
+
+    def __init__(
+        self, store: Store, budgets: Budgets, metrics: Metrics, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.store, self.budgets, self.metrics = store, budgets, metrics
+        self._clock = clock
+
+    def spent(self, caller: Caller) -> float:
+        """US dollars settled and held this month by the caller's key."""
+        return self.budgets.used(caller.key, self._clock())
+
+    @contextmanager
+    def entry(self, ask: Ask, caller: Caller, decision: Decision) -> Iterator[Entry]:
+        """Open the entry and hold the worst cost; close it and settle whatever happens inside.
+
+        Raises LimitReached where the budget does not cover the hold, Unavailable where no record can be kept.
+        """
+        if self.store.full:
+            raise Unavailable("The ledger's disk takes no more records.", code="ledger_unavailable", retry_after=30)
+        now = self._clock()
+        entry = Entry(ask, caller, decision, self.store, self._clock)
+        self.store.append(Event(now, "opened", ask.id, caller.key, opened(ask, caller, decision), decision.hold))
+        self.metrics.opened(decision)
+        hold, error = None, ""
+        try:
+            hold = self.budgets.hold(caller, decision.hold or 0.0, now)
+            yield entry
+        except HeadgateError as failed:
+            entry.outcome = entry.outcome or ("failed" if entry.attempts else "refused")
+            entry.status, error = failed.status, failed.code if CODE.fullmatch(failed.code) else "other"
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            entry.outcome, entry.status = "client_left", 499
+            raise
+        except BaseException:
+            entry.outcome, entry.status, error = "failed", 500, "internal_error"
+            raise
+        finally:
+            self._close(entry, hold, error)
+
+    def _close(self, entry: Entry, hold: Hold | None, error: str) -> None:
+        outcome = entry.result(error)
+        if hold is not None:
+            self.budgets.settle(hold, outcome.cost or 0.0)  # what has no price is in no sum, here and after a restart
+        body = closed(entry.model, outcome)
+        self.store.append(Event(self._clock(), "closed", entry.ask.id, entry.caller.key, body, outcome.cost))
+        self.metrics.closed(entry.decision, entry.model, outcome)
+
+
+def settle_lost(store: Store, now: float) -> int:
+    """Close what an earlier router opened and never closed (it was killed), at its hold. Returns how many.
+
+    On disk when it returns, so that budgets loaded next count it. Raises LedgerError where that cannot be.
+    """
+    try:
+        with closing(connect(store.path, read_only=True)) as db:
+            lost = db.execute(
+                "SELECT request, key, cost FROM events o WHERE kind='opened' AND NOT EXISTS "
+                "(SELECT 1 FROM events c WHERE c.request=o.request AND c.kind='closed')"
+            ).fetchall()
+    except sqlite3.Error as broken:
+        raise LedgerError(f"the ledger {store.path} cannot be read: {broken}") from broken
+    error = "the router ended before the request did"
+    for request, key, held in lost:
+        outcome = Outcome("lost", 0, cost=held, estimated=True, error=error)
+        store.append(Event(now, "closed", request, key, closed(None, outcome), held))
+    store.flush()
+    return len(lost)
+
+
+def opened(ask: Ask, caller: Caller, decision: Decision) -> dict[str, Any]:
+    """The body of an `opened` event: who asked for what, and the decision. Never any text of the request."""
+    return {
+        "route": ask.route, "asked": ask.model, "stream": ask.stream, "bytes": ask.size, "team": caller.team,
+        "session": _session(ask, caller), **decision_json(decision),
+    }  # fmt: skip
+
+
+def _session(ask: Ask, caller: Caller) -> str | None:
+    """A name for the session that groups requests of one key; the caller's own is text and may name a person."""
+    if ask.session is None:
+        return None
+    return hashlib.sha256(f"{caller.key}\0{ask.session}".encode()).hexdigest()[:16]
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """A decision as data: for the ledger, `headgate explain` and the admin API."""
+    traits = decision.traits
+    return {
+        "data_class": traits.data_class.name,
+        "why_class": traits.why_class,
+        "needs": sorted(traits.needs),
+        "parameters": sorted(traits.parameters),
+        "prompt_tokens_at_most": traits.prompt_tokens,
+        "policy": decision.policy,
+        "reason": decision.reason,
+        "order": [{"model": c.model.name, "endpoint": c.endpoint.name, "place": c.model.place} for c in decision.order],
+        "refusals": [
+            {"model": r.model, "endpoint": r.endpoint, "rule": r.rule, "reason": r.reason, "remedy": r.remedy}
+            for r in decision.refusals
+        ],
+        "hold_usd": decision.hold,
+        "dropped": list(decision.dropped),
+    }
+
+
+def closed(model: Model | None, outcome: Outcome) -> dict[str, Any]:
+    """The body of a `closed` event. Never any text of the request or the answer."""
+    # With a status the words are the upstream's, and engines quote what they refuse.
+    details = [a.detail if a.status is None else "" for a in outcome.attempts]
+    return {
+        "outcome": outcome.outcome,
+        "status": outcome.status,
+        "model": model.name if model else None,
+        "place": model.place if model else None,
+        "attempts": [
+            {"model": a.model, "endpoint": a.endpoint, "place": a.place, "outcome": a.outcome, "status": a.status,
+             "ms": round(a.ms, 2), "detail": detail}
+            for a, detail in zip(outcome.attempts, details, strict=True)
+        ],
+        "prompt_tokens": outcome.usage.prompt,
+        "output_tokens": outcome.usage.output,
+        "cached_tokens": outcome.usage.cached,
+        "cost_usd": outcome.cost,
+        "unpriced": outcome.cost is None,
+        "estimated": outcome.estimated,
+        "first_byte_ms": outcome.first_byte_ms and round(outcome.first_byte_ms, 2),
+        "total_ms": round(outcome.total_ms, 2),
+        "error": outcome.error,
+    }  # fmt: skip

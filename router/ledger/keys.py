@@ -1,0 +1,233 @@
+"""API keys: made once and shown once, kept as an HMAC, found without touching the disk.
+
+A key is `hg_<id>_<secret><checksum>`. The checksum lets a scanner or the edge drop a mistyped key without a look-up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import secrets
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.ledger.store import LedgerError, connect
+from router.records import Caller
+from serving.catalogue import DataClass, KeyDefaults
+
+BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+ID_LENGTH, SECRET_LENGTH, CHECK_LENGTH = 8, 43, 6
+"""43 characters of base 62 carry 256 bits."""
+COLUMNS = "id, team, data_class, mac, last4, lanes, substitute, budget_usd, created, expires, revoked"
+CHANGEABLE = frozenset({"team", "data_class", "lanes", "substitute", "budget_usd", "expires", "revoked"})
+
+
+class KeyError_(Exception):
+    """A key that does not exist or cannot be changed so; one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as it is kept. Times are Unix seconds, the budget US dollars a calendar month."""
+
+    id: str
+    team: str
+    data_class: DataClass
+    mac: str
+    last4: str
+    lanes: frozenset[str]
+    substitute: bool
+    budget_usd: float | None
+    created: float
+    expires: float | None
+    revoked: float | None
+
+    def works(self, now: float) -> bool:
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+    def caller(self) -> Caller:
+        return Caller(self.id, self.team, self.data_class, self.lanes, self.substitute, self.budget_usd)
+
+
+def well_formed(text: str) -> str | None:
+    """The id inside a key's text, or None where form or checksum are wrong."""
+    parts = text.split("_")
+    if len(parts) != 3 or parts[0] != "hg" or len(parts[1]) != ID_LENGTH:
+        return None
+    if len(parts[2]) != SECRET_LENGTH + CHECK_LENGTH or not text.isascii():
+        return None
+    body, check = text[:-CHECK_LENGTH], text[-CHECK_LENGTH:]
+    return parts[1] if check == _checksum(body) else None
+
+
+def new_text() -> str:
+    """A fresh key's text."""
+    letters = "".join(secrets.choice(BASE62) for _ in range(SECRET_LENGTH))
+    name = "".join(secrets.choice(BASE62) for _ in range(ID_LENGTH))
+    body = f"hg_{name}_{letters}"
+    return body + _checksum(body)
+
+
+def _checksum(body: str) -> str:
+    number, digits = zlib.crc32(body.encode()), ""
+    for _ in range(CHECK_LENGTH):
+        number, rest = divmod(number, 62)
+        digits = BASE62[rest] + digits
+    return digits
+
+
+def _mac(pepper: str, text: str) -> str:
+    return hmac.new(pepper.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+class KeyBook:
+    """The table of keys: changed by the operator's commands, read by the router's `Keyring`.
+
+    Every method raises LedgerError where the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, pepper: str) -> None:
+        self._pepper = pepper
+        self._db = connect(path)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def create(self, team: str, data_class: DataClass, defaults: KeyDefaults, **changed: Any) -> tuple[Key, str]:
+        """Make a key. Returns what is kept and the text, which cannot be shown again."""
+        text = new_text()
+        fields: dict[str, Any] = {
+            "lanes": frozenset(defaults.lanes), "substitute": False, "budget_usd": defaults.budget_usd, "expires": None,
+        } | changed  # fmt: skip
+        key = Key(
+            id=text.split("_")[1], team=team, data_class=data_class, mac=_mac(self._pepper, text), last4=text[-4:],
+            created=time.time(), revoked=None, **fields,
+        )  # fmt: skip
+        self._write("INSERT INTO keys VALUES (?,?,?,?,?,?,?,?,?,?,?)", _row(key))
+        return key, text
+
+    def list(self) -> list[Key]:
+        return _read(self._db)
+
+    def find(self, name: str) -> Key:
+        """By id. Raises KeyError_ where there is none."""
+        keys = {key.id: key for key in self.list()}
+        if name not in keys:
+            raise KeyError_(f"no key has the id {name!r}; see: headgate keys list")
+        return keys[name]
+
+    def set(self, name: str, **changed: Any) -> Key:
+        """Change a key's settings, all of them or none; the text stays as it is. Raises KeyError_."""
+        assert changed and set(changed) <= CHANGEABLE
+        self.find(name)
+        if "data_class" in changed:
+            changed["data_class"] = changed["data_class"].name
+        if "lanes" in changed:
+            changed["lanes"] = ",".join(sorted(changed["lanes"]))
+        columns = ", ".join(f"{column}=?" for column in changed)
+        self._write(f"UPDATE keys SET {columns} WHERE id=?", (*changed.values(), name))  # noqa: S608
+        return self.find(name)
+
+    def rotate(self, name: str, overlap_s: float) -> tuple[Key, str]:
+        """A new key with the same settings; the old one works for `overlap_s` seconds more. Raises KeyError_."""
+        old = self.find(name)
+        if not old.works(time.time()):
+            raise KeyError_(f"{name} no longer works; make a new one with: headgate keys create")
+        settings = {"lanes": old.lanes, "substitute": old.substitute, "budget_usd": old.budget_usd}
+        made = self.create(old.team, old.data_class, KeyDefaults(), expires=old.expires, **settings)
+        ends = time.time() + overlap_s
+        self.set(name, expires=ends if old.expires is None else min(ends, old.expires))
+        return made
+
+    def revoke(self, name: str) -> Key:
+        """End it now and for good; when it was ended first stays on record. Raises KeyError_."""
+        found = self.find(name)
+        return self.set(name, revoked=time.time()) if found.revoked is None else found
+
+    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        try:
+            self._db.execute(statement, values)
+        except sqlite3.Error as broken:
+            raise LedgerError(f"the table of keys cannot be changed: {broken}") from broken
+
+
+class Keyring:
+    """What the router knows of the keys: a copy in memory, read anew when the table has changed.
+
+    Raises LedgerError where the table cannot be read at the start: an unreadable table must not pass for an empty one.
+    """
+
+    def __init__(self, path: Path, pepper: str) -> None:
+        self._pepper = pepper
+        self._db = connect(path)
+        self._version = -1
+        self._keys: dict[str, Key] = {}
+        try:
+            self._look()
+        except LedgerError:
+            self._db.close()
+            raise
+
+    def find(self, text: str, now: float) -> Caller | None:
+        """The caller a key belongs to; None where the key is unknown, revoked or expired."""
+        name = well_formed(text)
+        if name is None:
+            return None
+        if name not in self._keys:  # made a moment ago, perhaps; asking whether the file changed takes microseconds
+            self.refresh()
+        key = self._keys.get(name)
+        if key is None or not hmac.compare_digest(key.mac, _mac(self._pepper, text)) or not key.works(now):
+            return None
+        return key.caller()
+
+    def by_id(self, name: str) -> Caller | None:
+        key = self._keys.get(name)
+        return key.caller() if key else None
+
+    def all(self) -> Iterable[Key]:
+        return self._keys.values()
+
+    def refresh(self) -> None:
+        """Read the table again if another connection has changed the file. Called every second; never raises.
+
+        Where it cannot be read, the keys known so far go on working; what changed is seen when it can be read again.
+        """
+        with contextlib.suppress(LedgerError):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            version = self._db.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error as broken:
+            raise LedgerError(f"the table of keys cannot be read: {broken}") from broken
+        if version != self._version:
+            self._keys = {key.id: key for key in _read(self._db)}
+            self._version = version
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _row(key: Key) -> tuple[Any, ...]:
+    return (
+        key.id, key.team, key.data_class.name, key.mac, key.last4, ",".join(sorted(key.lanes)), int(key.substitute),
+        key.budget_usd, key.created, key.expires, key.revoked,
+    )  # fmt: skip
+
+
+def _read(db: sqlite3.Connection) -> list[Key]:
+    try:
+        rows = db.execute(f"SELECT {COLUMNS} FROM keys ORDER BY created").fetchall()  # noqa: S608
+        return [
+            Key(r[0], r[1], DataClass.parse(r[2]), r[3], r[4], frozenset(filter(None, r[5].split(","))), bool(r[6]),
+                *r[7:])
+            for r in rows
+        ]  # fmt: skip
+    except (sqlite3.DatabaseError, ValueError) as broken:
+        raise LedgerError(f"the table of keys cannot be read: {broken}") from broken

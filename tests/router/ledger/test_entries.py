@@ -1,0 +1,315 @@
+"""One request, one opened and one closed event, however it ended; and no word of what was asked in either."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.api.body import parse
+from router.api.inference import make_ask
+from router.decision.decide import refused
+from router.errors import BadRequest, Forbidden, HeadgateError, LimitReached, Unavailable, UpstreamFailed
+from router.ledger import store as store_module
+from router.ledger.budgets import Budgets
+from router.ledger.entries import Entry, Ledger
+from router.ledger.metrics import Metrics
+from router.ledger.store import LedgerError, Store
+from router.records import Attempt, Decision, Usage
+from serving.catalogue import Price
+from tests.fakes.asking import ask, caller, decided, endpoint, hosted, local
+
+WHO = caller("private", budget_usd=10.0)
+NEAR = local()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(tmp_path / "ledger.sqlite")
+    yield made
+    with contextlib.suppress(LedgerError):
+        made.close()
+
+
+@pytest.fixture
+def ledger(store: Store) -> Ledger:
+    return Ledger(store, Budgets(), Metrics())
+
+
+def attempt(outcome: str, status: int | None, detail: str = "") -> Attempt:
+    return Attempt("near", "near", "local", outcome, status, 1.234, detail)
+
+
+def both(ledger: Ledger, request: str = "req_1") -> tuple[dict[str, Any], dict[str, Any]]:
+    """The two events of a request, and there are exactly two."""
+    ledger.store.flush()
+    opened, closed = ledger.store.events(request)
+    assert (opened["kind"], closed["kind"]) == ("opened", "closed")
+    assert opened["key"] == closed["key"] == WHO.key
+    return opened, closed
+
+
+def settled(ledger: Ledger, usd: float) -> None:
+    assert ledger.spent(WHO) == pytest.approx(usd)
+    assert b"headgate_requests_open 0.0" in ledger.metrics.text()
+
+
+def test_answered(ledger: Ledger) -> None:
+    decision = decided(ask(), WHO, NEAR)
+    with ledger.entry(ask(), WHO, decision) as entry:
+        assert ledger.spent(WHO) == decision.hold > 0  # held while it runs
+        entry.attempts.append(attempt("answered", 200))
+        entry.model, entry.usage = NEAR, Usage(10, 20, 5)
+        entry.first_byte()
+    opened, closed = both(ledger)
+    assert (opened["cost"], opened["hold_usd"], opened["data_class"]) == (decision.hold, decision.hold, "private")
+    assert opened["order"] == [{"model": "near", "endpoint": "near", "place": "local"}]
+    assert (opened["team"], opened["asked"], opened["bytes"]) == ("search", "auto", 80)
+    assert (closed["outcome"], closed["status"], closed["model"], closed["place"]) == ("answered", 200, "near", "local")
+    assert (closed["prompt_tokens"], closed["output_tokens"], closed["cached_tokens"]) == (10, 20, 5)
+    assert closed["cost"] == closed["cost_usd"] == pytest.approx((10 * 1 + 20 * 2) / 1e6)
+    assert (closed["estimated"], closed["unpriced"], closed["error"]) == (False, False, "")
+    assert 0 <= closed["first_byte_ms"] <= closed["total_ms"]
+    assert closed["attempts"][0]["outcome"] == "answered"
+    settled(ledger, 50 / 1e6)
+
+
+def test_refused(ledger: Ledger) -> None:
+    decision = decided(ask("frontier"), WHO, NEAR, hosted())
+    with pytest.raises(Forbidden), ledger.entry(ask("frontier"), WHO, decision):
+        raise refused(decision, 10)
+    opened, closed = both(ledger)
+    assert {r["rule"] for r in opened["refusals"]} == {"other_lane", "data_class_not_cleared"}
+    assert all(r["reason"] for r in opened["refusals"])
+    assert (closed["outcome"], closed["status"], closed["error"]) == ("refused", 403, "data_class_not_cleared")
+    assert (closed["model"], closed["cost"]) == (None, 0)
+    settled(ledger, 0)
+
+
+def test_upstream_failure(ledger: Ledger) -> None:
+    with pytest.raises(UpstreamFailed), ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)) as entry:
+        entry.attempts.append(attempt("reset", None, "near did not give a usable answer"))
+        raise UpstreamFailed("near did not give a usable answer")
+    _, closed = both(ledger)
+    assert (closed["outcome"], closed["status"], closed["error"]) == ("failed", 502, "upstream_bad_response")
+    assert closed["attempts"][0]["detail"] == "near did not give a usable answer"  # our own words may stay
+    settled(ledger, 0)
+
+
+class Surprise(Exception):
+    """A bug nobody thought of."""
+
+
+@pytest.mark.parametrize("error", [Surprise, KeyError, AssertionError, SystemExit, KeyboardInterrupt, MemoryError])
+def test_exception(ledger: Ledger, error: type[BaseException]) -> None:
+    with pytest.raises(error), ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)):
+        raise error
+    _, closed = both(ledger)
+    assert (closed["outcome"], closed["status"], closed["error"]) == ("failed", 500, "internal_error")
+    settled(ledger, 0)
+
+
+async def test_cancellation(ledger: Ledger) -> None:
+    started = asyncio.Event()
+
+    async def work() -> None:
+        with ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)) as entry:
+            entry.model, entry.estimated_output = NEAR, 7
+            started.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    _, closed = both(ledger)
+    assert (closed["outcome"], closed["status"]) == ("client_left", 499)
+    # What was delivered is charged, as far as it is known.
+    assert (closed["prompt_tokens"], closed["output_tokens"], closed["estimated"]) == (80, 7, True)
+    settled(ledger, (80 + 14) / 1e6)
+
+
+def test_a_cut_stream_is_no_success(ledger: Ledger) -> None:
+    with ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)) as entry:
+        entry.model, entry.outcome, entry.usage = NEAR, "cut", Usage(10, 3)
+    assert both(ledger)[1]["outcome"] == "cut"
+
+
+@pytest.mark.parametrize("usage", [Usage(), Usage(prompt=10), Usage(output=20)])
+def test_unknown_usage_is_estimated_and_marked(ledger: Ledger, usage: Usage) -> None:
+    with ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)) as entry:
+        entry.model, entry.usage, entry.estimated_output = NEAR, usage, 9
+    _, closed = both(ledger)
+    assert closed["estimated"] is True
+    assert closed["prompt_tokens"] == (usage.prompt or 80)
+    assert closed["output_tokens"] == (usage.output or 9)
+    assert closed["cost"] > 0
+
+
+def test_an_embedding_has_no_output_so_none_is_estimated(ledger: Ledger) -> None:
+    asked = ask("near", "embeddings")
+    with ledger.entry(asked, WHO, decided(asked, WHO, NEAR)) as entry:
+        entry.model, entry.usage = NEAR, Usage(prompt=10)
+    _, closed = both(ledger)
+    assert (closed["prompt_tokens"], closed["output_tokens"], closed["estimated"]) == (10, 0, False)
+
+
+@pytest.mark.parametrize("usage", [Usage(10, 20), Usage()])
+def test_unpriced_is_null_and_never_0(ledger: Ledger, usage: Usage) -> None:
+    model = local(price=None)
+    decision = decided(ask(), WHO, model)
+    with ledger.entry(ask(), WHO, decision) as entry:
+        entry.model, entry.usage = model, usage
+    opened, closed = both(ledger)
+    assert (opened["cost"], opened["hold_usd"]) == (None, None)
+    assert (closed["cost"], closed["cost_usd"], closed["unpriced"]) == (None, None, True)
+    assert b'headgate_unpriced_total{model="near"} 1.0' in ledger.metrics.text()
+    assert b"headgate_cost_usd_total{" not in ledger.metrics.text()
+    settled(ledger, 0)
+
+
+def test_a_free_answer_is_0_and_not_null(ledger: Ledger) -> None:
+    model = local(price=Price(input=0, output=0))
+    with ledger.entry(ask(), WHO, decided(ask(), WHO, model)) as entry:
+        entry.model, entry.usage = model, Usage(10, 20)
+    _, closed = both(ledger)
+    assert (closed["cost"], closed["unpriced"]) == (0.0, False)
+
+
+def test_an_unpriced_answer_charges_no_other_models_price(ledger: Ledger, store: Store) -> None:
+    who = caller(budget_usd=10.0)  # public data: the order holds a free local and a dear hosted model
+    free, dear = local(price=None), hosted(lanes=("cheap",))
+    decision = decided(ask(), who, free, dear)
+    assert len(decision.order) == 2 and decision.hold
+    with ledger.entry(ask(), who, decision) as entry:
+        assert ledger.spent(who) == decision.hold  # a fallback could reach the dear one
+        entry.model, entry.usage = free, Usage(1, 1)
+    assert ledger.spent(who) == 0
+
+
+def test_a_budget_that_ends_meanwhile_is_refused_and_recorded(ledger: Ledger) -> None:
+    decision = decided(ask(), WHO, NEAR)
+    poor = caller("private", budget_usd=0.0)
+    with pytest.raises(LimitReached), ledger.entry(ask(), poor, decision):
+        raise AssertionError("it must not run")
+    _, closed = both(ledger)
+    assert (closed["outcome"], closed["status"], closed["error"]) == ("refused", 429, "budget_exceeded")
+    settled(ledger, 0)
+
+
+def test_a_full_spool_stops_even_local_answers(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "SPOOL_LIMIT", 0)
+    with pytest.raises(Unavailable) as stopped, ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)):
+        raise AssertionError("it must not run")
+    assert (stopped.value.code, stopped.value.retry_after) == ("ledger_unavailable", 30)
+    settled_open = ledger.metrics.text()
+    assert b"headgate_requests_open 0.0" in settled_open and ledger.spent(WHO) == 0
+
+
+async def test_nothing_may_leave_without_a_record_on_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(timeout_s: float = 2.0) -> None:
+        raise LedgerError("the ledger is not being written: disk full")
+
+    with ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)) as entry:
+        await entry.durable()
+        assert len(ledger.store.events("req_1")) == 1
+        monkeypatch.setattr(ledger.store, "durable", slow)
+        with pytest.raises(Unavailable) as stopped:
+            await entry.durable()
+    assert (stopped.value.code, stopped.value.retry_after) == ("ledger_unavailable", 10)
+    monkeypatch.undo()
+
+
+def canary() -> str:
+    return f"canary{secrets.token_hex(8)}"
+
+
+def planted(word: str) -> list[Any]:
+    """Asks that carry `word` in every place a body has."""
+    url = {"url": f"https://{word}.example/{word}.png"}
+    deep = {"role": "user", "content": [{"type": "image_url", "image_url": url, word: {word: [word]}}]}
+    chat: dict[str, Any] = {
+        "messages": [{"role": "system", "content": word, "name": word}, {"role": word, word: word}, deep],
+        "tools": [{"type": "function", "function": {"name": word, "parameters": {"properties": {word: word}}}}],
+        "tool_choice": {"function": {"name": word}}, "response_format": {"type": word, word: word}, "stop": [word],
+        "metadata": {"session_id": word, word: word}, "user": word, "safety_identifier": word, "store": word,
+        "prompt_cache_key": word, "service_tier": word, "logit_bias": {word: word}, "prediction": {"content": word},
+        "reasoning_effort": word, "chat_template_kwargs": {word: word}, "api_key": word, "stream_options": {word: 1},
+        "headgate": {"data_class": "private", word: word},
+    }  # fmt: skip
+    unknown = {"messages": [], word: word, f"{word}.file_id": 1, "x": {word: {"file_id": word}}}
+    nested = {"messages": [{word: {"image_url": word}}]}
+    plain = {"prompt": [word, f"{word} {word}"], "suffix": word, word: 1}
+    vectors = {"input": [word], "user": word, "encoding_format": word}
+    routes = ["chat/completions"] * 3 + ["completions", "embeddings"]
+    bodies = [chat, unknown, nested, plain, vectors]
+    headers = [(b"x-headgate-session", word.encode()), (b"authorization", word.encode())]
+    asks = []
+    for number, (route, body) in enumerate(zip(routes, bodies, strict=True)):
+        raw = json.dumps({"model": "near", **body}).encode()
+        asks.append(make_ask(f"req_{number}", route, parse(raw), len(raw), headers))  # type: ignore[arg-type]
+        asks.append(make_ask(f"req_{number}b", route, parse(raw), len(raw), []))  # type: ignore[arg-type]
+    return asks
+
+
+def fail(word: str, entry: Entry) -> HeadgateError:
+    """Upstreams quote what they refuse, in messages and even in codes."""
+    entry.attempts.append(attempt("bad_request", 400, f"Input should be a number, input: {word}"))
+    entry.usage, entry.model = Usage(1, 1), NEAR
+    return BadRequest(f"Invalid value: {word}", code=f"invalid value {word}", param=word)
+
+
+@pytest.mark.parametrize("data_class", ["public", "private"])
+def test_no_word_of_a_request_is_in_the_ledgers_files_or_metrics(ledger: Ledger, store: Store, data_class: str) -> None:
+    word, who, count = canary(), caller(data_class), 0
+    models = (NEAR, hosted(), hosted("big", parameters={"temperature"}))
+    for asked in planted(word):
+        decision = decided(asked, who, *models)
+        with pytest.raises(BadRequest), ledger.entry(asked, who, decision) as entry:
+            raise fail(word, entry)
+        count += 1
+    store.flush()
+    for file in store.path.parent.iterdir():
+        assert word.encode() not in file.read_bytes()
+    assert word.encode() not in ledger.metrics.text()
+    with contextlib.closing(store_module.connect(store.path, read_only=True)) as db:
+        assert db.execute("SELECT COUNT(*) FROM events").fetchone() == (2 * count,)
+        kept = " ".join(str(row) for row in db.execute("SELECT * FROM events"))
+    assert word not in kept
+    assert '"chat_template_kwargs"' in kept  # names of the API's own fields are kept
+
+
+def test_the_session_groups_requests_of_one_key_without_its_words(ledger: Ledger) -> None:
+    names = {}
+    for number, (who, session) in enumerate(
+        [(WHO, "anna@example.com"), (WHO, "anna@example.com"), (WHO, "bob"), (WHO, None)]
+    ):
+        asked = ask(id=f"req_{number}", session=session)
+        with ledger.entry(asked, who, decided(asked, who, NEAR)) as entry:
+            entry.model = NEAR
+        names[number] = both(ledger, f"req_{number}")[0]["session"]
+    assert names[0] == names[1] and names[0] != names[2] and names[3] is None
+    assert "anna" not in names[0]
+
+
+def test_a_decision_on_record_says_all_that_explains_it(ledger: Ledger) -> None:
+    asked = ask("near", metadata={"a": 1}, temperature=0.5)
+    far = hosted("twin", same_as="near", parameters=frozenset())
+    slow = endpoint(NEAR, state="starting", name="near-2")
+    decision: Decision = decided(asked, caller(), NEAR, far, endpoints=[endpoint(NEAR), slow, endpoint(far)])
+    with ledger.entry(asked, caller(), decision) as entry:
+        entry.model = NEAR
+    opened, _ = both(ledger)
+    assert (opened["parameters"], opened["dropped"], opened["needs"]) == (["temperature"], ["metadata"], ["chat"])
+    assert [(r["model"], r["endpoint"], r["rule"]) for r in opened["refusals"]] == [
+        ("near", "near-2", "not_ready"), ("twin", "twin", "unsupported_parameter"),
+    ]  # fmt: skip
+    assert opened["reason"].startswith("near was named")
+    assert opened["why_class"] == "key k1 is public"
