@@ -6,6 +6,7 @@ Knows its address, what it serves and its load.
 from __future__ import annotations
 
 import asyncio
+import re
 import ipaddress
 import time
 import urllib.parse
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from serving import probe
-from serving.catalogue import Attached
+from serving.catalogue import RESERVED_NAMES, Attached
 from serving.endpoint import Timing, View, Watch
 from serving.instance import State
 from serving.probe import ProbeError, ServedModel, Target
@@ -54,7 +55,7 @@ class AttachedServer:
         if not self._served:
             return [self._view(name or urllib.parse.urlsplit(self._address).netloc or self._address, name or "", "", 0)]
         # A name given stands for the first model; LoRA adapters beside it keep their own.
-        called = [name if index == 0 and name else served.name for index, served in enumerate(self._served)]
+        called = [name if index == 0 and name else caller_name(served.name) for index, served in enumerate(self._served)]
         return [
             self._view(call, call, served.name, served.context)
             for call, served in zip(called, self._served, strict=True)
@@ -117,6 +118,12 @@ class AttachedServer:
         if state != self._state:
             self._since = time.time()
         self._state, self._detail = state, detail
+
+
+def caller_name(served: str) -> str:
+    """A name callers can use for what a server calls its model, which may be a path or hold any character."""
+    cleaned = re.sub(r"[^A-Za-z0-9._:/@-]+", "-", served).lstrip("._:/@-")[:120] or "model"
+    return f"{cleaned}-model" if cleaned in RESERVED_NAMES else cleaned
 
 
 def refusal(attached: Attached) -> str:

@@ -22,6 +22,7 @@ from serving.yamlfile import YamlFile
 
 Place = Literal["local", "hosted"]
 Lane = Literal["private", "cheap", "frontier"]
+Route = Literal["chat/completions", "completions", "embeddings"]
 Ability = Literal["chat", "completions", "embeddings", "tools", "schema", "vision", "reasoning", "logprobs"]
 ABILITIES: tuple[Ability, ...] = (
     "chat", "completions", "embeddings", "tools", "schema", "vision", "reasoning", "logprobs",
@@ -220,6 +221,13 @@ class KeyDefaults(Record):
     budget_usd: float | None = Field(None, ge=0, description="US dollars a calendar month")
 
 
+class RouteSettings(Record):
+    """What holds for every request of one inference route."""
+
+    droppable: tuple[str, ...] = Field((), description="body fields left out where a model does not take them")
+    substitute: bool = Field(False, description="another model may answer for a named one")
+
+
 class Shipped(Record):
     """The form of models.yaml."""
 
@@ -237,6 +245,7 @@ class Site(Record):
     models: dict[str, dict[str, Any]] = Field(default_factory=dict, description="fields laid over, or new entries")
     providers: dict[str, dict[str, Any]] = Field(default_factory=dict)
     keys: KeyDefaults = KeyDefaults()
+    routes: dict[Route, RouteSettings] = Field(default_factory=dict, description="by the path below /v1/")
     router: RouterSettings = RouterSettings()
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from serving import command, engines
-from serving.catalogue import EngineChoice, Model
+from serving import command
+from serving.catalogue import Model
 from serving.demo_model import demo_model
 from serving.gpus import Gpu, Readings
 from serving.placement import Placed, place
@@ -153,13 +153,7 @@ def test_the_line_for_a_shell_pastes_and_marks_no_process_as_ours() -> None:
 
 
 @pytest.mark.engine
-def test_vllm_itself_accepts_the_line(tmp_path: Path) -> None:
-    folder = os.environ.get("HEADGATE_ENGINES")
-    if not folder:
-        pytest.skip("HEADGATE_ENGINES does not name a folder of engines")
-    python = engines.find(EngineChoice(), Path(folder), gpu=False).python
-    if not python.exists():
-        pytest.skip("no CPU engine is in HEADGATE_ENGINES")
+def test_vllm_itself_accepts_the_line(engine_python: Path) -> None:
     lines = [build(place([demo_model()], readings, 4).placed[0]).args[3:] for readings in (CARDS, Readings())]
     lines.append(build(placed(variant={"memory_gb": 200, "gpus": 4}), weights="site/q", revision="abc").args[3:])
     parse = (
@@ -170,6 +164,8 @@ def test_vllm_itself_accepts_the_line(tmp_path: Path) -> None:
         "found = [parser.parse_args(line) for line in json.loads(sys.argv[1])]\n"
         "print([(f.uds, f.host, f.served_model_name, f.max_num_queued_reqs) for f in found])\n"
     )
-    done = subprocess.run([python, "-P", "-c", parse, json.dumps(lines)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [engine_python, "-P", "-c", parse, json.dumps(lines)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "('/run/qwen.sock', None, ['demo'], 16)" in done.stdout

@@ -9,25 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from serving import demo_model, engines
-from serving.catalogue import EngineChoice
+from serving import demo_model
 
 
 @pytest.fixture(scope="module")
-def python() -> Path:
-    folder = os.environ.get("HEADGATE_ENGINES")
-    if not folder:
-        pytest.skip("HEADGATE_ENGINES does not name a folder of engines")
-    found = engines.find(EngineChoice(), Path(folder), gpu=False).python
-    if not found.exists():
-        pytest.skip("no CPU engine is in HEADGATE_ENGINES")
-    return found
-
-
-@pytest.fixture(scope="module")
-def built(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(engine_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("models") / "demo"
-    run(python, out)
+    run(engine_python, out)
     return out
 
 
@@ -60,19 +48,19 @@ def test_one_that_is_there_is_left_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.engine
-def test_it_is_small_whole_and_the_same_every_time(python: Path, built: Path, tmp_path: Path) -> None:
+def test_it_is_small_whole_and_the_same_every_time(engine_python: Path, built: Path, tmp_path: Path) -> None:
     names = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert names <= {p.name for p in built.iterdir()} and list(built.parent.iterdir()) == [built]
     assert sum(p.stat().st_size for p in built.iterdir()) < 2_000_000
     config = json.loads((built / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ForCausalLM"]
     assert config["max_position_embeddings"] == demo_model.demo_model().context
-    run(python, tmp_path / "again")
+    run(engine_python, tmp_path / "again")
     assert all((tmp_path / "again" / n).read_bytes() == (built / n).read_bytes() for n in names)
 
 
 @pytest.mark.engine
-def test_every_byte_survives_its_tokenizer_and_its_template_takes_tools(python: Path, built: Path) -> None:
+def test_every_byte_survives_its_tokenizer_and_its_template_takes_tools(engine_python: Path, built: Path) -> None:
     check = """
 import sys
 from transformers import AutoTokenizer
@@ -89,7 +77,7 @@ messages = [
 ]
 print(tokenizer.apply_chat_template(messages, tools=[tool], add_generation_prompt=True, tokenize=False))
 """
-    done = subprocess.run([python, "-P", "-c", check, built], capture_output=True, text=True, check=True)
+    done = subprocess.run([engine_python, "-P", "-c", check, built], capture_output=True, text=True, check=True)
     for part in ("Be kind.", '"name": "look"', "OneTwo", '"arguments": {"at": "it"}', "<tool_response>\nseen\n"):
         assert part in done.stdout
     assert done.stdout.count("<|im_start|>system") == 1 and done.stdout.endswith("<|im_start|>assistant\n\n")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -189,8 +188,6 @@ def test_uv_is_told_what_pip_knows() -> None:
 @pytest.mark.engine
 @pytest.mark.timeout(900)
 async def test_a_real_engine_is_made_and_used_again(tmp_path: Path) -> None:
-    if os.environ.get("HEADGATE_TEST_MAKE_ENGINE") != "1":
-        pytest.skip("fetches gigabytes; set HEADGATE_TEST_MAKE_ENGINE=1 to run it")
     engine, said = find(EngineChoice(), tmp_path, gpu=False), []
     assert await ensure(engine, said.append) == engine and ready(engine)
     assert any(line.startswith("installed ") for line in said)

@@ -194,7 +194,7 @@ print(json.dumps(problems))
 
 
 @pytest.mark.engine
-def test_vllm_takes_every_command_line_and_knows_every_parser(tmp_path: Path) -> None:
+def test_vllm_takes_every_command_line_and_knows_every_parser(tmp_path: Path, engine_python: Path) -> None:
     """One process for all entries. The argument parser takes any parser name, so the registries are asked too."""
     lines = {
         f"{model.name} {variant.name}": built(model, variant, tmp_path) for model in LOCAL for variant in model.variants
@@ -206,7 +206,7 @@ def test_vllm_takes_every_command_line_and_knows_every_parser(tmp_path: Path) ->
         "wrong flag": [*sound, "--no-such-flag"],
         "wrong choice": [*sound, "--kv-cache-dtype", "fp3"],
     }
-    problems = asked(engine_python(), {**lines, **wrong})
+    problems = asked(engine_python, {**lines, **wrong})
     assert {name: problem for name, problem in problems.items() if name not in wrong} == {}
     assert set(problems) == set(wrong), "the check lets a wrong name pass"
 
@@ -252,16 +252,6 @@ def asked(python: Path, lines: dict[str, list[str]]) -> dict[str, str]:
     assert done.returncode == 0, done.stderr[-2000:]
     found: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return found
-
-
-def engine_python() -> Path:
-    """The Python of an engine that `headgate up` made."""
-    if "HEADGATE_ENGINES" not in os.environ:
-        pytest.skip("HEADGATE_ENGINES is not set: no engine to ask")
-    found = sorted(Path(os.environ["HEADGATE_ENGINES"]).glob("vllm*/bin/python"))
-    if not found:
-        pytest.skip(f"no engine lies in {os.environ['HEADGATE_ENGINES']}")
-    return found[-1]
 
 
 def test_a_site_can_lay_its_fields_over_any_entry(tmp_path: Path) -> None:

@@ -69,11 +69,10 @@ def test_a_hosted_model_takes_what_its_entry_lists_and_what_every_model_takes() 
 
 
 @pytest.mark.engine
-def test_the_fields_are_those_of_the_engine() -> None:
+def test_the_fields_are_those_of_the_engine(engine_python: Path) -> None:
     """After an upgrade of vLLM this shows what came and went; sort new fields into the sets or into REFUSED."""
-    python = engine_python()
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run([python, "-c", FIELDS], capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run([engine_python, "-c", FIELDS], capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = {name: set(fields) for name, fields in json.loads(done.stdout.splitlines()[-1]).items()}
     ours = {"CHAT": CHAT, "COMPLETIONS": COMPLETIONS, "EMBEDDINGS": EMBEDDINGS}
@@ -81,13 +80,3 @@ def test_the_fields_are_those_of_the_engine() -> None:
     new = {name: sorted(theirs[name] - ours[name] - REFUSED.keys()) for name in ours}
     nothing: dict[str, list[str]] = {name: [] for name in ours}
     assert (gone, new) == (nothing, nothing)
-
-
-def engine_python() -> Path:
-    """The Python of an engine that `headgate up` made."""
-    if "HEADGATE_ENGINES" not in os.environ:
-        pytest.skip("HEADGATE_ENGINES is not set: no engine to ask")
-    found = sorted(Path(os.environ["HEADGATE_ENGINES"]).glob("vllm*/bin/python"))
-    if not found:
-        pytest.skip(f"no engine lies in {os.environ['HEADGATE_ENGINES']}")
-    return found[-1]

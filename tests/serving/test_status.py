@@ -249,12 +249,9 @@ def test_no_key_is_published(run: Run, theirs: tuple[str, subprocess.Popen[bytes
 
 @pytest.mark.engine
 @pytest.mark.timeout(600)
-def test_a_real_engine_answers_is_restarted_and_leaves_nothing(run: Run) -> None:
+def test_a_real_engine_answers_is_restarted_and_leaves_nothing(run: Run, engine_python: Path) -> None:
     """The demo model in a real vLLM: ready, its API server killed, ready again, stopped."""
-    engines = os.environ.get("HEADGATE_ENGINES")
-    if not engines:
-        pytest.skip("HEADGATE_ENGINES names no folder of engines")
-    process = run.start("--model", "demo", engines=engines)
+    process = run.start("--model", "demo", engines=str(engine_python.parents[2]))
     first = run.ready(300)
     group = processes.ours(run.home.installation(), instance="demo")
     assert {"VLLM::EngineCor", "VLLM::Worker"} <= {one.name for one in group}

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from serving import engines, weights
-from serving.catalogue import EngineChoice
+from serving import weights
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 FILES = {"config.json": b"{}", "model.safetensors": b"w" * 2000, "pytorch_model.bin": b"pickled", "README.md": b"#"}
@@ -69,45 +68,36 @@ def hub() -> Iterator[tuple[str, list[str]]]:
     thread.join()
 
 
-@pytest.fixture
-def python() -> Path:
-    folder = os.environ.get("HEADGATE_ENGINES")
-    if not folder:
-        pytest.skip("HEADGATE_ENGINES does not name a folder of engines")
-    found = engines.find(EngineChoice(), Path(folder), gpu=False).python
-    if not found.exists():
-        pytest.skip("no CPU engine is in HEADGATE_ENGINES")
-    return found
-
-
 def environment(tmp_path: Path, **more: str) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hub"), **more}
 
 
 @pytest.mark.engine
 async def test_fetched_once_without_pickles_and_then_found_without_the_hub(
-    tmp_path: Path, hub: tuple[str, list[str]], python: Path
+    tmp_path: Path, hub: tuple[str, list[str]], engine_python: Path
 ) -> None:
     address, asked = hub
     said: list[str] = []
-    path = Path(await weights.fetch(python, "site/tiny", "", said.append, environment(tmp_path, HF_ENDPOINT=address)))
+    path = Path(
+        await weights.fetch(engine_python, "site/tiny", "", said.append, environment(tmp_path, HF_ENDPOINT=address))
+    )
     assert {p.name for p in path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert any("downloading site/tiny" in line for line in said)
     before = len(asked)
-    again = await weights.fetch(python, "site/tiny", "", said.append, environment(tmp_path, HF_ENDPOINT=address))
+    again = await weights.fetch(engine_python, "site/tiny", "", said.append, environment(tmp_path, HF_ENDPOINT=address))
     assert (again, len(asked)) == (str(path), before)
     offline = environment(tmp_path, HF_HUB_OFFLINE="1")
-    assert await weights.fetch(python, "site/tiny", COMMIT, said.append, offline) == str(path)
+    assert await weights.fetch(engine_python, "site/tiny", COMMIT, said.append, offline) == str(path)
 
 
 @pytest.mark.engine
 async def test_a_download_cut_short_is_not_taken_for_the_weights(
-    tmp_path: Path, hub: tuple[str, list[str]], python: Path
+    tmp_path: Path, hub: tuple[str, list[str]], engine_python: Path
 ) -> None:
     environ = environment(tmp_path, HF_ENDPOINT=hub[0])
-    path = Path(await weights.fetch(python, "site/tiny", "", lambda line: None, environ))
+    path = Path(await weights.fetch(engine_python, "site/tiny", "", lambda line: None, environ))
     (path / "model.safetensors").unlink()
-    assert await weights.fetch(python, "site/tiny", "", lambda line: None, environ) == str(path)
+    assert await weights.fetch(engine_python, "site/tiny", "", lambda line: None, environ) == str(path)
     assert (path / "model.safetensors").exists()
 
 
@@ -121,17 +111,19 @@ async def test_a_download_cut_short_is_not_taken_for_the_weights(
     ],
 )
 async def test_what_cannot_be_had_is_one_sentence_with_the_remedy(
-    tmp_path: Path, python: Path, repo: str, more: dict[str, str], words: list[str]
+    tmp_path: Path, engine_python: Path, repo: str, more: dict[str, str], words: list[str]
 ) -> None:
     with pytest.raises(weights.WeightsError) as refused:
-        await weights.fetch(python, repo, "", lambda line: None, environment(tmp_path, **more))
+        await weights.fetch(engine_python, repo, "", lambda line: None, environment(tmp_path, **more))
     assert all(word in str(refused.value) for word in words) and "\n" not in str(refused.value)
 
 
 @pytest.mark.engine
-async def test_a_repo_the_hub_does_not_know(tmp_path: Path, hub: tuple[str, list[str]], python: Path) -> None:
+async def test_a_repo_the_hub_does_not_know(tmp_path: Path, hub: tuple[str, list[str]], engine_python: Path) -> None:
     with pytest.raises(weights.WeightsError, match="the hub has no site/other"):
-        await weights.fetch(python, "site/other", "", lambda line: None, environment(tmp_path, HF_ENDPOINT=hub[0]))
+        await weights.fetch(
+            engine_python, "site/other", "", lambda line: None, environment(tmp_path, HF_ENDPOINT=hub[0])
+        )
 
 
 async def test_a_folder_is_used_as_it_is(tmp_path: Path) -> None:
