@@ -1,0 +1,317 @@
+"""The house is built as the design pages say: who may import whom, what may connect, what is pure.
+
+Every check is a function over a mapping of path to source, so that `test_each_check_can_fail` can hand it a broken one.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.house import ROOT, Check, Tree, called, fits, imports, module_of, modules_of, tree, within
+
+LOW = ("router.records", "router.errors", "serving.catalogue")
+MIDDLE = ("router.scanner", "router.decision", "router.upstream", "router.ledger")
+"""They never import each other; only the pipeline and the joining files know more than one."""
+
+# File or folder → what of ours it may import besides its own folder. The longest entry that fits a file counts.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "serving/yamlfile.py": (),
+    "serving/home.py": (),
+    "serving/parameters.py": (),
+    "serving/catalogue.py": ("serving.yamlfile",),
+    "serving/gpus.py": (),
+    "serving/processes.py": (),
+    "serving/probe.py": (),
+    "serving/scrape.py": (),
+    "serving/reasons.py": (),
+    "serving/weights.py": (),
+    "serving/engines.py": ("serving.catalogue",),
+    "serving/demo_model.py": ("serving.catalogue",),
+    "serving/placement.py": ("serving.catalogue", "serving.gpus"),
+    "serving/command.py": ("serving.catalogue", "serving.placement"),
+    "serving/instance.py": ("serving.command", "serving.home", "serving.probe", "serving.processes", "serving.reasons"),
+    "serving/endpoint.py": ("serving.instance", "serving.probe", "serving.scrape"),
+    "serving/attached.py": ("serving.catalogue", "serving.endpoint", "serving.instance", "serving.probe"),
+    "serving/local.py": (
+        "serving.command", "serving.endpoint", "serving.engines", "serving.home", "serving.instance",
+        "serving.placement", "serving.probe", "serving.weights",
+    ),
+    "serving/supervisor.py": (
+        "serving.attached", "serving.catalogue", "serving.demo_model", "serving.endpoint", "serving.engines",
+        "serving.gpus", "serving.home", "serving.local", "serving.placement", "serving.processes", "serving.weights",
+    ),
+    "serving/status.py": ("serving.endpoint", "serving.gpus", "serving.supervisor"),
+    "serving/__main__.py": ("serving",),
+    "router/records.py": ("serving.catalogue",),
+    "router/errors.py": (),
+    "router/permit.py": (),
+    "router/scanner/": ("router.records",),
+    "router/decision/": (*LOW, "serving.parameters"),
+    "router/upstream/": (*LOW, "router.permit"),
+    "router/upstream/address.py": (),
+    "router/upstream/response.py": ("router.upstream.address",),
+    "router/upstream/connection.py": ("router.upstream.address", "router.upstream.response"),
+    "router/upstream/sse.py": ("router.records",),
+    "router/ledger/": LOW,
+    "router/ledger/store.py": (),
+    "router/door/": (*LOW, "router.permit", "router.scanner", "serving.home", "serving.yamlfile"),
+    "router/pipeline.py": (*MIDDLE, "router.records"),
+    "router/api/": (*LOW, "router.pipeline", "router.ledger"),
+    # The joining files.
+    "router/commands/": ("router", "serving"),
+    "router/keeper.py": ("router", "serving"),
+    "router/listen.py": ("router", "serving"),
+    "router/cli.py": ("router", "serving"),
+    "router/app.py": ("router", "serving"),
+    "router/__main__.py": ("router", "serving"),
+}  # fmt: skip
+
+PURE = ("router/decision/", "router/permit.py", "router/scanner/", "serving/placement.py", "serving/command.py",
+        "serving/scrape.py")  # fmt: skip
+"""And every module whose docstring says that it is pure."""
+PURE_IMPORTS = frozenset({
+    "__future__", "array", "base64", "collections", "collections.abc", "dataclasses", "datetime", "enum", "functools",
+    "hashlib", "hmac", "itertools", "json", "math", "orjson", "pathlib", "re", "router", "serving", "shlex", "signal",
+    "types", "typing", "urllib.parse",
+})  # fmt: skip
+IMPURE_CALLS = frozenset({
+    "open", "print", "input", "exec", "eval", "now", "today", "utcnow", "read_text", "read_bytes", "write_text",
+    "write_bytes", "exists", "is_file", "is_dir", "stat", "iterdir", "glob", "mkdir", "unlink", "resolve", "absolute",
+    "expanduser", "cwd", "home", "raise_signal", "alarm",
+})  # fmt: skip
+
+CLIENTS = ("http.client", "urllib.request", "aiohttp", "httpx", "requests", "httptools", "urllib3", "websockets",
+           "openai", "ftplib", "smtplib", "xmlrpc", "telnetlib", "pycurl", "huggingface_hub")  # fmt: skip
+CONNECTING = frozenset({
+    "create_connection", "create_unix_connection", "open_connection", "open_unix_connection", "sock_connect",
+    "create_datagram_endpoint", "sendto", "connect_ex", "urlopen",
+})  # fmt: skip
+MAY_CONNECT = {
+    "router/upstream/connection.py": "the router's one way to an upstream",
+    "router/door/": "the only way out",
+    "serving/probe.py": "serving's way to the engines and attached servers of this host, never to a caller's address",
+}
+MAY_FETCH = {"serving/weights.py": "its script part, in the engine's Python: weights from the model hub"}
+
+
+def wrong_imports(sources: Tree) -> list[str]:
+    found = []
+    modules = modules_of(sources) | modules_of(tree())
+    for path, source in sources.items():
+        if path.endswith("__init__.py"):
+            found += [f"{path}: a package's __init__ imports nothing" for _ in [*imports(source)][:1]]
+            continue
+        entry = fits(path, MAY_IMPORT)
+        if entry is None:
+            found.append(f"{path}: is not in the table MAY_IMPORT")
+            continue
+        allowed = MAY_IMPORT[entry] + ((module_of(entry.rstrip("/")),) if entry.endswith("/") else ())
+        for name, line in imports(source, modules):
+            if name.split(".")[0] in ("serving", "router") and not within(name, allowed):
+                found.append(f"{path}:{line}: imports {name}; allowed: {', '.join(allowed) or 'nothing of ours'}")
+    return found
+
+
+def upward_imports(sources: Tree) -> list[str]:
+    """What holds whatever the table says: serving knows no router; the middle folders do not know each other."""
+    found = []
+    for path, source in sources.items():
+        here = module_of(path)
+        own = next((m for m in MIDDLE if within(here, (m,))), None)
+        for name, line in imports(source):
+            if here.startswith("serving") and within(name, ("router",)):
+                found.append(f"{path}:{line}: serving imports {name}")
+            if own and any(within(name, (other,)) for other in MIDDLE if other != own):
+                found.append(f"{path}:{line}: {own} imports {name}")
+    return found
+
+
+def cycles(sources: Tree) -> list[str]:
+    modules = modules_of(sources)
+    graph = {module_of(p): {n for n, _ in imports(s, modules) if n in modules} for p, s in sources.items()}
+    done: set[str] = set()
+
+    def walk(module: str, way: tuple[str, ...]) -> list[str]:
+        if module in way:
+            return [" → ".join((*way[way.index(module) :], module))]
+        if module in done:
+            return []
+        found = [cycle for after in sorted(graph[module]) for cycle in walk(after, (*way, module))]
+        done.add(module)
+        return found
+
+    return [cycle for module in sorted(graph) for cycle in walk(module, ())]
+
+
+def way_out(sources: Tree) -> list[str]:
+    """Clients and outgoing connections where none belong."""
+    found = []
+    for path, source in sources.items():
+        clients = CLIENTS[:-1] if fits(path, MAY_FETCH) else CLIENTS
+        if fits(path, MAY_CONNECT):
+            continue
+        found += [f"{path}:{line}: imports {name}" for name, line in imports(source) if within(name, clients)]
+        for node in ast.walk(ast.parse(source)):
+            if (name := called(node)) in CONNECTING:
+                found.append(f"{path}:{getattr(node, 'lineno', 0)}: calls {name}")
+            # A file of SQLite is connected to as well; a socket is not what that name stands for.
+            method = node.func if isinstance(node, ast.Call) else None
+            on_socket = isinstance(method, ast.Attribute) and getattr(method.value, "id", "") != "sqlite3"
+            if isinstance(method, ast.Attribute) and method.attr == "connect" and on_socket:
+                found.append(f"{path}:{method.lineno}: calls connect")
+    return found
+
+
+def impure(sources: Tree) -> list[str]:
+    found = []
+    for path, source in sources.items():
+        parsed = ast.parse(source)
+        said = re.search(r"\bpure\b", ast.get_docstring(parsed) or "", re.IGNORECASE)
+        if not (fits(path, PURE) or said):
+            continue
+        for name, line in imports(source):
+            if name not in PURE_IMPORTS and not within(name, ("router", "serving")):
+                found.append(f"{path}:{line}: imports {name}")
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.AsyncFunctionDef | ast.Await | ast.AsyncFor | ast.AsyncWith | ast.Global):
+                found.append(f"{path}:{node.lineno}: {type(node).__name__}")
+            if called(node) in IMPURE_CALLS:
+                found.append(f"{path}:{getattr(node, 'lineno', 0)}: calls {called(node)}")
+    return found
+
+
+def test_imports_are_those_of_the_table() -> None:
+    assert wrong_imports(tree()) == []
+
+
+def test_every_entry_of_the_tables_is_there() -> None:
+    """A file that was moved must not leave its permissions behind for the next one of that name."""
+    tables: tuple[Mapping[str, object] | tuple[str, ...], ...] = (MAY_IMPORT, MAY_CONNECT, MAY_FETCH, PURE)
+    assert [path for table in tables for path in table if not (ROOT / path).exists()] == []
+
+
+def test_nothing_is_imported_upwards_or_sideways() -> None:
+    assert upward_imports(tree()) == []
+
+
+def test_no_imports_in_circles() -> None:
+    assert cycles(tree()) == []
+
+
+def test_connections_are_made_in_three_places_only() -> None:
+    assert way_out(tree()) == []
+
+
+def test_pure_modules_are_pure() -> None:
+    assert impure(tree()) == []
+
+
+IMPORTER = r"""
+import importlib, logging, os, signal, sys, threading
+sys.dont_write_bytecode = True
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+ACTS = ("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "os.posix_spawn", "os.kill", "os.mkdir",
+        "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod", "os.chown", "os.truncate",
+        "os.putenv", "os.unsetenv", "shutil.", "tempfile.", "sqlite3.", "_thread.start", "urllib.", "http.",
+        "ctypes.dlopen", "builtins.input", "fcntl.", "signal.")
+armed, seen = False, []
+def hook(event, args):
+    if armed and (event.startswith(ACTS) or (event == "open" and isinstance(args[2], int) and args[2] & WRITES)):
+        seen.append(f"{event} {args!r}"[:200])
+sys.addaudithook(hook)
+# Before Python 3.12 a new thread is no audit event.
+threading._start_new_thread = lambda *given, **more: seen.append("a thread") or 0
+threading.Event.wait = lambda *given: True
+outside, ours = sys.argv[1].split(","), sys.argv[2].split(",")
+for name in outside:  # what other packages do when they are imported is their business
+    importlib.import_module(name)
+before = dict(os.environ), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), list(sys.path)
+for name in ours:
+    if pid := os.fork():
+        if os.waitpid(pid, 0)[1]:
+            print(name, flush=True)
+        continue
+    armed = True
+    importlib.import_module(name)
+    armed = False
+    after = dict(os.environ), signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), list(sys.path)
+    if after != before:
+        seen.append("environment, signal handlers or sys.path")
+    if logging.getLogger().handlers:
+        seen.append("logging")
+    if seen:
+        print(name, *seen, sep=": ", flush=True)
+    os._exit(0)
+"""
+
+
+def acting_imports(root: Path, modules: list[str], outside: list[str]) -> list[str]:
+    """Modules that do something when they are imported, each in a process of its own."""
+    command = [sys.executable, "-W", "ignore", "-c", IMPORTER, ",".join(outside), ",".join(modules)]
+    done = subprocess.run(
+        command, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_importing_does_nothing() -> None:
+    sources = tree()
+    # Only what is imported at the top of a file; the rest belongs to the engine's own Python.
+    top = {
+        name
+        for source in sources.values()
+        for node in ast.parse(source).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name, _ in imports(ast.unparse(node))
+        if name.split(".")[0] not in ("serving", "router")
+    }
+    assert acting_imports(ROOT, sorted(modules_of(sources)), sorted(top)) == []
+
+
+BROKEN: tuple[tuple[Check, str, str], ...] = (
+    (wrong_imports, "serving/scrape.py", "from serving import gpus"),
+    (wrong_imports, "serving/newcomer.py", ""),
+    (wrong_imports, "router/scanner/reading.py", "from router.errors import BadRequest"),
+    (wrong_imports, "router/scanner/reading.py", "def f():\n    import router.door.book"),
+    (wrong_imports, "router/door/app.py", "from router import upstream"),
+    (wrong_imports, "router/decision/decide.py", "from serving.home import Home"),
+    (wrong_imports, "router/ledger/__init__.py", "from router.ledger.store import Store"),
+    (upward_imports, "serving/probe.py", "import router.errors"),
+    (upward_imports, "router/ledger/keys.py", "from router.upstream.fleet import Fleet"),
+    (cycles, "router/a.py", "from router import a"),
+    (way_out, "router/commands/talk.py", "import urllib.request"),
+    (way_out, "router/upstream/fleet.py", "from aiohttp import ClientSession"),
+    (way_out, "router/app.py", "import socket\nsocket.socket().connect(('x', 1))"),
+    (way_out, "serving/weights.py", "import requests"),
+    (way_out, "serving/engines.py", "import huggingface_hub"),
+    (way_out, "serving/status.py", "async def f(loop):\n    await loop.create_unix_connection(None, 'x')"),
+    (impure, "router/permit.py", "import time"),
+    (impure, "router/decision/decide.py", "import datetime as dt\nx = dt.datetime.now()"),
+    (impure, "router/scanner/reading.py", "async def f(): ..."),
+    (impure, "serving/placement.py", "open('x')"),
+    (impure, "router/ledger/newcomer.py", '"""Prices. Pure."""\nimport logging'),
+)
+
+
+@pytest.mark.parametrize(("check", "path", "source"), BROKEN)
+def test_each_check_can_fail(check: Check, path: str, source: str) -> None:
+    assert check({path: source}), f"{check.__name__} did not see it"
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["open('left', 'w')", "import socket; socket.socket()", "import subprocess; subprocess.run(['true'])",
+     "import threading; threading.Thread(target=int).start()", "import os; os.environ['X'] = '1'",
+     "import logging; logging.basicConfig()", "import sys; sys.path.append('x')", "raise OSError"],
+)  # fmt: skip
+def test_an_import_that_acts_is_seen(source: str, tmp_path: Path) -> None:
+    (tmp_path / "acting.py").write_text(source)
+    assert acting_imports(tmp_path, ["acting"], ["logging", "socket", "subprocess", "threading"])
