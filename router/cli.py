@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import sys
+from typing import NoReturn
 
 import typer
 
 from router.commands import check, keys, look, run, site, talk
 from router.commands.context import Stop
+from router.keeper import AlreadyRunning
 from router.ledger.store import LedgerError
 from serving.catalogue import ConfigError
 from serving.engines import EngineError
+
+MENDS = {
+    errno.ENOSPC: "free some space there",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR), "set HEADGATE_HOME to a folder of yours"),
+}
+"""What helps where the operating system says no."""
 
 
 def build() -> typer.Typer:
@@ -33,9 +42,16 @@ def main() -> None:
     """Run the command line. What is wrong is one sentence on stderr and exit code 1."""
     try:
         build()(prog_name="headgate")
-    except (Stop, ConfigError, LedgerError, EngineError) as wrong:
-        print(f"headgate: {wrong}", file=sys.stderr)
-        sys.exit(1)
+    except (Stop, ConfigError, LedgerError, EngineError, AlreadyRunning) as wrong:
+        _end(str(wrong))
+    except OSError as wrong:
+        mend = MENDS.get(wrong.errno or 0, "see: headgate doctor")
+        _end(f"{wrong.filename or 'the system'}: {wrong.strerror or wrong}; {mend}")
+
+
+def _end(sentence: str) -> NoReturn:
+    print(f"headgate: {sentence}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import fcntl
 import os
+import re
 import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +27,22 @@ from serving import catalogue, processes
 from serving.catalogue import Catalogue, ConfigError
 from serving.home import Home, find_home
 
-STOP_S = {"router": 35.0, "door": 15.0, "serving": 60.0}
-"""Seconds each part gets to finish what it is doing."""
+STOP_S = {"router": 45.0, "door": 20.0, "serving": 80.0}
+"""Seconds each part gets to finish what it is doing; in this order they are stopped: callers first, engines last."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S, GOOD_RUN_S = 1.0, 30.0, 60.0
 """Restart back-off: doubled each time, forgotten after a good run."""
 CONFIG_ERROR = 2
-"""Exit code of a part that cannot start as it is configured; trying again would not help."""
+"""Exit code of a part that cannot start as it is configured."""
+SETTLED_S = 5.0
+"""A part that ran this long was configured well. If it later cannot start (somebody is editing headgate.yaml), it is
+tried again and the rest goes on; at the first start the whole is given up, for somebody waits for it."""
+LAST_BYTES = 8192
+"""As much of a log's end is read for its last line."""
+_SAYS = re.compile(r"^(?:[\d-]+ [\d:]+ )?(?:headgate )?(?:keeper|serving|door|router): ")
+
+
+class AlreadyRunning(Exception):
+    """Another process of this installation holds the lock; one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +54,15 @@ class Part:
     environment: dict[str, str]
 
 
-def parts(
-    home: Home, found: Catalogue, inherited: Mapping[str, str], *, serving: list[str], listen: list[str]
-) -> list[Part]:
+def parts(found: Catalogue, inherited: Mapping[str, str], *, serving: list[str], listen: list[str]) -> list[Part]:
     """What runs on this machine. Only the door sees providers' keys; it runs only where a provider is enabled."""
     config = ["--config", str(found.path)] if found.path else []
     provider_keys = {p.key_env for p in found.providers.values() if p.key_env}
     inner = {name: value for name, value in inherited.items() if name not in provider_keys}
 
     def command(module: str, *args: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", module, "--parent-pipe", *config, *args)
+        # -P: no module is ever taken from the folder it happens to run in.
+        return (sys.executable, "-P", "-m", module, "--parent-pipe", *config, *args)
 
     kept = [Part("serving", command("serving", *serving), inner)]
     if found.hosted():
@@ -71,6 +84,18 @@ def environment(home: Home, inherited: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def last_words(log: Path, since: int) -> str:
+    """The last line written to `log` after byte `since`, without the writer's own name; "" where there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(since, log.stat().st_size - LAST_BYTES))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    line = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+    return _SAYS.sub("", line.strip())
+
+
 class Keeper:
     """Runs parts until told to stop."""
 
@@ -81,13 +106,13 @@ class Keeper:
         """The part that cannot start as it is configured, if any."""
 
     async def run(self) -> int:
-        """Keep everything until SIGTERM, SIGINT or `stop`; then end it in the order router, door, serving."""
+        """Keep everything until SIGTERM, SIGINT or `stop`; then end it in the order of STOP_S."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         tasks = {part.name: asyncio.create_task(self._keep(part)) for part in self._parts}
         await self._stopping.wait()
-        for name in ("router", "door", "serving"):  # callers first, engines last
+        for name in STOP_S:
             if task := tasks.get(name):
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
@@ -99,35 +124,49 @@ class Keeper:
         self._stopping.set()
 
     async def _keep(self, part: Part) -> None:
-        pause = FIRST_PAUSE_S
+        pause, settled = FIRST_PAUSE_S, False
         while True:
             started = time.monotonic()
-            code = await self._once(part)
-            if code == CONFIG_ERROR:
+            how, words = await self._once(part)
+            lasted = time.monotonic() - started
+            settled = settled or lasted > SETTLED_S
+            if how == CONFIG_ERROR and not settled:
+                _say(f"{part.name} cannot start: {words}")
                 self.given_up = part.name
                 self.stop()
                 return
-            if time.monotonic() - started > GOOD_RUN_S:
-                pause = FIRST_PAUSE_S
-            _say(f"{part.name} ended with code {code}; starting it again in {pause:g} s")
+            pause = FIRST_PAUSE_S if lasted > GOOD_RUN_S else pause
+            _say(f"{part.name} ended with code {how}; starting it again in {pause:g} s; its last words: {words}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
-    async def _once(self, part: Part) -> int:
-        """Run the part until it ends; when cancelled, end it first."""
-        log = os.open(self._home.logs / f"{part.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    async def _once(self, part: Part) -> tuple[int, str]:
+        """Run the part until it ends: its exit code and the last line it wrote. When cancelled, end it first."""
+        log = self._home.logs / f"{part.name}.log"
+        starting = asyncio.ensure_future(self._start(part, log))
         try:
+            child, since = await asyncio.shield(starting)  # cancelled in mid-start, it would be killed without a word
+            return await child.wait(), last_words(log, since) or "none"
+        except OSError as broken:  # no space, no memory, too many processes: it may pass
+            return 1, str(broken)
+        except asyncio.CancelledError:
+            with contextlib.suppress(OSError):
+                child, _ = await starting
+                await _end(child, STOP_S[part.name])
+            raise
+
+    async def _start(self, part: Part, log: Path) -> tuple[asyncio.subprocess.Process, int]:
+        """The process, and how long its log was before. Raises OSError."""
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            since = os.fstat(output).st_size
             child = await asyncio.create_subprocess_exec(
-                *part.args, stdin=asyncio.subprocess.PIPE, stdout=log, stderr=log, env=part.environment,
+                *part.args, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, env=part.environment,
                 cwd=self._home.root, start_new_session=True,
             )  # fmt: skip
+            return child, since
         finally:
-            os.close(log)
-        try:
-            return await child.wait()
-        except asyncio.CancelledError:
-            await _end(child, STOP_S[part.name])
-            raise
+            os.close(output)
 
 
 async def _end(child: asyncio.subprocess.Process, grace_s: float) -> None:
@@ -142,7 +181,9 @@ async def _end(child: asyncio.subprocess.Process, grace_s: float) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} keeper: {text}", flush=True)
+    # A disk that is full must not end the keeper: it is what stops the rest in order.
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} keeper: {text}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +200,12 @@ class Running:
         return processes.alive(processes.Process(self.pid, self.start, "", ""))
 
 
-def note(home: Home, pid: int, url: str, ca_file: str) -> None:
+def note(home: Home, pid: int, url: str, ca_file: str) -> Running:
     """Write down the keeper `pid`, for `down`, `status` and `chat`."""
     found = processes.find(pid)
-    start = found.start if found else 0
-    (home.run / "keeper.json").write_bytes(orjson.dumps({"pid": pid, "start": start, "url": url, "ca_file": ca_file}))
+    noted = Running(pid, found.start if found else 0, url, ca_file)
+    (home.run / "keeper.json").write_bytes(orjson.dumps(noted))
+    return noted
 
 
 def running(home: Home) -> Running | None:
@@ -175,21 +217,52 @@ def running(home: Home) -> Running | None:
     return found if found.alive() else None
 
 
+@contextlib.contextmanager
+def only_one(home: Home, what: str) -> Iterator[None]:
+    """Hold the lock `what`; the kernel lets go of it however the process ends. Raises AlreadyRunning."""
+    lock = os.open(home.run / f"{what}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise AlreadyRunning(f"another {what} of {home.root} is at work; see: headgate status") from None
+        yield
+    finally:
+        os.close(lock)
+
+
+async def _run(keeper: Keeper, parent_pipe: bool) -> int:
+    if parent_pipe:
+        threading.Thread(target=_until_stdin_ends, args=(asyncio.get_running_loop(), keeper), daemon=True).start()
+    return await keeper.run()
+
+
+def _until_stdin_ends(loop: asyncio.AbstractEventLoop, keeper: Keeper) -> None:
+    with contextlib.suppress(OSError):
+        while os.read(0, 1024):
+            pass
+    with contextlib.suppress(RuntimeError):  # the loop has ended by itself
+        loop.call_soon_threadsafe(keeper.stop)
+
+
 def main() -> int:
+    """Keep all parts running. Returns 2 where one of them cannot start as it is configured."""
     parser = argparse.ArgumentParser(prog="python -m router.keeper", description=__doc__)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--serving", action="append", default=[], help="an argument for serving")
     parser.add_argument("--listen", action="append", default=[], help="an argument for the router")
+    parser.add_argument("--parent-pipe", action="store_true", help="stop when stdin ends")
     options = parser.parse_args()
     home = find_home()
     try:
-        found = catalogue.load(catalogue.find_site(options.config, [home.root]))
-    except ConfigError as wrong:
-        print(f"keeper: {wrong}", file=sys.stderr)
+        home.make()
+        with only_one(home, "keeper"):
+            found = catalogue.load(catalogue.find_site(options.config, [home.root]))
+            kept = parts(found, environment(home, os.environ), serving=options.serving, listen=options.listen)
+            return asyncio.run(_run(Keeper(home, kept), options.parent_pipe))
+    except (ConfigError, AlreadyRunning, OSError) as wrong:
+        _say(str(wrong))
         return CONFIG_ERROR
-    home.make()
-    kept = parts(home, found, os.environ, serving=options.serving, listen=options.listen)
-    return asyncio.run(Keeper(home, kept).run())
 
 
 if __name__ == "__main__":

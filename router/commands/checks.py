@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import datetime as dt
-import itertools
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
+from router import keeper
+from router.commands import foreign
 from router.commands.context import Context, Stop, ask_socket
 from router.commands.keys import all_keys
+from router.commands.progress import sentence
+from router.door.provider_keys import KeyMissing, provider_key
 from router.ledger.keys import Key
 from serving import engines, probe, processes
-from serving.catalogue import DataClass, Model
+from serving.catalogue import DataClass, Model, Provider
+from serving.engines import EngineError
 from serving.gpus import read as read_gpus
-from serving.probe import ProbeError, Target
-
-ENGINE_GB = 4.0
-"""Disk space an engine's environment takes while it is made (measured: 3.1 GB when done)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +47,21 @@ def _configuration(context: Context) -> Iterator[Finding]:
 
 
 def _engine(context: Context) -> Iterator[Finding]:
-    engine = engines.find(context.found.site.engine, context.home.engines, gpu=bool(read_gpus().gpus))
-    name = f"engine {engine.package} {engine.version}"
+    try:
+        engine = engines.find(context.found.site.engine, context.home.engines, gpu=bool(read_gpus().gpus))
+    except EngineError as wrong:
+        yield Finding("wrong", str(wrong))
+        return
+    if not engine.package:
+        there = engine.python.is_file()
+        yield Finding("ok" if there else "wrong", f"engine: {engine.python} {'is' if there else 'is not'} there",
+                      "" if there else "correct `engine: {python: …}` in headgate.yaml")  # fmt: skip
+        return
+    name, needed = f"engine {engine.package} {engine.version}", engines.NEEDED_GB[engine.package]
     if engines.ready(engine):
         yield Finding("ok", f"{name} is there: {engine.python}")
-        return
-    folder = next(p for p in (context.home.engines, *context.home.engines.parents) if p.exists())
-    free = shutil.disk_usage(folder).free / 1e9
-    if free < ENGINE_GB:
-        yield Finding("wrong", f"{name} is missing and {folder} has {free:.1f} GB free; {ENGINE_GB:g} GB are needed",
+    elif (free := engines.free_disk_gb(context.home.engines)) < needed:
+        yield Finding("wrong", f"{name} is missing; {context.home.engines} has {free:.1f} GB free of {needed:g}",
                       "free some space, or set HEADGATE_ENGINES to a larger disk")  # fmt: skip
     else:
         yield Finding("note", f"{name} is not there yet", "headgate up makes it (a minute or two)")
@@ -91,17 +96,43 @@ def _hosted(context: Context) -> Iterator[Finding]:
         if model.approved is not None and today > model.approved.until:
             yield Finding("wrong", f"the approval of {model.name} ended on {model.approved.until}; it counts as public",
                           f"renew models.{model.name}.approved in headgate.yaml")  # fmt: skip
+    said = _door(context)
     for name, provider in context.found.providers.items():
         if not provider.enabled:
             continue
-        there = Path(provider.key_file).expanduser().is_file() if provider.key_file else provider.key_env in os.environ
-        where = provider.key_file or f"${provider.key_env}"
         count = len(may_use(context, name))
-        yield Finding("ok" if there else "wrong", f"provider {name} is enabled; {count} keys may use it; its key in "
-                      f"{where} is {'there' if there else 'missing'}", "" if there else f"set {where}")  # fmt: skip
+        what = f"provider {name} is enabled; {keys_may(count)} use it"
+        if wrong := key_trouble(name, provider) if said is None else said.get(name, "the door does not know it"):
+            yield Finding(
+                "wrong", f"{what}; {wrong}", "set it where Headgate is started, then: headgate down; headgate up"
+            )
+        else:
+            yield Finding("ok", f"{what}; its key is there")
         if provider.private_ranges:
             yield Finding("note", f"provider {name} may resolve into {', '.join(provider.private_ranges)}; it still "
                           "counts as hosted", "")  # fmt: skip
+
+
+def _door(context: Context) -> dict[str, str] | None:
+    """What the running door says is wrong with each provider: its environment counts, not that of this command."""
+    try:
+        found = (ask_socket(context.home, "admin", "/status")["door"] or {}).get("providers")
+    except Stop:
+        return None
+    return found or None
+
+
+def key_trouble(name: str, provider: Provider) -> str:
+    """Why a provider's key cannot be used from here, "" where it can. Never the key."""
+    try:
+        provider_key(name, provider, os.environ)
+    except KeyMissing as missing:
+        return str(missing)
+    return ""
+
+
+def keys_may(count: int) -> str:
+    return {0: "no key may", 1: "1 key may"}.get(count, f"{count} keys may")
 
 
 def _cleartext(context: Context) -> Iterator[Finding]:
@@ -113,54 +144,48 @@ def _cleartext(context: Context) -> Iterator[Finding]:
 
 
 def _running(context: Context) -> Iterator[Finding]:
+    """What of this installation runs, or was left behind."""
+    kept = keeper.running(context.home) is not None
     try:
         found = ask_socket(context.home, "serving", "/instances")
     except Stop:
         left = processes.ours(context.home.installation())
-        if left:
+        if kept:
+            yield Finding("wrong", "Headgate was started and serving does not answer", "headgate logs serving")
+        elif left:
             yield Finding("wrong", f"{len(left)} processes of an earlier start are left", "headgate down")
         else:
             yield Finding("note", "Headgate is not running", "headgate up")
         return
+    if not kept:
+        yield Finding("wrong", "processes of an earlier start are left", "headgate down")
+    try:
+        ledger = ask_socket(context.home, "admin", "/status")["ledger"]
+        if not ledger["healthy"]:
+            yield Finding("wrong", f"the ledger: {ledger['trouble']}", "free some space, or mend the disk")
+    except Stop:
+        yield Finding("wrong", "the router does not answer", "headgate logs router")
     for instance in found["instances"]:
         fine = instance["state"] == "ready"
-        what = f"{instance['name']} is {instance['state']} {instance['detail']}".strip()
-        yield Finding("ok" if fine else "wrong", what,
-                      "" if fine else f"headgate logs {instance['name']}")  # fmt: skip
+        what = f"{instance['name']} is {sentence(instance['state'], instance['detail'])}"
+        mend = "headgate status" if instance["attached"] else f"headgate logs {instance['name']}"
+        yield Finding("ok" if fine else "wrong", what, "" if fine else mend)
 
 
 def _others(context: Context) -> Iterator[Finding]:
     """vLLM servers that run here and are not ours: they can be attached, and are never touched."""
     mine = {p.pid for p in processes.ours(context.home.installation())}
-    for pid, port in _vllm_servers():
+    attached = {probe.address(a.url) for a in context.found.site.attach}
+    with contextlib.suppress(Stop):
+        attached |= {i["address"] for i in ask_socket(context.home, "serving", "/instances")["instances"]}
+    for pid, url in foreign.servers():
         if pid in mine:
             continue
-        url = f"http://127.0.0.1:{port}"
-        try:
-            served = ", ".join(m.name for m in asyncio.run(probe.models(Target(url, "", ""))))
-        except ProbeError as failed:
-            yield Finding("note", f"a vLLM server (pid {pid}) does not answer at {url}: {failed}", "is it starting?")
+        if url in attached:
+            yield Finding("ok", f"a vLLM server (pid {pid}) at {url} is attached")
             continue
-        yield Finding("note", f"a vLLM server (pid {pid}) serves {served}", f"headgate up --attach {url}")
-
-
-def _vllm_servers() -> Iterator[tuple[int, int]]:
-    """Pid and port of processes whose command line is a vLLM API server on TCP."""
-    for entry in Path("/proc").iterdir():
-        try:
-            args = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0") if entry.name.isdigit() else []
-        except OSError:
-            continue
-        serves = "vllm.entrypoints.openai.api_server" in args or (
-            "serve" in args and any(a.endswith("/vllm") for a in args)
-        )
-        if not serves or "--uds" in args:
-            continue
-        pairs = dict(itertools.pairwise(args))
-        joined = next((a.partition("=")[2] for a in args if a.startswith("--port=")), "")
-        port = pairs.get("--port", joined or "8000")
-        if port.isdigit():
-            yield int(entry.name), int(port)
+        what, mend = foreign.look(url, keeper.running(context.home) is not None)
+        yield Finding("note", f"a vLLM server (pid {pid}) {what}", mend)
 
 
 def may_use(context: Context, provider: str) -> list[Key]:

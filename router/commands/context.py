@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +12,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from serving import catalogue
 from serving.catalogue import Catalogue
@@ -18,11 +21,16 @@ from serving.home import Home, find_home
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", envvar="HEADGATE_CONFIG", help="The headgate.yaml to use.", show_envvar=True)
 ]
+ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 class Stop(Exception):
     """A command cannot go on; the text is one sentence with the remedy, printed before exit code 1."""
+
+
+class NotRunning(Stop):
+    """Nothing of this installation listens there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +63,24 @@ def site_file(home: Home, config: Path | None) -> Path | None:
 
 
 def console() -> Console:
-    """A console that wraps for people and leaves lines whole for programs."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=10_000, no_color=True)
+    """A console that wraps for people and leaves lines whole for programs. It shows text as it is: no markup."""
+    made = Console(highlight=False, markup=False, emoji=False)
+    if made.is_terminal:
+        return made
+    return Console(highlight=False, markup=False, emoji=False, width=10_000, no_color=True)
+
+
+def table(*columns: str, whole: int = 1) -> Table:
+    """A table without lines. Cells fold, so that nothing is cut off in a narrow terminal, but for the first `whole`."""
+    made = Table(box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        made.add_column(column, overflow="fold", no_wrap=index < whole)
+    return made
+
+
+def plain(text: str) -> str:
+    """`text` without colours and other control sequences: a model or a log must not steer somebody's terminal."""
+    return "".join(c for c in ANSI.sub("", text) if c.isprintable() or c in "\n\t")
 
 
 def say_json(data: Any) -> None:
@@ -65,7 +88,7 @@ def say_json(data: Any) -> None:
 
 
 def ask_socket(home: Home, name: str, path: str, body: bytes | None = None) -> Any:
-    """One request to a Unix socket of this installation. Raises Stop where nothing listens or it refuses."""
+    """One request to a Unix socket of this installation. Raises NotRunning where nothing listens, Stop on an error."""
     from router.upstream.connection import Address, Bounds, Connections, Deadlines, UpstreamError
 
     async def exchange() -> tuple[int, bytes]:
@@ -83,13 +106,17 @@ def ask_socket(home: Home, name: str, path: str, body: bytes | None = None) -> A
     try:
         status, raw = asyncio.run(exchange())
     except UpstreamError as gone:
-        raise Stop("Headgate is not running here; start it with: headgate up") from gone
+        if gone.kind == "refused":
+            raise NotRunning("Headgate is not running here; start it with: headgate up") from gone
+        log = {"admin": "router"}.get(name, name)
+        raise Stop(f"the {log} does not answer: {gone}; see: headgate logs {log}") from gone
     try:
         found = orjson.loads(raw)
     except ValueError:
-        found = raw.decode("utf-8", "replace")
-    if status >= 400 and isinstance(found, dict) and "error" in found:
-        raise Stop(str(found["error"]["message"]))
+        found = {}
+    if status != 200:
+        error = found.get("error") if isinstance(found, dict) else None
+        raise Stop(str(error["message"]) if error else f"{path} was answered with status {status}")
     return found
 
 
@@ -98,7 +125,7 @@ def yes_no(question: str, yes: bool, out: Console) -> bool:
     if yes:
         out.print(f"{question} yes (--yes)")
         return True
-    if not out.is_terminal:
+    if not (out.is_terminal and sys.stdin.isatty()):
         out.print(f"{question} no (not a terminal; --yes agrees)")
         return False
     return typer.confirm(question)

@@ -5,18 +5,20 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
+import sqlite3
 import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json
+from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json, table
 from router.ledger.keys import Key, KeyBook, KeyError_, well_formed
 from serving.catalogue import LANES, DataClass
 
 app = typer.Typer(no_args_is_help=True, help="API keys: who may ask, and what class of data they send.")
+
+NEAR_S = 2 * 86400.0
 
 ClassOption = Annotated[str | None, typer.Option("--data-class", help="public, internal, private or secret.")]
 LanesOption = Annotated[str | None, typer.Option(help="Lanes it may use, e.g. private,cheap.")]
@@ -42,8 +44,8 @@ def create(
 
     Example: headgate keys create --team search --data-class public
     """
-    context = open_context(config)
     changed = _changes(data_class, lanes, budget, substitute, expires)
+    context = open_context(config)
     chosen = changed.pop("data_class", context.found.site.keys.data_class)
     with _book(context) as book:
         key, text = book.create(_team(team), chosen, context.found.site.keys, **changed)
@@ -53,7 +55,8 @@ def create(
     typer.echo(text)
     console().print(
         f"id {key.id}, team {key.team}, data class {key.data_class.name}, lanes {','.join(sorted(key.lanes))}. "
-        "It is shown this once; the ledger keeps only a keyed hash."
+        "It is shown this once; the ledger keeps only a keyed hash.",
+        soft_wrap=True,
     )
 
 
@@ -75,9 +78,12 @@ def change(
     if not changed:
         raise Stop("nothing to change; see: headgate keys set --help")
     with _book(open_context(config)) as book:
-        found = book.set(_id(key), **changed)
-    console().print(f"{found.id}: team {found.team}, data class {found.data_class.name}, "
-                    f"lanes {','.join(sorted(found.lanes))}, budget {_budget(found)}")  # fmt: skip
+        found = book.set(key_id(key), **changed)
+    console().print(
+        f"{found.id}: team {found.team}, data class {found.data_class.name}, lanes {','.join(sorted(found.lanes))}, "
+        f"budget {_budget(found)}, {_state(found)}",
+        soft_wrap=True,
+    )
 
 
 @app.command("list")
@@ -91,12 +97,11 @@ def show(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     if as_json:
         say_json([_json(key) for key in keys])
         return
-    table = Table("id", "ends in", "team", "data class", "lanes", "budget", "state", box=None)
+    rows = table("id", "ends in", "team", "data class", "lanes", "budget", "state", whole=2)
     for key in keys:
-        table.add_row(
-            key.id, key.last4, key.team, key.data_class.name, ",".join(sorted(key.lanes)), _budget(key), _state(key)
-        )
-    console().print(table if keys else "There are no keys yet; make one with: headgate keys create --team NAME")
+        lanes = "all" if key.lanes == set(LANES) else ", ".join(sorted(key.lanes))
+        rows.add_row(key.id, key.last4, key.team, key.data_class.name, lanes, _budget(key), _state(key))
+    console().print(rows if keys else "There are no keys yet; make one with: headgate keys create --team NAME")
 
 
 @app.command()
@@ -112,12 +117,12 @@ def rotate(
     """
     seconds = _duration(overlap)
     with _book(open_context(config)) as book:
-        made, text = book.rotate(_id(key), seconds)
+        made, text = book.rotate(key_id(key), seconds)
     if as_json:
         say_json(_json(made) | {"key": text})
         return
     typer.echo(text)
-    console().print(f"id {made.id} takes the place of {key}, which works for {overlap} more.")
+    console().print(f"id {made.id} takes the place of {key_id(key)}, which works for {overlap} more.")
 
 
 @app.command()
@@ -127,8 +132,8 @@ def revoke(key: Annotated[str, typer.Argument(help="Its id.")], config: ConfigOp
     Example: headgate keys revoke KEY
     """
     with _book(open_context(config)) as book:
-        book.revoke(_id(key))
-    console().print(f"{key} is revoked.")
+        book.revoke(key_id(key))
+    console().print(f"{key_id(key)} is revoked.")
 
 
 def first_key(context: Context) -> tuple[Key, str]:
@@ -153,6 +158,8 @@ def _book(context: Context) -> Iterator[KeyBook]:
         yield book
     except KeyError_ as wrong:
         raise Stop(str(wrong)) from wrong
+    except sqlite3.Error as broken:
+        raise Stop(f"the keys in {context.home.ledger} cannot be changed: {broken}; see: headgate doctor") from broken
     finally:
         book.close()
 
@@ -177,6 +184,8 @@ def _changes(
         changed["lanes"] = frozenset(filter(None, (lane.strip() for lane in lanes.split(","))))
         if unknown := changed["lanes"] - set(LANES):
             raise Stop(f"--lanes: no lane is called {sorted(unknown)[0]!r}; there are {', '.join(LANES)}")
+        if not changed["lanes"]:
+            raise Stop(f"--lanes: name at least one of {', '.join(LANES)}; to end a key: headgate keys revoke")
     if budget is not None:
         changed["budget_usd"] = _dollars(budget)
     if substitute is not None:
@@ -189,14 +198,14 @@ def _changes(
 def _dollars(text: str) -> float | None:
     if text == "none":
         return None
-    if not re.fullmatch(r"\d+(\.\d+)?", text):
+    if not re.fullmatch(r"\d{1,9}(\.\d+)?", text):
         raise Stop(f"--budget: {text!r} is no amount in US dollars; give e.g. 20, 0.50 or none")
     return float(text)
 
 
 def _duration(text: str) -> float:
     """Seconds of a text such as 90d, 12h, 30m, 10s."""
-    found = re.fullmatch(r"(\d+)([dhms])", text)
+    found = re.fullmatch(r"(\d{1,6})([dhms])", text, re.ASCII)
     if not found:
         raise Stop(f"{text!r} is no length of time; give e.g. 90d, 12h, 30m or 10s")
     return float(int(found[1]) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[found[2]])
@@ -208,9 +217,9 @@ def _team(name: str) -> str:
     return name
 
 
-def _id(text: str) -> str:
-    """An id, also where somebody pastes the whole key."""
-    return well_formed(text) or text
+def key_id(text: str) -> str:
+    """An id, also where somebody pastes the whole key: no part of its secret is ever printed."""
+    return well_formed(text) or (text.split("_")[1] if re.match(r"hg_[^_]+_", text) else text)
 
 
 def _json(key: Key) -> dict[str, Any]:
@@ -230,5 +239,8 @@ def _state(key: Key) -> str:
         return "revoked"
     if key.expires is None:
         return "works"
-    day = dt.datetime.fromtimestamp(key.expires).strftime("%Y-%m-%d %H:%M")
-    return f"works until {day}" if key.works(time.time()) else f"ended {day}"
+    now = time.time()
+    # The hour matters only where it is near.
+    form = "%Y-%m-%d" if abs(key.expires - now) > NEAR_S else "%Y-%m-%d %H:%M"
+    day = dt.datetime.fromtimestamp(key.expires).strftime(form)
+    return f"works until {day}" if key.works(now) else f"ended {day}"

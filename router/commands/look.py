@@ -9,16 +9,20 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from router.commands import checks
+from router.commands.choosing import DEMO, local, suggestion
 from router.commands.context import ConfigOption, Context, JsonOption, Stop, ask_socket, console, open_context, say_json
+from router.commands.keys import key_id
 from serving import command, engines, placement
-from serving.catalogue import Model
+from serving.catalogue import DataClass, Model
 from serving.demo_model import demo_model
-from serving.gpus import main_memory_free_gb
+from serving.gpus import Readings, main_memory_free_gb
 from serving.gpus import read as read_gpus
+from serving.home import find_home
 from serving.instance import socket_path
+
+LEVELS = {"ok": "green", "note": "cyan", "wrong": "bold red"}
 
 
 def plan(
@@ -30,55 +34,79 @@ def plan(
 
     Example: headgate plan --model qwen3.5-0.8b
     """
-    context = open_context(config)
-    names = model or list(context.found.site.run)
-    models = [_model(context, name) for name in names] or [demo_model()]
-    readings = read_gpus()
+    context, readings = open_context(config), read_gpus()
+    models, note = _planned(context, model or [])
     made = placement.place(models, readings, main_memory_free_gb())
     engine = engines.find(context.found.site.engine, context.home.engines, gpu=bool(readings.gpus))
-    rows = [_row(context, placed, engine) for placed in made.placed]
+    rows = [_row(context, placed, engine, readings) for placed in made.placed]
     misfits = [{"model": m.model, "reason": m.reason, "remedy": m.remedy} for m in made.misfits]
+    attached = [a.url for a in context.found.site.attach]
     if as_json:
-        say_json({"placed": rows, "misfits": misfits, "gpu_note": readings.note})
+        say_json({"placed": rows, "misfits": misfits, "attached": attached, "note": note, "gpu_note": readings.note})
     else:
-        _show_plan(rows, misfits, readings.note, engine, console())
+        _show_plan(
+            rows, misfits, [*filter(None, (readings.note and f"GPUs: {readings.note}", note))], engine, console()
+        )
+        for url in attached:
+            console().print(f"\nattached: {url}", soft_wrap=True)
     if misfits:
         raise typer.Exit(1)
 
 
+def _planned(context: Context, names: list[str]) -> tuple[list[Model], str]:
+    """The models that `up` would start, and a word on why these."""
+    site = context.found.site
+    if names or site.run or site.attach:
+        return [_model(context, name) for name in names or site.run], ""
+    if fitting := suggestion(context):
+        return [
+            fitting
+        ], f"no model is configured: up asks before it fetches {fitting.name}; told no, it starts the demo"
+    return [demo_model()], "no model is configured, and no model hub can be reached: the demo model"
+
+
 def _model(context: Context, name: str) -> Model:
-    return demo_model() if name == "demo" else context.found.find(name)
+    return demo_model() if name == DEMO else local(context, name)
 
 
-def _row(context: Context, placed: placement.Placed, engine: engines.Engine) -> dict[str, Any]:
+def _row(
+    context: Context, placed: placement.Placed, engine: engines.Engine, readings: Readings
+) -> dict[str, Any]:  # fmt: skip
     model, variant = placed.model, placed.variant
     repo = (variant.repo if variant else "") or model.repo or str(context.home.models / model.name)
     revision = (variant.revision if variant else "") or model.revision
-    built = command.build(
-        placed, python=engine.python, weights=repo, revision=revision, socket=socket_path(context.home, model.name),
-        port=None, installation=context.home.installation(), instance=model.name, inherited=os.environ,
-    )  # fmt: skip
+    try:
+        built = command.build(
+            placed, python=engine.python, weights=repo, revision=revision,
+            socket=socket_path(context.home, model.name), port=None, installation=context.home.installation(),
+            instance=model.name, inherited=os.environ,
+        )  # fmt: skip
+    except ValueError as refused:
+        raise Stop(f"{model.name} cannot be run as it is configured: {refused}") from refused
+    indexes = {gpu.uuid: f"GPU {gpu.index}" for gpu in readings.gpus}
     return {
         "model": model.name, "variant": variant.name if variant else "", "device": placed.device,
-        "gpus": list(placed.gpus), "context": placed.context, "limit": placed.limit,
+        "gpus": [indexes.get(uuid, uuid) for uuid in placed.gpus], "context": placed.context, "limit": placed.limit,
         "memory_gb": variant.memory_gb if variant else None, "command": built.shell(),
     }  # fmt: skip
 
 
 def _show_plan(
-    rows: list[dict[str, Any]], misfits: list[dict[str, str]], note: str, engine: engines.Engine, out: Console
+    rows: list[dict[str, Any]], misfits: list[dict[str, str]], notes: list[str], engine: engines.Engine, out: Console
 ) -> None:
-    if note:
-        out.print(f"GPUs: {note}", markup=False)
-    state = "is there" if engines.ready(engine) else "would be made first"
-    out.print(f"engine: {engine.package} {engine.version} {state} ({engine.python})", markup=False, soft_wrap=True)
+    for note in notes:
+        out.print(note)
+    if rows:
+        named = f"{engine.package} {engine.version}".strip() or "as configured"
+        state = "is there" if engines.ready(engine) or not engine.package else "would be made first"
+        out.print(f"engine: {named} {state} ({engine.python})", soft_wrap=True)
     for row in rows:
-        where = ", ".join(row["gpus"]) or "the CPU"
-        out.print(f"\n{row['model']} {row['variant']} on {where}, {row['memory_gb']} GB, context {row['context']}, "
-                  f"at most {row['limit']} requests at once:", markup=False)  # fmt: skip
-        out.print(row["command"], markup=False, soft_wrap=True)
+        memory = f", {row['memory_gb']:g} GB" if row["memory_gb"] else ""
+        out.print(f"\n{' '.join(filter(None, (row['model'], row['variant'])))} on {', '.join(row['gpus']) or 'the CPU'}"
+                  f"{memory}, context {row['context']}, at most {row['limit']} requests at once:")  # fmt: skip
+        out.print(row["command"], soft_wrap=True)
     for misfit in misfits:
-        out.print(f"\n{misfit['model']} does not fit: {misfit['reason']}. {misfit['remedy']}", markup=False)
+        out.print(f"\n{misfit['model']} does not fit: {misfit['reason']}; {misfit['remedy']}".rstrip("; "))
 
 
 def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
@@ -90,12 +118,18 @@ def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
     if as_json:
         say_json([{"level": f.level, "what": f.what, "remedy": f.remedy} for f in found])
     else:
-        table = Table("", "what", "what to do", box=None)
-        for finding in found:
-            table.add_row(finding.level, finding.what, finding.remedy)
-        console().print(table)
+        _show_findings(found, console())
     if any(f.level == "wrong" for f in found):
         raise typer.Exit(1)
+
+
+def _show_findings(found: list[checks.Finding], out: Console) -> None:
+    """One line a finding and its remedy below it, whole, so that it can be copied from a narrow terminal too."""
+    for finding in found:
+        out.print(f"{finding.level:<6}", end="", style=LEVELS[finding.level])
+        out.print(finding.what, soft_wrap=True)
+        if finding.remedy:
+            out.print(f"      → {finding.remedy}", soft_wrap=True)
 
 
 def explain(
@@ -108,9 +142,9 @@ def explain(
 
     Example: echo '{"model": "auto", "messages": []}' | headgate explain --data-class public
     """
-    from serving.home import find_home
-
     home = find_home()
+    if data_class and data_class not in DataClass.__members__:
+        raise Stop(f"--data-class: {data_class!r} is no data class; choose one of {', '.join(DataClass.__members__)}")
     if request:
         found = ask_socket(home, "admin", f"/requests/{urllib.parse.quote(request, safe='')}")
         if as_json:
@@ -120,7 +154,7 @@ def explain(
         return
     if sys.stdin.isatty():
         raise Stop("give a request body on stdin, e.g.: headgate explain < body.json")
-    query = urllib.parse.urlencode({"key": key, "data_class": data_class})
+    query = urllib.parse.urlencode({"key": key_id(key), "data_class": data_class})
     decision = ask_socket(home, "admin", f"/explain?{query}", sys.stdin.buffer.read())
     if as_json:
         say_json(decision)
@@ -129,39 +163,45 @@ def explain(
 
 
 def _show_decision(found: dict[str, Any], out: Console) -> None:
-    out.print(f"asked      {found.get('asked')}", markup=False)
-    out.print(f"class      {found['data_class']}: {found['why_class']}", markup=False)
+    _line("asked", found["asked"], out)
+    _line("class", f"{found['data_class']}: {found['why_class']}", out)
     order = ", then ".join(f"{c['model']} ({c['place']})" for c in found["order"]) or "nobody"
-    out.print(f"goes to    {order}", markup=False)
-    out.print(f"reason     {found['reason']}", markup=False)
-    hold = "unpriced" if found["hold_usd"] is None else f"${found['hold_usd']:.6f}"
-    out.print(f"held       {hold} at most, {found['prompt_tokens_at_most']} prompt tokens at most", markup=False)
+    _line("goes to", order, out)
+    _line("reason", found["reason"], out)
+    hold = "unpriced" if found["hold_usd"] is None else f"${found['hold_usd']:.6f} at most"
+    if found["order"]:
+        _line("held", f"{hold}, {found['prompt_tokens_at_most']} prompt tokens at most", out)
+    if found.get("dropped"):
+        _line("dropped", ", ".join(found["dropped"]), out)
     for refusal in found["refusals"]:
-        name = refusal["model"] or "any"
-        out.print(f"not        {name} [{refusal['rule']}]: {refusal['reason']}", markup=False)
+        _line("not", f"{refusal['model'] or 'any'} [{refusal['rule']}]: {refusal['reason']}", out)
         if refusal["remedy"] and refusal["rule"] not in ("other_lane", "other_model"):
-            out.print(f"           to change it: {refusal['remedy']}", markup=False)
+            _line("", f"to change it: {refusal['remedy']}", out)
 
 
 def _show_record(found: dict[str, Any], out: Console) -> None:
-    out.print(f"request    {found['request']}", markup=False)
+    _line("request", found["request"], out)
     for event in found["events"]:
         if event["kind"] == "opened":
-            out.print(f"key        {event['key']} (team {event['team']}), {event['route']}", markup=False)
+            _line("key", f"{event['key']} (team {event['team']}), {event['route']}", out)
             _show_decision(event, out)
-        else:
-            cost = "unpriced" if event.get("cost") is None else f"${event['cost']:.6f}"
-            guess = " (estimated)" if event.get("estimated") else ""
-            for attempt in event.get("attempts", []):
-                detail = f": {attempt['detail']}" if attempt["detail"] else ""
-                out.print(
-                    f"tried      {attempt['endpoint']}: {attempt['outcome']} in {attempt['ms']} ms{detail}",
-                    markup=False,
-                )
-            out.print(
-                f"ended      {event['outcome']}, status {event['status']}, {event.get('total_ms')} ms", markup=False
-            )
-            out.print(
-                f"tokens     {event.get('prompt_tokens')} in, {event.get('output_tokens')} out{guess}", markup=False
-            )
-            out.print(f"cost       {cost}", markup=False)
+        elif event["kind"] == "closed":
+            _show_closed(event, out)
+        else:  # refused before there was anything to decide
+            _line("key", f"{event['key']} (team {event['team']}), {event['route']}", out)
+            _line("ended", f"{event['outcome']}, status {event['status']}: {event['error']}", out)
+
+
+def _show_closed(event: dict[str, Any], out: Console) -> None:
+    for attempt in event["attempts"]:
+        detail = f": {attempt['detail']}" if attempt["detail"] else ""
+        _line("tried", f"{attempt['endpoint']}: {attempt['outcome']} in {attempt['ms']} ms{detail}", out)
+    _line("ended", f"{event['outcome']}, status {event['status']}, {event['total_ms']} ms", out)
+    guess = " (estimated)" if event["estimated"] else ""
+    prompt, output = (event[f] if event[f] is not None else "unknown" for f in ("prompt_tokens", "output_tokens"))
+    _line("tokens", f"{prompt} in, {output} out{guess}", out)
+    _line("cost", "unpriced" if event["cost_usd"] is None else f"${event['cost_usd']:.6f}{guess}", out)
+
+
+def _line(name: str, text: str, out: Console) -> None:
+    out.print(f"{name:<10} {text}", soft_wrap=True)

@@ -2,138 +2,224 @@
 
 from __future__ import annotations
 
-import subprocess
+import contextlib
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
-from rich.table import Table
+from rich.text import Text
 
-from router.commands.context import Stop, ask_socket
+from router import keeper
+from router.commands.context import Stop, ask_socket, plain, table
 from serving.home import Home
 
-POLL_S = 0.4
+POLL_S = 0.3
+QUIET_S = 5.0
+"""Without a terminal, news of the same step (bytes fetched) are shown this often at most."""
+TRIES = 3
+"""A part that ended so often before all was ready will not come up by itself."""
 STEPS = {
     "waiting": "waiting its turn", "environment": "making the engine's environment", "weights": "getting the weights",
-    "starting": "starting the engine", "ready": "ready", "failed": "FAILED", "draining": "finishing its requests",
-    "stopping": "stopping", "stopped": "stopped", "unreachable": "unreachable",
+    "starting": "starting", "failed": "FAILED", "draining": "finishing its requests",
 }  # fmt: skip
+COMING = "coming up"
 LASTING = frozenset({"failed", "unreachable", "wrong key"})
 
 
-def follow(home: Home, child: subprocess.Popen[bytes], out: Console) -> None:
-    """Show how the instances start until all are ready and the router answers. Raises Stop with the reason."""
-    started, shown = time.monotonic(), dict[str, str]()
-    with Live(console=out, transient=True, refresh_per_second=4) if out.is_terminal else _Quiet() as live:
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A start that somebody waits for."""
+
+    home: Home
+    alive: Callable[[], bool]
+    url: str
+    since: int
+    """Bytes of the keeper's log that are older than this start."""
+    insisted: frozenset[str] = frozenset()
+    """Addresses given with --attach: one that cannot be used is an error. Others only leave a line."""
+    config: Path = Path("headgate.yaml")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one part is doing."""
+
+    state: str
+    detail: str = ""
+    address: str = ""
+    attached: bool = False
+
+    def words(self) -> str:
+        return sentence(self.state, self.detail)
+
+
+def follow(start: Start, out: Console) -> None:
+    """Show how the parts start until all are ready and the router answers. Raises Stop with the reason."""
+    shown = _Shown(out)
+    live = Live(console=out, transient=True, refresh_per_second=8) if out.is_terminal else contextlib.nullcontext()
+    with live as bar:
         while True:
-            if child.poll() is not None:
-                raise Stop(f"it could not start: {_last_words(home)}")
-            state = _look(home)
-            for name, text in state.items():
-                if shown.get(name) != text and not (out.is_terminal and text.startswith(shown.get(name, "-")[:12])):
-                    out.print(f"[{time.monotonic() - started:5.1f} s] {name}: {text}", markup=False)
-                shown[name] = text
-            if isinstance(live, Live):
-                busy = "; ".join(f"{n}: {t}" for n, t in state.items() if t != "ready")
-                live.update(Spinner("dots", text=f"{time.monotonic() - started:.0f} s  {busy}"[: out.width - 4]))
-            if failed := [f"{n}: {t}" for n, t in state.items() if t.startswith(tuple(_words(s) for s in LASTING))]:
-                raise Stop("; ".join(failed))
-            if state and all(t == "ready" for t in state.values()):
+            if not start.alive():
+                words = keeper.last_words(start.home.logs / "keeper.log", start.since)
+                raise Stop(words or f"it ended at once; see {start.home.logs}")
+            steps = _look(start)
+            shown.update(steps, bar)
+            _stop_where_hopeless(start, steps)
+            left_out = {name for name, step in steps.items() if step.state in LASTING}
+            if all(step.state == "ready" or name in left_out for name, step in steps.items()):
+                for name in sorted(left_out):
+                    out.print(f"{name} is left out: {steps[name].words()}; it is tried again", soft_wrap=True)
                 return
             time.sleep(POLL_S)
 
 
-class _Quiet:
-    """Stands in for the live line where there is no terminal."""
+class _Shown:
+    """Says what is new, and only that."""
 
-    def __enter__(self) -> _Quiet:
-        return self
+    def __init__(self, out: Console) -> None:
+        self._out, self._started = out, time.monotonic()
+        self._last: dict[str, tuple[Step, float]] = {}
 
-    def __exit__(self, *_: object) -> None:
-        return
+    def update(self, steps: dict[str, Step], bar: Live | None) -> None:
+        now = time.monotonic()
+        for name, step in steps.items():
+            before, at = self._last.get(name, (None, 0.0))
+            news = before is None or step.state != before.state
+            if news or (bar is None and step != before and now - at > QUIET_S):
+                self._out.print(f"[{now - self._started:5.1f} s] {name}: {step.words()}", soft_wrap=bar is None)
+                self._last[name] = (step, now)
+        if bar is not None:
+            busy = "; ".join(f"{n}: {s.words()}" for n, s in steps.items() if s.state != "ready")
+            # Text, since a spinner would read brackets in a log line as markup.
+            bar.update(Spinner("dots", Text(f"{now - self._started:.0f} s  {busy}"[: self._out.width - 4])))
 
 
-def _look(home: Home) -> dict[str, str]:
-    """Each part and what it is doing, in words."""
+def _look(start: Start) -> dict[str, Step]:
+    """Each part and what it is doing."""
     try:
-        document = ask_socket(home, "serving", "/instances")
+        document = ask_socket(start.home, "serving", "/instances")
     except Stop:
-        return {"serving": "starting"}
-    found = {i["name"]: _sentence(i["state"], i["detail"]) for i in document["instances"]}
+        return {"serving": Step(COMING)}
+    found = {
+        i["name"]: Step(i["state"], i["detail"], i["address"] or "", bool(i["attached"])) for i in document["instances"]
+    }
+    return found | _rest(start, found)
+
+
+def _rest(start: Start, instances: dict[str, Step]) -> dict[str, Step]:
+    """The router and the door, as long as they are not ready; a ready instance counts once the router knows it."""
     try:
-        state = ask_socket(home, "admin", "/status")
-        known = {e["name"] for e in state["endpoints"] if e["state"] == "ready"}
-        for name, text in found.items():
-            if text == "ready" and name not in known:
-                found[name] = "ready; the router is being told"
+        state = ask_socket(start.home, "admin", "/status")
     except Stop:
-        found["router"] = "starting"
-    return found
+        return {"router": Step(COMING)}
+    known = {e["name"]: e for e in state["endpoints"]}
+    if any(s.state == "ready" and known.get(n, {}).get("state") != "ready" for n, s in instances.items()):
+        return {"router": Step(COMING, "it hears of the models")}
+    if any(e["address"] == "door" for e in known.values()) and not (state["door"] or {}).get("at"):
+        return {"door": Step(COMING)}
+    return {}
 
 
-def _words(state: str) -> str:
-    return STEPS.get(state, state)
+def _stop_where_hopeless(start: Start, steps: dict[str, Step]) -> None:
+    failed = {n: s for n, s in steps.items() if s.state in LASTING}
+    fatal = {n: s for n, s in failed.items() if not s.attached or s.address in start.insisted}
+    if not fatal and failed and len(failed) == len(steps):
+        fatal = failed  # nothing is left that could answer
+    if fatal:
+        raise Stop("; ".join(_mend(start, name, step) for name, step in fatal.items()))
+    with contextlib.suppress(OSError):
+        lines = (start.home.logs / "keeper.log").read_bytes()[start.since :].decode(errors="replace").splitlines()
+        again = [line for line in lines if "starting it again" in line]
+        if len(again) >= TRIES:
+            raise Stop(f"{again[-1].partition(' keeper: ')[2]}; see: headgate logs")
 
 
-def _sentence(state: str, detail: str) -> str:
-    if state == "ready":
-        return "ready"
-    return f"{_words(state)}: {detail}" if detail else _words(state)
+def _mend(start: Start, name: str, step: Step) -> str:
+    """What is wrong with one endpoint, and what to do."""
+    what = f"{name}: {step.state}: {step.detail}"
+    if not step.attached:
+        return f"{what}; see: headgate logs {name}"
+    if step.state == "wrong key":
+        return f"{what} under `attach:` in {start.config}, then: headgate up"
+    if step.state == "unreachable":
+        return (f"{what}; start that server first, or use --detach without --wait: Headgate then goes on looking "
+                "for it")  # fmt: skip
+    return what
 
 
-def _last_words(home: Home) -> str:
-    """Why a part could not start: the last line that one of them wrote for a person."""
-    for name in ("serving", "door", "router", "keeper"):
-        path = home.logs / f"{name}.log"
-        lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-        if lines and lines[-1].startswith(f"{name}: "):
-            return lines[-1].partition(": ")[2]
-    return f"see the logs in {home.logs}"
+def sentence(state: str, detail: str) -> str:
+    """A state in words."""
+    words = STEPS.get(state, state)
+    return f"{words}: {detail}" if detail and state != "ready" else words
 
 
 def show_status(state: dict[str, Any], url: str, out: Console) -> None:
     """The state of everything, as tables."""
     serving = state.get("serving") or {}
     if url:
-        out.print(f"endpoint {url}/v1", markup=False)
+        out.print(f"endpoint  {url}/v1", soft_wrap=True)
     loads = {e["name"]: e for e in state.get("endpoints", [])}
-    table = Table("model", "state", "in flight", "running", "waiting", "limit", "restarts", "address", box=None)
+    numbers = {gpu["uuid"]: f"GPU {gpu['index']}" for gpu in serving.get("gpus") or []}
+    rows = table("model", "state", "in flight", "running", "waiting", "where", whole=5)
     for found in serving.get("instances", []):
         load = found.get("load") or {}
-        here = loads.get(found["name"], {})
-        table.add_row(
-            found["name"], _sentence(found["state"], found["detail"]), _count(here.get("in_flight")),
-            _count(load.get("running")), _count(load.get("waiting")), _count(found["limit"] or None),
-            _count(found["restarts"]), found["address"] + (" (attached)" if found["attached"] else ""),
+        in_flight = count(loads.get(found["name"], {}).get("in_flight"))
+        in_flight += f" of {found['limit']}" if found["limit"] else ""
+        where = ", ".join(numbers.get(g, g) for g in found["gpus"]) or "CPU"
+        where = f"attached {found['address']}" if found["attached"] else where
+        rows.add_row(
+            found["name"], found["state"], in_flight, count(load.get("running")), count(load.get("waiting")), where
         )  # fmt: skip
     for endpoint in loads.values():
         if endpoint["address"] == "door":
-            text = _sentence(endpoint["state"], endpoint["detail"])
-            table.add_row(endpoint["name"], text, _count(endpoint["in_flight"]), "", "", "", "", "hosted, by the door")
-    out.print(table)
+            rows.add_row(endpoint["name"], endpoint["state"], count(endpoint["in_flight"]), "", "", "door")
+    if rows.row_count:
+        out.print(rows)
     _show_gpus(serving, out)
-    for found in serving.get("instances", []):
-        if found["state"] != "ready" and found["log"]:
-            out.print(f"\nlast lines of {found['name']} (all of it: headgate logs {found['name']})", markup=False)
+    _show_trouble(state, out)
+
+
+def _show_trouble(state: dict[str, Any], out: Console) -> None:
+    """What is not as it should be, one line each, with the log's end where there is one."""
+    if "ledger" not in state:
+        out.print("router: it does not answer; see: headgate logs router")
+    elif not state["ledger"]["healthy"]:
+        out.print(f"ledger: {state['ledger']['trouble']}", soft_wrap=True)
+    closed: dict[str, list[str]] = {}
+    for endpoint in state.get("endpoints", []):
+        if endpoint["address"] == "door" and endpoint["state"] != "ready":
+            closed.setdefault(sentence(endpoint["state"], endpoint["detail"]), []).append(endpoint["name"])
+    for why, names in closed.items():
+        out.print(f"{', '.join(names)}: {why}", soft_wrap=True)
+    for found in (state.get("serving") or {}).get("instances", []):
+        again = f" (started again {found['restarts']} times)" if found["restarts"] else ""
+        if again or (found["detail"] and found["state"] != "ready"):
+            out.print(f"{found['name']}: {sentence(found['state'], found['detail'])}{again}", soft_wrap=True)
+        if found["state"] in LASTING and found["log"]:
+            out.print(f"\nlast lines of {found['name']} (all of it: headgate logs {found['name']})")
             for line in found["log"]:
-                out.print(f"  {line}", markup=False)
+                out.print(f"  {plain(line)}", soft_wrap=True)
 
 
 def _show_gpus(serving: dict[str, Any], out: Console) -> None:
     gpus = serving.get("gpus") or []
     if not gpus:
-        out.print(f"GPUs: {serving.get('gpu_note') or 'unknown'}", markup=False)
+        out.print(f"GPUs      {serving.get('gpu_note') or 'unknown'}")
         return
-    table = Table("GPU", "free / total GB", "busy", "W", "°C", "trouble", box=None)
+    rows = table("GPU", "free / total GB", "busy", "W", "°C", "trouble")
     for gpu in gpus:
         busy = "unknown" if gpu["utilisation"] is None else f"{gpu['utilisation']:.0%}"
         trouble = ", ".join([*gpu["throttle"], *([gpu["fault"]] if gpu["fault"] else [])])
-        memory = f"{_count(gpu['memory_free_gb'])} / {_count(gpu['memory_total_gb'])}"
-        table.add_row(gpu["name"], memory, busy, _count(gpu["power_w"]), _count(gpu["temperature_c"]), trouble)
-    out.print(table)
+        memory = f"{count(gpu['memory_free_gb'])} / {count(gpu['memory_total_gb'])}"
+        rows.add_row(gpu["name"], memory, busy, count(gpu["power_w"]), count(gpu["temperature_c"]), trouble)
+    out.print(rows)
 
 
-def _count(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:g}"
+def count(value: float | None) -> str:
+    """A number for a table; "-" where it is not known."""
+    return "-" if value is None else f"{value:.1f}".removesuffix(".0")

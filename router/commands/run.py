@@ -3,52 +3,53 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from router import keeper
+from router import keeper, listen
 from router.commands import progress
+from router.commands.choosing import check_attached, choose
 from router.commands.context import (
     ConfigOption,
     Context,
     JsonOption,
+    NotRunning,
     Stop,
     ask_socket,
     console,
     open_context,
     say_json,
-    yes_no,
+    table,
 )  # fmt: skip
-from router.commands.keys import first_key
-from router.listen import Listen, check_free, check_public
-from serving import placement, probe, processes
-from serving.catalogue import ConfigError, Model
-from serving.gpus import main_memory_free_gb
-from serving.gpus import read as read_gpus
+from router.commands.welcome import welcome
+from router.listen import Listen
+from serving import processes
+from serving.home import Home, find_home
 
-DEMO = "demo"
+PortOption = Annotated[int, typer.Option(help="Port for callers.", min=1, max=65535)]
+HostOption = Annotated[str, typer.Option(help="Address for callers; others than loopback need TLS or a proxy.")]
+ModelsOption = Annotated[list[str] | None, typer.Option(help="Model to start (repeatable).")]
+AttachOption = Annotated[list[str] | None, typer.Option(help="URL of a vLLM server that runs already (repeatable).")]
 
 
 def up(
-    port: Annotated[int, typer.Option(help="Port for callers.", min=1, max=65535)] = 8080,
-    host: Annotated[
-        str, typer.Option(help="Address for callers; others than loopback need TLS or a proxy.")
-    ] = "127.0.0.1",
+    port: PortOption = 8080,
+    host: HostOption = "127.0.0.1",
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="With --detach: return when everything is ready.")] = False,
-    model: Annotated[list[str] | None, typer.Option(help="Model to start (repeatable).")] = None,
-    attach: Annotated[
-        list[str] | None, typer.Option(help="URL of a vLLM server that runs already (repeatable).")
-    ] = None,
+    model: ModelsOption = None,
+    attach: AttachOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Agree to what would be asked.")] = False,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate file, to answer other machines.")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key file.")] = None,
@@ -59,37 +60,77 @@ def up(
 
     Example: headgate up --detach --wait
     """
-
     out, context = console(), open_context(config)
-    if found := keeper.running(context.home):
+    at = Listen(host, port, _absolute(tls_cert), _absolute(tls_key))
+    started = None
+    with keeper.only_one(context.home, "up"):
+        found = keeper.running(context.home)
+        if found is None:
+            started = _begin(context, at, behind_proxy, model or [], attach or [], yes, foreground=not detach, out=out)
+    if started is None:
+        assert found is not None
         out.print("Headgate runs already; to start it with other options: headgate down")
-        welcome(context, found.url, out)
-        return
-    listen = Listen(host, port, str(tls_cert) if tls_cert else None, str(tls_key) if tls_key else None)
-    check_public(listen, behind_proxy)
-    _end_leftovers(context, out)
-    check_free(listen)
-    names = _choose(context, model or [], attach or [], yes, out)
-    scheme = "https" if tls_cert else "http"
-    url = f"{scheme}://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104
-    child = _start(context, names, attach or [], _listen_args(listen, behind_proxy))
-    keeper.note(context.home, child.pid, url, str(tls_cert.absolute()) if tls_cert else "")
+        if wait:
+            progress.follow(progress.Start(context.home, found.alive, found.url, _size(context.home)), out)
+        welcome(context, found, out)
+    elif detach and not wait:
+        out.print("Headgate is starting; follow it with: headgate status")
+        welcome(context, started.running, out, started.names)
+    else:
+        _see_through(context, started, detach, out)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A keeper that was just started."""
+
+    child: subprocess.Popen[bytes]
+    running: keeper.Running
+    names: list[str]
+    progress: progress.Start
+
+
+def _begin(
+    context: Context, at: Listen, behind_proxy: bool, models: list[str], attach: list[str], yes: bool, *,
+    foreground: bool, out: Console,
+) -> Started:  # fmt: skip
+    """Check everything that can be checked before something runs, then start the keeper. Raises ConfigError, Stop."""
+    listen.check_public(at, behind_proxy)
+    insisted = check_attached(attach)
+    names = choose(context, models, attach, yes, out)
+    _end_leftovers(context.home, out)
+    listen.check_free(at)
+    if admin_port := context.found.site.router.admin_port:
+        listen.check_free(Listen(port=admin_port), "router.admin_port in headgate.yaml")
+    since = _size(context.home)
+    child = _start(context, names, attach, _listen_args(at, behind_proxy), foreground)
+    running = keeper.note(context.home, child.pid, listen.url(at), at.tls_cert or "")
+    follow = progress.Start(
+        context.home, lambda: child.poll() is None, running.url, since, insisted, context.site_path
+    )  # fmt: skip
+    return Started(child, running, names, follow)
+
+
+def _see_through(context: Context, started: Started, detach: bool, out: Console) -> None:
+    """Wait until all is ready, and in the foreground until the end. Leaves something running only if told to."""
+    keep = False
     try:
-        if detach and not wait:
-            out.print("Headgate is starting; follow it with: headgate status")
-            welcome(context, url, out, names)
-            return
-        progress.follow(context.home, child, out)
-        welcome(context, url, out, names)
-        if not detach:
-            out.print("Ctrl-C stops all of it.")
-            child.wait()
-            raise Stop(f"Headgate ended by itself; see {context.home.logs}")
-    except (KeyboardInterrupt, Stop):
-        out.print("Stopping …")
-        _stop(context, child.pid, out)
-        if sys.exc_info()[0] is not KeyboardInterrupt:
-            raise
+        with _ended_like_ctrl_c():
+            progress.follow(started.progress, out)
+            welcome(context, started.running, out, started.names)
+            keep = detach
+            if not detach:
+                out.print("Ctrl-C stops all of it.")
+                started.child.wait()
+                raise Stop(f"Headgate ended by itself; see {context.home.logs / 'keeper.log'}")
+    except KeyboardInterrupt:
+        if detach:
+            raise typer.Exit(130) from None
+    finally:
+        if not keep:
+            out.print("Stopping …")
+            _stop_all(context.home, started.child.pid)
+            out.print("Stopped; nothing of it is left.")
 
 
 def down() -> None:
@@ -97,15 +138,15 @@ def down() -> None:
 
     Example: headgate down
     """
-    from serving.home import find_home
-
     out, home = console(), find_home()
     found = keeper.running(home)
+    # Asking for the id would make one.
     count = len(processes.ours(home.installation())) if home.secrets.is_dir() else 0
     if not found and not count:
         out.print("Nothing of this installation runs.")
         return
-    _stop_all(home.installation(), found.pid if found else None)
+    out.print("Stopping …")
+    _stop_all(home, found.pid if found else None)
     out.print(f"Stopped; {count} processes ended, none left.")
 
 
@@ -114,24 +155,30 @@ def status(as_json: JsonOption = False) -> None:
 
     Example: headgate status --json
     """
-    from serving.home import find_home
-
     home, out = find_home(), console()
     found = keeper.running(home)
     try:
-        state: dict[str, Any] = ask_socket(home, "admin", "/status")
-    except Stop:
-        try:
-            state = {"serving": ask_socket(home, "serving", "/instances"), "endpoints": [], "door": None}
-        except Stop as nothing:
-            if as_json:
-                say_json({"running": False})
-                raise typer.Exit(1) from nothing
-            raise
+        state = _state(home)
+    except NotRunning as nothing:
+        if as_json:
+            say_json({"running": False, "starting": found is not None})
+            raise typer.Exit(1) from None
+        if found is not None:
+            raise Stop("Headgate is starting and does not answer yet; see: headgate logs keeper") from nothing
+        raise
     if as_json:
         say_json({"running": True, "url": found.url if found else None, **state})
         return
     progress.show_status(state, found.url if found else "", out)
+
+
+def _state(home: Home) -> dict[str, Any]:
+    """What the router knows; where it does not answer, what serving does. Raises NotRunning where neither does."""
+    try:
+        found: dict[str, Any] = ask_socket(home, "admin", "/status")
+        return found
+    except Stop:
+        return {"serving": ask_socket(home, "serving", "/instances"), "endpoints": [], "door": None}
 
 
 def logs(
@@ -143,115 +190,103 @@ def logs(
 
     Example: headgate logs demo -n 20
     """
-    from serving.home import find_home
-
-    folder = find_home().logs
+    out, folder = console(), find_home().logs
     known = sorted(p.stem for p in folder.glob("*.log")) if folder.is_dir() else []
     if not name:
-        table = Table("log", "bytes", "file", box=None)
+        rows = table("log", "bytes", "last written")
         for each in known:
-            path = folder / f"{each}.log"
-            table.add_row(each, str(path.stat().st_size), str(path))
-        console().print(table if known else "There are no logs yet.")
+            found = (folder / f"{each}.log").stat()
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.st_mtime))
+            rows.add_row(each, str(found.st_size), when)
+        out.print(rows if known else "There are no logs yet.")
+        if known:
+            out.print(f"They lie in {folder}", soft_wrap=True)
         return
     if name not in known:
         raise Stop(f"there is no log called {name!r}; there are: {', '.join(known) or 'none yet'}")
     # tail(1) is on every system this runs on, and follows rotated files as well.
-    subprocess.run(["tail", "-n", str(lines), *(["-F"] if follow else []), str(folder / f"{name}.log")], check=False)
+    command = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(folder / f"{name}.log")]
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how -f ends
+        raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
-def welcome(context: Context, url: str, out: Console, names: list[str] | None = None) -> None:
-    """The endpoint, a key with its data class, and a curl line that works when pasted."""
-    key, text = first_key(context)
-    served = names[0] if names else "auto"
-    out.print()
-    if names == [DEMO]:
-        out.print("The demo model answers with NOISE: it is tiny and its weights are random. For a real model:")
-        out.print("    headgate down; headgate up --model qwen3.5-0.8b     (needs a model hub)")
-    out.print(f"endpoint  {url}/v1")
-    out.print(f"key       {text}", soft_wrap=True)
-    out.print(
-        f"          data class {key.data_class.name}, team {key.team}; change it with: headgate keys set {key.id}"
-    )
-    out.print()
-    out.print(
-        f"curl {url}/v1/chat/completions -H 'Authorization: Bearer {text}' -H 'Content-Type: application/json' "
-        f'-d \'{{"model": "{served}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'',
-        soft_wrap=True,
-    )
-    out.print()
-
-
-def _choose(context: Context, names: list[str], attach: list[str], yes: bool, out: Console) -> list[str]:
-    """What starts: the names given, else those of headgate.yaml, else what fits and is agreed to, else the demo."""
-    site = context.found.site
-    if names:
-        return [DEMO if n == DEMO else _local(context.found.find(n)).name for n in names]
-    if attach:
-        return []  # an attached server is all that was asked for; no engine is made
-    if site.run or site.attach:
-        return list(site.run)
-    if asyncio.run(probe.hub_reachable()):
-        readings = read_gpus()
-        fitting = placement.suggest(context.found.models.values(), readings, main_memory_free_gb())
-        if fitting is not None:
-            size = f"{fitting.size_gb:g} GB to fetch once" if fitting.size_gb else "size unknown"
-            question = f"No model is configured. Start {fitting.name} ({fitting.repo}, {size})?"
-            if yes_no(question, yes, out):
-                return [fitting.name]
-    return [DEMO]
-
-
-def _local(model: Model) -> Model:
-    if model.place == "hosted":
-        raise ConfigError(
-            f"{model.name} is hosted and cannot be started; enable it: headgate providers add {model.provider}"
-        )
-    return model
-
-
-def _start(context: Context, names: list[str], attach: list[str], listen: list[str]) -> subprocess.Popen[bytes]:
+def _start(
+    context: Context, names: list[str], attach: list[str], listen_args: list[str], foreground: bool
+) -> subprocess.Popen[bytes]:
     home, found = context.home, context.found
-    args = [sys.executable, "-m", "router.keeper"]
+    args = [sys.executable, "-P", "-m", "router.keeper"]
     if found.path:
         args += ["--config", str(found.path)]
     serving = [f"--model={n}" for n in names] + [f"--attach={u}" for u in attach]
-    args += [f"--serving={a}" for a in serving] + [f"--listen={a}" for a in listen]
-    environment = keeper.environment(home, os.environ)
+    args += [f"--serving={a}" for a in serving] + [f"--listen={a}" for a in listen_args]
+    # In the foreground the keeper holds the other end of a pipe and ends when this process does, however that ends.
+    args += ["--parent-pipe"] if foreground else []
     with (home.logs / "keeper.log").open("ab") as log:
         return subprocess.Popen(
-            args, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=home.root,
-            start_new_session=True,
+            args, stdin=subprocess.PIPE if foreground else subprocess.DEVNULL, stdout=log, stderr=log,
+            env=keeper.environment(home, os.environ), cwd=home.root, start_new_session=True,
         )  # fmt: skip
 
 
-def _listen_args(listen: Listen, behind_proxy: bool) -> list[str]:
-    args = [f"--host={listen.host}", f"--port={listen.port}"]
-    if listen.tls_cert:
-        args += [f"--tls-cert={Path(listen.tls_cert).absolute()}", f"--tls-key={Path(listen.tls_key or '').absolute()}"]
+def _listen_args(at: Listen, behind_proxy: bool) -> list[str]:
+    args = [f"--host={at.host}", f"--port={at.port}"]
+    if at.tls_cert:
+        args += [f"--tls-cert={at.tls_cert}", f"--tls-key={at.tls_key}"]
     return args + (["--behind-proxy"] if behind_proxy else [])
 
 
-def _end_leftovers(context: Context, out: Console) -> None:
+def _absolute(path: Path | None) -> str | None:
+    return str(path.expanduser().absolute()) if path else None
+
+
+def _size(home: Home) -> int:
+    """Bytes of the keeper's log."""
+    with contextlib.suppress(FileNotFoundError):
+        return (home.logs / "keeper.log").stat().st_size
+    return 0
+
+
+def _end_leftovers(home: Home, out: Console) -> None:
     """End what an earlier, killed `up` left behind."""
-    left = processes.ours(context.home.installation())
+    left = processes.ours(home.installation())
     if left:
         out.print(f"Ending {len(left)} processes that an earlier start left behind …")
-        _stop_all(context.home.installation(), None)
+        _stop_all(home, None)
 
 
-def _stop(context: Context, pid: int, out: Console) -> None:
-    _stop_all(context.home.installation(), pid)
-    out.print("Stopped; nothing of it is left.")
-
-
-def _stop_all(installation: str, keeper_pid: int | None) -> None:
-    """Ask the keeper to end everything in order; then end what is left."""
-    if keeper_pid is not None and any(p.pid == keeper_pid for p in processes.ours(installation)):
-        os.kill(keeper_pid, signal.SIGTERM)
-        patience = time.monotonic() + sum(keeper.STOP_S.values())
-        while time.monotonic() < patience and any(p.pid == keeper_pid for p in processes.ours(installation)):
-            time.sleep(0.1)
-    stuck = asyncio.run(processes.end(processes.ours(installation), grace_s=10))
+def _stop_all(home: Home, keeper_pid: int | None) -> None:
+    """Ask the keeper to end everything in order; then end what is left. A second Ctrl-C leaves the order out."""
+    installation = home.installation()
+    try:
+        if keeper_pid is not None and _runs(installation, keeper_pid):
+            os.kill(keeper_pid, signal.SIGTERM)
+            patience = time.monotonic() + sum(keeper.STOP_S.values())
+            while time.monotonic() < patience and _runs(installation, keeper_pid):
+                time.sleep(0.1)
+        stuck = asyncio.run(processes.end(processes.ours(installation), grace_s=10))
+    except KeyboardInterrupt:
+        stuck = asyncio.run(processes.end(processes.ours(installation), grace_s=1))
     if stuck:
         raise Stop(f"{len(stuck)} processes will not end (stuck in the kernel): {', '.join(str(p.pid) for p in stuck)}")
+
+
+def _runs(installation: str, pid: int) -> bool:
+    return any(p.pid == pid for p in processes.ours(installation))
+
+
+@contextlib.contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, and a terminal that is closed, stop everything as Ctrl-C does. nohup's choice is kept."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

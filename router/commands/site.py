@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.util import load_yaml_guess_indent
 
 from router.commands import checks
-from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json
+from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json, table
 from serving import catalogue, yamlfile
 from serving.catalogue import ConfigError, Model, Shipped
 from serving.home import find_home
@@ -22,6 +25,8 @@ providers = typer.Typer(no_args_is_help=True, help="Hosted providers: off until 
 models = typer.Typer(no_args_is_help=True, help="The models that start here.")
 config_app = typer.Typer(no_args_is_help=True, help="The one configuration file, headgate.yaml.")
 
+NESTED = re.compile(r"^\w+: *(?:#.*)?\n(?: *#.*\n)*( +)(?!-)\S", re.MULTILINE)
+"""A mapping below a name: how far a person indents."""
 COPIED = ("lanes", "clearance", "price", "repo", "revision")
 """Fields written into headgate.yaml when a model is added, so that an upgrade never changes them silently."""
 
@@ -47,7 +52,7 @@ TEMPLATE = """\
 
 # Fields laid over the shipped models, or new models.
 # models:
-#   some-hosted-model:
+#   claude-haiku-5-5:
 #     clearance: internal         # default: public
 #     approved: {by: Jo Doe, contract: DPA-17, regions: [eu], until: 2027-06-30}
 
@@ -79,16 +84,18 @@ def add_provider(
     fields = {"enabled": True} | {k: v for k, v in given.items() if v}
     changed = _edit(context, lambda site: _at(site, "providers", name).update(fields))
     out, provider = console(), changed.found.providers[name]
-    where = provider.key_file or (
-        f"${provider.key_env}" if provider.key_env else "nowhere yet: set key_env or key_file"
-    )
-    out.print(f"{name} is enabled in {changed.site_path}; its key is read from {where}.", markup=False)
+    where = provider.key_file or provider.key_env or "nowhere: it is asked without a key"
+    out.print(f"{name} is enabled in {changed.site_path}; its key is read from {where}.", soft_wrap=True)
+    if trouble := checks.key_trouble(name, provider):
+        out.print(f"{trouble[0].upper()}{trouble[1:]}.", soft_wrap=True)
     served = [m.name for m in changed.found.models.values() if m.provider == name]
     if not served:
-        out.print(f"It has no models yet: add some under models: in {changed.site_path}", markup=False)
-    count = len(checks.may_use(changed, name))
-    out.print(f"{count} keys may use it. To let one: headgate keys set KEY --data-class public", markup=False)
-    out.print("It takes effect with: headgate down; headgate up", markup=False)
+        out.print(f"It has no models yet: add some under models: in {changed.site_path}", soft_wrap=True)
+    may = checks.keys_may(len(checks.may_use(changed, name)))
+    out.print(
+        f"{may[0].upper()}{may[1:]} use it. To let one: headgate keys set KEY --data-class public", soft_wrap=True
+    )
+    out.print("It takes effect with: headgate down; headgate up")
 
 
 @providers.command("list")
@@ -103,11 +110,12 @@ def list_providers(as_json: JsonOption = False, config: ConfigOption = None) -> 
     if as_json:
         say_json(rows)
         return
-    table = Table("provider", "enabled", "keys that may use it", "models", "its key", box=None)
+    shown = table("provider", "enabled", "keys", "its key is read from", "models", whole=4)
     for row in rows:
-        key = f"{row['key']} ({'there' if row['key_there'] else 'missing'})" if row["key"] else ""
-        table.add_row(row["name"], "yes" if row["enabled"] else "no", str(row["keys"]), ", ".join(row["models"]), key)
-    console().print(table)
+        there = "" if not row["enabled"] else " (missing)" if row["key_trouble"] else " (there)"
+        key = f"{row['key']}{there}" if row["key"] else "nowhere"
+        shown.add_row(row["name"], "yes" if row["enabled"] else "no", str(row["keys"]), key, "\n".join(row["models"]))
+    console().print(shown)
 
 
 def _provider_row(context: Context, name: str) -> dict[str, Any]:
@@ -119,7 +127,7 @@ def _provider_row(context: Context, name: str) -> dict[str, Any]:
         "keys": len(checks.may_use(context, name)) if provider.enabled else 0,
         "base_url": provider.base_url,
         "key": provider.key_file or provider.key_env,
-        "key_there": _key_there(provider.key_file, provider.key_env),
+        "key_trouble": checks.key_trouble(name, provider),
     }
 
 
@@ -148,7 +156,9 @@ def add_model(
             entry.setdefault(field, value)
 
     changed = _edit(context, change)
-    console().print(f"{model.name} starts with the next: headgate up   (written to {changed.site_path})", markup=False)
+    console().print(
+        f"{model.name} starts with the next: headgate up   (written to {changed.site_path})", soft_wrap=True
+    )
 
 
 @models.command("diff")
@@ -164,15 +174,17 @@ def diff_models(as_json: JsonOption = False, config: ConfigOption = None) -> Non
         say_json({"run": list(context.found.site.run), "differences": differences})
         return
     out = console()
-    table = Table("model", "runs", "what", "to fetch", "smallest hardware", box=None)
+    rows = table("model", "runs", "to fetch", "smallest hardware")
     for model in context.found.models.values():
         if model.place == "local":
             runs = "yes" if model.name in context.found.site.run else ""
             size = f"{model.size_gb:g} GB" if model.size_gb else ""
-            table.add_row(model.name, runs, model.title or model.repo, size, _smallest(model))
-    out.print(table)
+            rows.add_row(model.name, runs, size, _smallest(model))
+    out.print(rows)
     for found in differences:
-        out.print(f"{found['model']}.{found['field']}: here {found['here']}, shipped {found['shipped']}", markup=False)
+        out.print(
+            f"{found['model']}.{found['field']}: here {found['here']}, shipped {found['shipped']}", soft_wrap=True
+        )
     if not differences:
         out.print("Nothing in headgate.yaml differs from the shipped catalogue.")
 
@@ -193,7 +205,7 @@ def init(
             file.write(TEMPLATE)
     except FileExistsError as there:
         raise Stop(f"{path} is there already; it is left as it is") from there
-    console().print(f"Written: {path}", markup=False)
+    console().print(f"Written: {path}", soft_wrap=True)
 
 
 @config_app.command("check")
@@ -207,32 +219,39 @@ def check(config: ConfigOption = None) -> None:
     enabled = [n for n, p in found.providers.items() if p.enabled]
     console().print(
         f"{found.path or 'no headgate.yaml; the defaults'}: correct. Runs: {', '.join(found.site.run) or 'what fits'}; "
-        f"attached: {len(found.site.attach)}; providers enabled: {', '.join(enabled) or 'none'}.", markup=False,
+        f"attached: {len(found.site.attach)}; providers enabled: {', '.join(enabled) or 'none'}.", soft_wrap=True,
     )  # fmt: skip
 
 
 def _edit(context: Context, change: Callable[[dict[str, Any]], object]) -> Context:
     """Change headgate.yaml, keeping comments; the new text is checked before it takes the old one's place."""
-    path, editor = context.site_path, YAML()
-    editor.preserve_quotes = True
-    text = path.read_text() if path.exists() else TEMPLATE
-    # A mapping with nothing but comments loads as None, so the new lines go below the old text.
-    data = editor.load(text)
-    fresh = data is None
-    data = {} if fresh else data
-    change(data)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=".headgate.", suffix=".yaml")
+    path = context.site_path.resolve()  # a link stays a link
+    text = path.read_text(encoding="utf-8") if path.exists() else TEMPLATE
+    editor = YAML()
+    editor.preserve_quotes, editor.width = True, 4096
     try:
-        with os.fdopen(handle, "w") as file:
-            if fresh:
-                file.write(text.rstrip("\n") + "\n\n")
+        # A file with nothing but comments loads as None, so the new lines go below the old text.
+        data, indent, offset = load_yaml_guess_indent(text, yaml=editor)
+    except YAMLError as broken:
+        raise Stop(f"{path} was left as it is, since it cannot be read for a change: {broken}") from broken
+    nested = NESTED.search(text)
+    editor.indent(mapping=len(nested[1]) if nested else 2, sequence=indent or 2, offset=offset or 0)
+    above, data = (text.rstrip("\n") + "\n\n", {}) if data is None else ("", data)
+    change(data)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".headgate.", suffix=".yaml")
+    draft = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(above)
             editor.dump(data, file)
-        found = catalogue.load(Path(draft))
+        found = catalogue.load(draft)
+        draft.chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o600)
+        draft.replace(path)
     except ConfigError as wrong:
-        Path(draft).unlink()
-        raise Stop(f"{path} was left as it is: {str(wrong).replace(draft, path.name)}") from wrong
-    Path(draft).replace(path)
-    return Context(context.home, found.model_copy(update={"path": path}))
+        raise Stop(f"{path} was left as it is: {str(wrong).replace(name, path.name)}") from wrong
+    finally:
+        draft.unlink(missing_ok=True)
+    return Context(context.home, found.model_copy(update={"path": context.site_path}))
 
 
 def _at(site: dict[str, Any], section: str, name: str) -> dict[str, Any]:
@@ -248,12 +267,19 @@ def _at(site: dict[str, Any], section: str, name: str) -> dict[str, Any]:
 def _differences(context: Context, name: str, shipped: Model | None) -> list[dict[str, str]]:
     if shipped is None:
         return []
-    here = context.found.models[name]
+    here, there = (model.model_dump(mode="json") for model in (context.found.models[name], shipped))
     return [
-        {"model": name, "field": field, "here": str(getattr(here, field)), "shipped": str(getattr(shipped, field))}
+        {"model": name, "field": field, "here": _spelt(here[field]), "shipped": _spelt(there[field])}
         for field in Model.model_fields
-        if getattr(here, field) != getattr(shipped, field)
+        if _spelt(here[field]) != _spelt(there[field])
     ]
+
+
+def _spelt(value: Any) -> str:
+    """A field as YAML would have it; sets in one order, since each run has another."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = sorted(value)
+    return "not set" if value is None else json.dumps(value, sort_keys=True)
 
 
 def _smallest(model: Model) -> str:
@@ -261,7 +287,3 @@ def _smallest(model: Model) -> str:
         return ""
     least = min(model.variants, key=lambda v: v.memory_gb)
     return f"{least.memory_gb:g} GB on {'the CPU' if least.device == 'cpu' else f'{least.gpus} GPU'} ({least.name})"
-
-
-def _key_there(file: str, env: str) -> bool:
-    return Path(file).expanduser().is_file() if file else env in os.environ

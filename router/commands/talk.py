@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from router import keeper
-from router.commands.context import ConfigOption, Stop, console, open_context
+from router.commands.context import ConfigOption, Stop, console, open_context, plain
 from router.commands.keys import first_key
 
 
@@ -29,17 +29,32 @@ def chat(
     if running is None:
         raise Stop("Headgate is not running here; start it with: headgate up")
     key = key or first_key(context)[1]
+    if not (key.isascii() and key.isprintable()):
+        raise Stop("the key holds characters that no key has; copy it again")
     if text:
         asyncio.run(_turn(running, key, model, [{"role": "user", "content": text}], out))
         return
     if not out.is_terminal:
         raise Stop('say something: headgate chat "Hello"')
+    _converse(running, key, model, out)
+
+
+def _converse(running: keeper.Running, key: str, model: str, out: Console) -> None:
+    """Turn after turn until an empty line, Ctrl-D or Ctrl-C. A turn that fails is forgotten, and one may go on."""
     out.print("Type and press Enter; an empty line ends it.")
     messages: list[dict[str, Any]] = []
-    while said := out.input("> "):
-        messages.append({"role": "user", "content": said})
-        answer = asyncio.run(_turn(running, key, model, messages, out))
-        messages.append({"role": "assistant", "content": answer})
+    try:
+        while said := out.input("> "):
+            messages.append({"role": "user", "content": said})
+            try:
+                answer = asyncio.run(_turn(running, key, model, messages, out))
+            except Stop as failed:
+                out.print(f"{failed}", style="red", soft_wrap=True)
+                messages.pop()
+                continue
+            messages.append({"role": "assistant", "content": answer})
+    except (EOFError, KeyboardInterrupt):
+        out.print()
 
 
 async def _turn(running: keeper.Running, key: str, model: str, messages: list[dict[str, Any]], out: Console) -> str:
@@ -49,37 +64,44 @@ async def _turn(running: keeper.Running, key: str, model: str, messages: list[di
     body = orjson.dumps({"model": model, "messages": messages, "stream": True})
     headers = [("content-type", "application/json"), ("authorization", f"Bearer {key}")]
     connections = Connections(Deadlines(), Bounds())
+    said: list[str] = []
     try:
         address = Address.parse(running.url, ca_file=running.ca_file)
         response = await connections.post(address, "/v1/chat/completions", headers, body)
         if response.status != 200:
             raise Stop(_message(await response.read()))
-        said, tail = [], b""
+        tail = b""
         async for data in response.chunks():
             *lines, tail = (tail + data).split(b"\n")
-            for piece in filter(None, map(_piece, lines)):
-                said.append(piece)
-                out.print(piece, end="", markup=False, soft_wrap=True)
+            for thought, piece in map(_piece, lines):
+                if thought:
+                    out.print(plain(thought), end="", style="dim", soft_wrap=True)
+                if piece:
+                    said.append(piece)
+                    out.print(plain(piece), end="", soft_wrap=True)
     except UpstreamError as failed:
         raise Stop(f"{running.url} did not answer: {failed}; see: headgate status") from failed
     finally:
         await connections.close()
     found = response.headers
     why = f"{found.get('x-headgate-model')} ({found.get('x-headgate-place')}): {found.get('x-headgate-reason')}"
-    out.print(f"\n— {why}", markup=False, style="dim")
-    out.print(f"  more: headgate explain --request {found.get('x-request-id')}", markup=False, style="dim")
+    out.print(f"\n— {why}", style="dim", soft_wrap=True)
+    out.print(f"  more: headgate explain --request {found.get('x-request-id')}", style="dim", soft_wrap=True)
     return "".join(said)
 
 
-def _piece(line: bytes) -> str:
-    """The text in one line of the stream. Raises Stop for an error event."""
+def _piece(line: bytes) -> tuple[str, str]:
+    """The reasoning and the answer's text in one line of the stream. Raises Stop for an error event."""
     if not line.startswith(b"data:") or line[5:].strip() == b"[DONE]":
-        return ""
-    event = orjson.loads(line[5:])
-    if "error" in event:
-        raise Stop(str(event["error"]["message"]))
-    delta = event["choices"][0]["delta"] if event.get("choices") else {}
-    return delta.get("content") or delta.get("reasoning") or ""
+        return "", ""
+    try:
+        event = orjson.loads(line[5:])
+        if "error" in event:
+            raise Stop(str(event["error"]["message"]))
+        delta = event["choices"][0]["delta"] if event.get("choices") else {}
+        return str(delta.get("reasoning") or delta.get("reasoning_content") or ""), str(delta.get("content") or "")
+    except (ValueError, KeyError, TypeError, IndexError) as broken:
+        raise Stop(f"the answer cannot be read: {line[:80].decode(errors='replace')}") from broken
 
 
 def _message(body: bytes) -> str:

@@ -1,0 +1,146 @@
+"""`doctor` finds what is wrong and names the command that mends it; `plan` shows what would run."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from router.commands.foreign import address
+from serving.home import Home
+from tests.conftest import ROOT, free_port
+from tests.fakes.command_line import Said, eventually
+
+Say = Callable[..., Said]
+MODULE = "vllm.entrypoints.openai.api_server"
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A vLLM server that somebody else started, as far as its command line goes: its pid and port."""
+    folder = tmp_path / "site"
+    package = folder / "vllm" / "entrypoints" / "openai"
+    package.mkdir(parents=True)
+    (package / "api_server.py").write_text("import asyncio\nfrom tests.fakes.engine import main\nasyncio.run(main())\n")
+    port = free_port()
+    environment = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
+    command = [sys.executable, "-m", MODULE, "--port", str(port), "--served-model-name", "theirs"]
+    child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    try:
+        eventually(lambda: _listens(port))
+        yield child.pid, port
+    finally:
+        child.kill()
+        child.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def findings(said: Said) -> dict[str, dict[str, str]]:
+    return {f["what"]: f for f in said.json()}
+
+
+def test_a_running_vllm_is_found_with_the_command_that_attaches_it(say: Say, foreign: tuple[int, int]) -> None:
+    pid, port = foreign
+    found = findings(say("doctor", "--json"))
+    mine = found[f"a vLLM server (pid {pid}) at http://127.0.0.1:{port} serves theirs"]
+    assert mine["remedy"] == f"headgate up --attach http://127.0.0.1:{port}" and mine["level"] == "note"
+    shown = say("doctor")
+    assert f"      → {mine['remedy']}\n" in shown.out
+
+
+def test_an_attached_one_is_not_offered_again(say: Say, home: Home, foreign: tuple[int, int]) -> None:
+    pid, port = foreign
+    (home.root / "headgate.yaml").write_text(f"attach: [{{url: 'http://127.0.0.1:{port}/v1'}}]\n")
+    assert f"a vLLM server (pid {pid}) at http://127.0.0.1:{port} is attached" in findings(say("doctor", "--json"))
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["python", "-m", MODULE], "http://127.0.0.1:8000"),
+        (["python3", "-m", MODULE, "--port", "9", "--host", "10.1.1.1"], "http://10.1.1.1:9"),
+        (["/env/bin/python", "/env/bin/vllm", "serve", "m", "--port=9", "--host=0.0.0.0"], "http://127.0.0.1:9"),
+        (["/env/bin/vllm", "serve", "m", "--host", "::", "--port", "9"], "http://[::1]:9"),
+        (["python", "-m", MODULE, "--ssl-certfile", "c", "--port", "9"], "https://127.0.0.1:9"),
+        (["python", "-m", MODULE, "--uds", "/s"], ""),
+        (["grep", "-r", MODULE], ""),
+        (["vim", "/env/bin/vllm"], ""),
+        ([""], ""),
+    ],
+)
+def test_a_vllm_server_is_known_by_its_command_line(args: list[str], expected: str) -> None:
+    assert address(args) == expected
+
+
+def test_a_missing_provider_key_is_named_with_its_variable(say: Say, home: Home) -> None:
+    (home.root / "headgate.yaml").write_text("providers: {openai: {enabled: true, key_env: NOT_SET_HERE}}\n")
+    said = say("doctor")
+    assert said.code == 1
+    assert (
+        "wrong provider openai is enabled; no key may use it; no key for the provider openai: the variable " in said.out
+    )
+    assert "NOT_SET_HERE" in said.out
+
+
+def test_an_approval_that_has_ended_is_wrong(say: Say, home: Home) -> None:
+    (home.root / "headgate.yaml").write_text(
+        "models:\n  claude-haiku-5-5:\n    clearance: internal\n"
+        "    approved: {by: Jo, contract: C1, regions: [eu], until: 2020-01-31}\n"
+    )
+    said = say("doctor", "--json")
+    assert said.code == 1
+    found = findings(said)["the approval of claude-haiku-5-5 ended on 2020-01-31; it counts as public"]
+    assert found["level"] == "wrong" and "models.claude-haiku-5-5.approved" in found["remedy"]
+
+
+def test_hosted_services_on_private_addresses_and_clear_text_are_shown(say: Say, home: Home) -> None:
+    (home.root / "headgate.yaml").write_text(
+        "providers: {openai: {enabled: true, private_ranges: [127.0.0.0/8]}}\n"
+        "attach: [{url: 'http://10.0.0.9:8000', allow_cleartext: true}]\n"
+    )
+    out = say("doctor").out
+    assert "openai may resolve into 127.0.0.0/8; it still counts as hosted" in out
+    assert "http://10.0.0.9:8000 is reached in clear (allow_cleartext)" in out
+
+
+def test_an_engine_that_is_not_there_is_named(say: Say, home: Home) -> None:
+    (home.root / "headgate.yaml").write_text("engine: {python: /nowhere/bin/python}\n")
+    said = say("doctor")
+    assert said.code == 1 and "engine: /nowhere/bin/python is not there" in said.out
+
+
+def test_nothing_wrong_is_exit_code_0(say: Say) -> None:
+    said = say("doctor", "--json")
+    assert said.code == 0 and "Headgate is not running" in findings(said)
+
+
+def test_plan_shows_the_command_and_starts_nothing(say: Say) -> None:
+    said = say("plan", "--model", "demo")
+    assert said.code == 0
+    command = next(line for line in said.out.splitlines() if f"-m {MODULE}" in line)
+    assert "--uds" in command and "--served-model-name demo" in command
+    placed = say("plan", "--model", "demo", "--json").json()["placed"]
+    assert placed[0]["model"] == "demo" and placed[0]["command"] == command
+
+
+def test_plan_says_what_does_not_fit_and_what_would_help(say: Say) -> None:
+    said = say("plan", "--model", "kimi-k3")
+    assert said.code == 1 and "kimi-k3 does not fit: " in said.out
+    misfit = say("plan", "--model", "kimi-k3", "--json").json()["misfits"][0]
+    assert misfit["model"] == "kimi-k3" and misfit["reason"] and misfit["remedy"]
+
+
+def test_plan_without_models_says_why_it_is_the_demo(say: Say, home: Home) -> None:
+    assert "no model is configured, and no model hub can be reached: the demo model" in say("plan").out
+    (home.root / "headgate.yaml").write_text("attach: [{url: 'http://127.0.0.1:9'}]\n")
+    said = say("plan", "--json").json()
+    assert said["placed"] == [] and said["attached"] == ["http://127.0.0.1:9"]

@@ -1,0 +1,75 @@
+"""`keys`: what a key may do is what was asked for, and the key itself is shown once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router.commands.context import open_context
+from router.commands.keys import first_key
+from serving.home import Home
+from tests.fakes.command_line import Said
+
+Say = Callable[..., Said]
+
+
+def test_a_key_for_programs(say: Say) -> None:
+    made = say(
+        "keys", "create", "--team", "search", "--data-class", "public", "--lanes", "cheap", "--budget", "2.50",
+        "--substitute", "--expires", "90d", "--json",
+    ).json()  # fmt: skip
+    assert made["key"].startswith(f"hg_{made['id']}_") and made["key"].endswith(made["last4"])
+    assert (made["team"], made["data_class"], made["lanes"]) == ("search", "public", ["cheap"])
+    assert made["budget_usd"] == 2.5 and made["substitute"] is True
+    assert made["expires"] - made["created"] > 89 * 86400
+    listed = say("keys", "list", "--json").json()
+    assert [k["id"] for k in listed] == [made["id"]] and "key" not in listed[0] and "mac" not in listed[0]
+
+
+def test_a_key_without_a_class_is_private_unless_the_site_says_otherwise(say: Say, home: Home) -> None:
+    assert say("keys", "create", "--team", "a", "--json").json()["data_class"] == "private"
+    (home.root / "headgate.yaml").write_text("keys: {data_class: internal, lanes: [cheap], budget_usd: 7}\n")
+    made = say("keys", "create", "--team", "a", "--json").json()
+    assert (made["data_class"], made["lanes"], made["budget_usd"]) == ("internal", ["cheap"], 7)
+
+
+def test_the_text_of_a_new_key_stands_alone_on_the_first_line(say: Say) -> None:
+    said = say("keys", "create", "--team", "a")
+    text, rest = said.out.split("\n", 1)
+    assert text.startswith("hg_") and "shown this once" in rest
+    assert text.split("_")[1] in rest and text not in rest
+
+
+def test_set_changes_what_is_named_and_nothing_else(say: Say) -> None:
+    key = say("keys", "create", "--team", "a", "--budget", "5", "--json").json()["id"]
+    said = say("keys", "set", key, "--data-class", "public", "--expires", "1h")
+    assert "data class public" in said.out and "works until" in said.out
+    found = say("keys", "list", "--json").json()[0]
+    assert (found["data_class"], found["budget_usd"]) == ("public", 5)
+    say("keys", "set", key, "--budget", "none", "--expires", "never")
+    found = say("keys", "list", "--json").json()[0]
+    assert found["budget_usd"] is None and found["expires"] is None
+
+
+def test_rotate_and_revoke(say: Say) -> None:
+    key = say("keys", "create", "--team", "a", "--data-class", "internal", "--json").json()["id"]
+    new = say("keys", "rotate", key, "--overlap", "1h", "--json").json()
+    assert new["id"] != key and new["data_class"] == "internal" and new["key"].startswith("hg_")
+    say("keys", "revoke", new["id"])
+    states = {k["id"]: k["state"] for k in say("keys", "list", "--json").json()}
+    assert states[new["id"]] == "revoked" and states[key].startswith("works until")
+    assert "no longer works" in say("keys", "rotate", new["id"]).err
+
+
+def test_the_first_key_stays_until_it_is_revoked(say: Say, home: Home) -> None:
+    say("keys", "list")
+    key, text = first_key(open_context(None))
+    assert first_key(open_context(None)) == (key, text)
+    assert (home.secrets / "first-key").stat().st_mode & 0o777 == 0o600
+    say("keys", "revoke", key.id)
+    other, another = first_key(open_context(None))
+    assert other.id != key.id and another != text
+
+
+def test_no_keys_yet(say: Say) -> None:
+    assert "make one with: headgate keys create --team NAME" in say("keys", "list").out
+    assert say("keys", "list", "--json").json() == []

@@ -1,0 +1,152 @@
+"""What a person sees while things start: what is new, why it failed, and never a wait without end."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from router.commands import progress
+from router.commands.context import NotRunning, Stop
+from router.commands.progress import Start, follow, show_status
+from serving.home import Home
+from tests.conftest import instance
+
+URL = "unix:/nowhere"
+
+
+class Sockets:
+    """What serving and the router answer, one look after the other; the last answer stays."""
+
+    def __init__(self) -> None:
+        self.looks: list[list[dict[str, Any]]] = []
+        self.endpoints: list[dict[str, Any]] | None = None
+        self.door: dict[str, Any] | None = None
+
+    def __call__(self, home: Home, name: str, path: str) -> Any:
+        if name == "serving":
+            return {"instances": self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]}
+        if self.endpoints is None:
+            raise NotRunning("not yet")
+        return {"endpoints": self.endpoints, "door": self.door}
+
+
+@pytest.fixture
+def sockets(monkeypatch: pytest.MonkeyPatch) -> Sockets:
+    made = Sockets()
+    monkeypatch.setattr(progress, "ask_socket", made)
+    monkeypatch.setattr(progress, "POLL_S", 0.005)
+    return made
+
+
+def start(home: Home, **changed: Any) -> Start:
+    given: dict[str, Any] = {"home": home, "alive": lambda: True, "url": "http://127.0.0.1:1", "since": 0, **changed}
+    return Start(**given)
+
+
+def console(*, terminal: bool = False) -> Console:
+    return Console(file=io.StringIO(), force_terminal=terminal, width=200, markup=False, highlight=False)
+
+
+def text(out: Console) -> str:
+    assert isinstance(out.file, io.StringIO)
+    return out.file.getvalue()
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_each_step_is_shown_once_and_brackets_are_no_markup(home: Home, sockets: Sockets, terminal: bool) -> None:
+    steps = [("environment", "fetching [/torch]"), ("environment", "10 %"), ("starting", ""), ("ready", "")]
+    sockets.looks = [[instance("small", URL, state=state, detail=detail)] for state, detail in steps]
+    sockets.endpoints = [{"name": "small", "state": "ready", "address": URL}]
+    out = console(terminal=terminal)
+    follow(start(home), out)
+    lines = [line.partition("] ")[2] for line in text(out).splitlines() if "s] small" in line]
+    assert [line.strip() for line in lines] == [
+        "small: making the engine's environment: fetching [/torch]", "small: starting", "small: ready",
+    ]  # fmt: skip
+
+
+def test_it_waits_until_the_router_knows_the_model(home: Home, sockets: Sockets) -> None:
+    sockets.looks = [[instance("small", URL)]]
+    sockets.endpoints = [{"name": "small", "state": "starting", "address": URL}]
+    alive = iter([True] * 20)
+    with pytest.raises(Stop):
+        follow(start(home, alive=lambda: next(alive, False)), console())
+    sockets.endpoints[0]["state"] = "ready"
+    follow(start(home), console())
+
+
+def test_it_waits_for_a_door_that_has_not_said_anything(home: Home, sockets: Sockets) -> None:
+    sockets.looks = [[instance("small", URL)]]
+    sockets.endpoints = [
+        {"name": "small", "state": "ready", "address": URL}, {"name": "big", "state": "closed", "address": "door"},
+    ]  # fmt: skip
+    sockets.door = {"at": 0.0}
+    alive = iter([True] * 20)
+    with pytest.raises(Stop):
+        follow(start(home, alive=lambda: next(alive, False)), console())
+    sockets.door = {"at": 5.0}  # closed, since its key is missing: no reason to wait
+    follow(start(home), console())
+
+
+def test_a_model_that_failed_ends_it_with_the_reason(home: Home, sockets: Sockets) -> None:
+    sockets.looks = [[instance("other", URL), instance("small", URL, state="failed", detail="out of memory")]]
+    with pytest.raises(Stop, match=r"^small: failed: out of memory; see: headgate logs small$"):
+        follow(start(home), console())
+
+
+def test_a_keeper_that_ended_gives_the_last_words_of_this_start(home: Home, sockets: Sockets) -> None:
+    log = home.logs / "keeper.log"
+    log.write_text("2026-01-01 00:00:00 keeper: router cannot start: of another day\n")
+    since = log.stat().st_size
+    with pytest.raises(Stop, match="it ended at once; see "):
+        follow(start(home, alive=lambda: False, since=since), console())
+    with log.open("a") as file:
+        file.write("2026-01-02 00:00:00 keeper: door cannot start: the book is gone\n")
+    with pytest.raises(Stop, match=r"^door cannot start: the book is gone$"):
+        follow(start(home, alive=lambda: False, since=since), console())
+
+
+def test_a_part_that_dies_again_and_again_is_not_waited_for(home: Home, sockets: Sockets) -> None:
+    sockets.looks = [[instance("small", URL)]]
+    again = "2026-01-02 00:00:00 keeper: router ended with code 1; starting it again in 1 s; its last words: no space\n"
+    (home.logs / "keeper.log").write_text(again * 3)
+    with pytest.raises(Stop, match=r"router ended with code 1; .* no space; see: headgate logs"):
+        follow(start(home), console())
+
+
+def test_status_shows_what_is_wrong_and_how_a_log_ends() -> None:
+    broken = instance("small", URL, state="failed", detail="died", restarts=2, log=["\x1b[31mKeyError\x1b[0m [/x]"])
+    state = {
+        "serving": {"instances": [broken], "gpus": [], "gpu_note": "no driver"},
+        "endpoints": [
+            {"name": n, "state": "closed", "detail": "no key", "address": "door", "in_flight": 0} for n in ("a", "b")
+        ],
+        "door": None,
+        "ledger": {"healthy": False, "trouble": "the disk is full"},
+    }
+    out = console()
+    show_status(state, "http://h:1", out)
+    for line in (
+        "endpoint  http://h:1/v1", "ledger: the disk is full", "a, b: closed: no key",
+        "small: FAILED: died (started again 2 times)", "  KeyError [/x]", "GPUs      no driver",
+    ):  # fmt: skip
+        assert f"{line}\n" in text(out)
+
+
+def test_status_shows_gpus_and_says_unknown_where_it_is(tmp_path: Path) -> None:
+    gpu = {
+        "uuid": "GPU-1", "name": "H200", "index": 3, "memory_total_gb": 141.0, "memory_free_gb": 20.25,
+        "utilisation": None, "power_w": 700.0, "temperature_c": None, "throttle": ["thermal"], "fault": "",
+    }  # fmt: skip
+    state = {
+        "serving": {"instances": [instance("small", URL, gpus=["GPU-1"])], "gpus": [gpu]}, "endpoints": [],
+        "ledger": {"healthy": True},
+    }  # fmt: skip
+    out = console()
+    show_status(state, "", out)
+    assert "GPU 3" in text(out)
+    assert "20.2 / 141" in text(out) and "unknown" in text(out) and "thermal" in text(out)

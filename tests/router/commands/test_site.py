@@ -1,0 +1,162 @@
+"""`providers`, `models`, `config`: headgate.yaml is changed as a person would change it, or not at all."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serving import catalogue
+from serving.home import Home
+from tests.fakes.command_line import Said
+
+Say = Callable[..., Said]
+
+
+def written(nested: str = "  ", dash: str = "  ") -> str:
+    """A file as a person keeps it, with an indent below names and one before dashes."""
+    return f"""\
+# The gate of the north building.   Ask Jo before changing it.
+router:
+{nested}max_body_mb: 4        # their proxy takes no more
+{nested}queue_wait_s: 5
+
+attach:
+{dash}- url: "http://127.0.0.1:8000"   # the old one
+{dash}  name: 'old-qwen'
+
+providers:
+{nested}# paid by research
+{nested}zai: {{enabled: true, key_env: ZAI_API_KEY}}
+"""
+
+
+@pytest.mark.parametrize(("nested", "dash"), [("  ", "  "), ("  ", ""), ("    ", "  "), ("    ", "    ")])
+def test_what_is_added_leaves_the_rest_as_it_was(say: Say, home: Home, nested: str, dash: str) -> None:
+    ours = written(nested, dash)
+    path = home.root / "headgate.yaml"
+    path.write_text(ours)
+    path.chmod(0o640)
+    assert say("providers", "add", "openai", "--key-env", "OUR_KEY").code == 0
+    text = path.read_text()
+    assert text.startswith(ours), text  # comments, order, quotes and indents
+    assert yaml.safe_load(text.removeprefix(ours)) == {"openai": {"enabled": True, "key_env": "OUR_KEY"}}
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert say("config", "check").out.startswith(f"{path}: correct. ")
+
+
+def test_a_first_change_keeps_the_explained_template(say: Say, home: Home) -> None:
+    assert say("config", "init").code == 0
+    template = (home.root / "headgate.yaml").read_text()
+    assert say("models", "add", "qwen3.5-0.8b").code == 0
+    text = (home.root / "headgate.yaml").read_text()
+    assert text.startswith(template.rstrip())
+    assert "Runs: qwen3.5-0.8b;" in say("config", "check").out
+    again = say("config", "init")
+    assert again.code == 1 and "is there already" in again.err
+
+
+def test_every_commented_line_of_the_template_is_correct(say: Say, home: Home) -> None:
+    say("config", "init")
+    path = home.root / "headgate.yaml"
+    lines = path.read_text().splitlines()
+    settings = [re.sub(r"^# (?=[a-z ]+(:|- )|  )", "", line) for line in lines]
+    path.write_text("\n".join(line for line in settings if not line.startswith("#")))
+    found = catalogue.load(path)
+    assert found.site.run and found.site.attach and found.site.engine.python and found.providers["openai"].enabled
+
+
+def test_an_invalid_change_leaves_every_byte(say: Say, home: Home) -> None:
+    path = home.root / "headgate.yaml"
+    path.write_text(written())
+    said = say("providers", "add", "litellm")
+    assert said.code == 1 and "was left as it is" in said.err and "base_url" in said.err and said.err.count("\n") == 1
+    assert path.read_text() == written()
+    assert [p.name for p in home.root.glob("*.yaml")] == ["headgate.yaml"]
+    assert not list(home.root.glob(".headgate.*"))
+
+
+def test_a_link_to_the_file_stays_a_link(say: Say, home: Home, tmp_path: Path) -> None:
+    real = tmp_path / "in-git.yaml"
+    real.write_text(written())
+    (home.root / "headgate.yaml").symlink_to(real)
+    assert say("providers", "add", "openai").code == 0
+    assert (home.root / "headgate.yaml").is_symlink() and "openai" in real.read_text()
+
+
+def test_how_many_keys_may_use_a_provider_follows_the_keys(say: Say) -> None:
+    key = say("keys", "create", "--team", "search", "--json").json()["id"]
+    said = say("providers", "add", "openai")
+    assert "No key may use it. To let one: headgate keys set KEY --data-class public" in said.out
+    assert "No key for the provider openai: the variable OPENAI_API_KEY is empty or not set" in said.out
+    assert say("keys", "set", key, "--data-class", "public").code == 0
+    assert "1 key may use it." in say("providers", "add", "openai").out
+    rows = {row["name"]: row for row in say("providers", "list", "--json").json()}
+    assert rows["openai"]["keys"] == 1 and rows["openai"]["enabled"] and not rows["anthropic"]["enabled"]
+    say("keys", "set", key, "--lanes", "private")
+    rows = {row["name"]: row for row in say("providers", "list", "--json").json()}
+    assert rows["openai"]["keys"] == 0  # nothing hosted is ever in that lane
+
+
+def test_a_new_provider_needs_its_address_and_says_that_it_has_no_models(say: Say) -> None:
+    said = say("providers", "add", "ours", "--base-url", "https://llm.example/v1", "--key-file", "/etc/key")
+    assert said.code == 0 and "It has no models yet" in said.out and "/etc/key" in said.out
+
+
+def test_an_added_model_keeps_what_an_upgrade_must_not_change(say: Say, home: Home) -> None:
+    path = home.root / "headgate.yaml"
+    path.write_text("models:\n  qwen3.5-0.8b:\n    lanes: [cheap]   # not for private data\n")
+    assert say("models", "add", "qwen3.5-0.8b").code == 0
+    made = yaml.safe_load(path.read_text())
+    shipped = catalogue.load(None).models["qwen3.5-0.8b"]
+    entry = made["models"]["qwen3.5-0.8b"]
+    assert made["run"] == ["qwen3.5-0.8b"]
+    assert entry["lanes"] == ["cheap"] and "# not for private data" in path.read_text()
+    assert entry["repo"] == shipped.repo and entry.get("revision", "") == shipped.revision
+    for field in ("clearance", "price"):
+        assert (field in entry) == (getattr(shipped, field) is not None)
+    assert say("models", "add", "qwen3.5-0.8b").code == 0
+    assert yaml.safe_load(path.read_text()) == made
+
+
+def test_price_and_clearance_are_copied_too(say: Say, home: Home) -> None:
+    path = home.root / "headgate.yaml"
+    path.write_text(
+        "models:\n  ours:\n    {place: local, lanes: [cheap], context: 10, output: 5, repo: a/b, revision: abc,\n"
+        "     clearance: public, price: {input: 0.5, output: 1, as_of: 2026-01-01}}\n"
+    )
+    assert say("models", "add", "ours").code == 0
+    entry = yaml.safe_load(path.read_text())["models"]["ours"]
+    assert entry["clearance"] == "public" and entry["price"]["input"] == 0.5 and entry["revision"] == "abc"
+
+
+def test_diff_shows_what_an_upgrade_would_change(say: Say, home: Home) -> None:
+    say("models", "add", "qwen3.5-0.8b")
+    assert "Nothing in headgate.yaml differs" in say("models", "diff").out
+    path = home.root / "headgate.yaml"
+    path.write_text("models: {qwen3.5-0.8b: {lanes: [cheap], clearance: internal}}\n")
+    found = {d["field"]: (d["here"], d["shipped"]) for d in say("models", "diff", "--json").json()["differences"]}
+    assert found["lanes"][0] == '["cheap"]' and found["clearance"] == ('"internal"', "not set")
+    assert set(found) == {"lanes", "clearance"}
+
+
+def test_no_secret_is_printed(say: Say, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    planted, filed = secrets.token_hex(16), secrets.token_hex(16)
+    monkeypatch.setenv("FAR_KEY", planted)
+    (tmp_path / "key").write_text(filed)
+    say("providers", "add", "openai", "--key-env", "FAR_KEY")
+    say("providers", "add", "zai", "--key-file", str(tmp_path / "key"))
+    text = say("keys", "create", "--team", "a", "--data-class", "public", "--json").json()["key"]
+    commands = [["keys", "list"], ["keys", "list", "--json"], ["providers", "list"], ["providers", "list", "--json"]]
+    commands += [["doctor"], ["doctor", "--json"], ["plan"], ["config", "check"], ["models", "diff"]]
+    # Somebody pastes the key where its id belongs.
+    commands += [["keys", "set", text, "--budget", "5"], ["keys", "rotate", text], ["keys", "revoke", text]]
+    commands += [["keys", "set", text[:-1], "--budget", "5"]]
+    for command in commands:
+        printed = say(*command).all
+        for secret in (planted, filed, text.split("_")[2][:-6], home.secret("pepper")):
+            assert secret not in printed, command
