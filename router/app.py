@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,7 +23,7 @@ from router.ledger.budgets import Budgets
 from router.ledger.entries import Ledger, settle_lost
 from router.ledger.keys import Keyring
 from router.ledger.metrics import Metrics
-from router.ledger.store import Store, connect
+from router.ledger.store import LedgerError, Store, connect
 from router.listen import Listen
 from router.pipeline import Pipeline
 from router.upstream.attempts import Attempts
@@ -45,11 +47,13 @@ class Built:
     keyring: Keyring
     store: Store
     connections: Connections
+    lock: BinaryIO
 
 
 def build(home: Home, catalogue: Catalogue) -> Built:
     """Join everything. Raises LedgerError where the ledger cannot be opened."""
     settings, now = catalogue.site.router, time.time()
+    lock = _lock(home)
     store, budgets, metrics = Store(home.ledger), Budgets(), Metrics()
     settle_lost(store, now)
     with contextlib.closing(connect(home.ledger, read_only=True)) as db:
@@ -68,7 +72,18 @@ def build(home: Home, catalogue: Catalogue) -> Built:
     rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store))
     public = Inference(pipeline, keyring, int(settings.max_body_mb * 2**20), rest)
     operator = admin.build(pipeline, ledger, keyring, fleet.state, catalogue.site.keys)
-    return Built(public, operator, fleet, keyring, store, connections)
+    return Built(public, operator, fleet, keyring, store, connections, lock)
+
+
+def _lock(home: Home) -> BinaryIO:
+    """Held as long as the router runs: a second one would close the requests of the first as lost."""
+    file = (home.run / "router.lock").open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as held:
+        file.close()
+        raise LedgerError(f"another router of {home.root} runs already; see: headgate status") from held
+    return file
 
 
 def _unready(fleet: Fleet, store: Store) -> str:
@@ -81,6 +96,14 @@ def _unready(fleet: Fleet, store: Store) -> str:
 
 class Server(uvicorn.Server):
     """uvicorn without signal handlers of its own: two servers share one process, and `serve` stops both."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -99,7 +122,12 @@ async def serve(built: Built, home: Home, catalogue: Catalogue, listen: Listen, 
     if port := catalogue.site.router.admin_port:
         servers.append(Server(_config(admin.with_token(built.admin, home.secret("admin-token")), port=port)))
     async with _background(built):
-        running = [asyncio.create_task(s.serve(sockets=_private(s.config))) for s in servers]
+        # Callers' address first: whoever hears the admin socket answer may count on it.
+        running = [asyncio.create_task(servers[0].serve())]
+        up = asyncio.create_task(servers[0].up.wait())
+        await asyncio.wait({running[0], up}, return_when=asyncio.FIRST_COMPLETED)
+        up.cancel()
+        running += [asyncio.create_task(s.serve(sockets=_private(s.config))) for s in servers[1:]]
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for server in servers:
@@ -109,6 +137,7 @@ async def serve(built: Built, home: Home, catalogue: Catalogue, listen: Listen, 
     await built.connections.close()
     built.keyring.close()
     built.store.close()
+    built.lock.close()
 
 
 @contextlib.asynccontextmanager

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from router.decision.decide import decide, refused
+from router.errors import HeadgateError
 from router.ledger.entries import Ledger
-from router.records import Ask, Caller, Decision, Snapshot
+from router.records import Ask, Caller, Decision, Route, Snapshot
 from router.scanner import reading
 from router.upstream.answer import Answer as Answer
 from router.upstream.attempts import Attempts
@@ -31,7 +32,11 @@ class Pipeline:
 
     async def run(self, ask: Ask, caller: Caller, reply: Reply) -> None:
         """Answer `ask` into `reply`, or raise a HeadgateError before anything was sent."""
-        decision = self.decide(ask, caller)  # 3 to 6
+        try:
+            decision = self.decide(ask, caller)  # 3 to 6
+        except HeadgateError as error:
+            self.refuse(ask.id, caller, ask.route, error)
+            raise
         with self._ledger.entry(ask, caller, decision) as entry:  # 7 open, 10 close
             if not decision.order:
                 raise refused(decision, self._retry_after_s)
@@ -40,6 +45,10 @@ class Pipeline:
                 await reply.send(answer, decision)  # 9 relay
             finally:
                 answer.close()
+
+    def refuse(self, request: str, caller: Caller, route: Route, error: HeadgateError) -> None:
+        """Account for a request that ended before there was a decision."""
+        self._ledger.refused(request, caller, route, error)
 
     def snapshot(self) -> Snapshot:
         """What is served now."""

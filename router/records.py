@@ -132,9 +132,6 @@ class Candidate:
         return self.model.name if self.endpoint.name == self.model.name else f"{self.model.name}@{self.endpoint.name}"
 
 
-Lasting = Literal["lasting", "passing"]
-
-
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A candidate ruled out."""

@@ -8,6 +8,7 @@ import secrets
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
 from router.door.book import verify
 from tests.conftest import House, ask, until
@@ -101,6 +102,35 @@ async def test_a_label_raises_the_class(house: House, how: str) -> None:
     reply = await house.post(body, house.key("public"), headers=headers)
     assert reply.status == 403
     assert silent(house)
+
+
+@pytest.mark.parametrize("labels", [("private", "public"), ("public", "private"), ("public, private",)])
+async def test_of_several_labels_the_highest_counts(house: House, labels: tuple[str, ...]) -> None:
+    await house.start(hosted=True)
+    headers = CIMultiDict([("x-headgate-data-class", label) for label in labels])
+    headers["Authorization"] = f"Bearer {house.key('public')}"
+    async with house.client.post(f"{house.url}/v1/chat/completions", json=ask("big"), headers=headers) as answer:
+        assert answer.status == 403
+    assert silent(house)
+
+
+async def test_a_misspelt_choice_is_refused_and_not_passed_over(house: House) -> None:
+    await house.start(hosted=True)
+    reply = await house.post(ask("big", headgate={"dataclass": "private"}), house.key("public"))
+    assert (reply.status, reply.error["param"]) == (400, "headgate")
+    assert silent(house)
+
+
+@pytest.mark.parametrize("url", ["https://x.example/?data=secret", "http://169.254.169.254/", "file:///etc/passwd"])
+@pytest.mark.parametrize("data_class", ["public", "private"])
+async def test_nobody_fetches_an_address_for_a_caller(house: House, url: str, data_class: str) -> None:
+    await house.start(hosted=True, models={"small": {"abilities": ["chat", "vision"]}})
+    for part in ({"type": "image_url", "image_url": {"url": url}}, {"type": "video_url", "video_url": url}):
+        body = {"model": "auto", "messages": [{"role": "user", "content": [part]}]}
+        reply = await house.post(body, house.key(data_class))
+        assert (reply.status, reply.error["code"]) == (400, "media_url_not_allowed")
+    assert silent(house)
+    assert house.local.requests == []
 
 
 async def test_a_label_never_lowers_the_class(house: House) -> None:

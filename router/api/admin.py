@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.api.body import parse
-from router.api.inference import make_ask, new_id
+from router.api.inference import make_ask, new_id, read_body
 from router.api.pages import install_errors
 from router.errors import InvalidKey, NotFound
 from router.ledger.entries import Ledger, decision_json
@@ -41,7 +41,7 @@ def build(
 
     @app.post("/explain")
     async def explain(request: Request, key: str = "", data_class: str = "") -> dict[str, Any]:
-        raw = await request.body()
+        raw = await read_body(request.scope["headers"], request.receive, MAX_BODY) or b""
         body = parse(raw)
         body.setdefault("model", "auto")
         ask = make_ask(new_id(), _route(body), body, len(raw), [])

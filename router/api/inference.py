@@ -33,6 +33,8 @@ ROUTES: dict[str, Route] = {
 }
 BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 MAX_SESSION = 200
+CHOICES = ("data_class",)
+"""What a body may choose in `headgate: {…}`."""
 LOG = logging.getLogger("headgate.router")
 
 
@@ -63,10 +65,14 @@ class Inference:
             raise WrongMethod("Use POST.")
         headers: Headers = scope["headers"]
         caller = authenticate(headers, self._keyring, time.time())  # before a byte of the body is read
-        raw = await read_body(headers, receive, self._max_body)
-        if raw is None:
-            return  # the client left while sending; nobody is there to answer
-        ask = make_ask(request_id, route, parse(raw), len(raw), headers)
+        try:
+            raw = await read_body(headers, receive, self._max_body)
+            if raw is None:
+                return  # the client left while sending; nobody is there to answer
+            ask = make_ask(request_id, route, parse(raw), len(raw), headers)
+        except HeadgateError as error:
+            self._pipeline.refuse(request_id, caller, route, error)
+            raise
         work = asyncio.ensure_future(self._pipeline.run(ask, caller, reply))
         gone = asyncio.ensure_future(left(receive))
         try:
@@ -176,10 +182,14 @@ async def left(receive: Receive) -> None:
 def make_ask(request_id: str, route: Route, body: dict[str, Any], size: int, headers: Headers) -> Ask:
     """The parsed request with the choices made in headers or in `headgate: {…}`. Raises BadRequest."""
     choices = body.pop("headgate", {})
-    if not isinstance(choices, dict):
-        raise BadRequest("The field 'headgate' must be an object.", param="headgate")
+    if not isinstance(choices, dict) or choices.keys() - set(CHOICES):
+        raise BadRequest(f"The field 'headgate' is an object with: {', '.join(CHOICES)}.", param="headgate")
     given = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-    raised = [c for c in (given.get("x-headgate-data-class"), choices.get("data_class")) if c is not None]
+    # Every label counts, however often the header stands there and whoever added it: the highest one wins.
+    labels = [value.decode("latin-1") for name, value in headers if name == b"x-headgate-data-class"]
+    raised = [label.strip() for joined in labels for label in joined.split(",")]
+    if "data_class" in choices:
+        raised.append(choices["data_class"])
     stream = body.get("stream") or False
     if not isinstance(stream, bool):
         raise BadRequest("The field 'stream' must be true or false.", param="stream")

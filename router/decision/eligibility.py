@@ -6,7 +6,7 @@ Pure. A rule is one function with the signature of `Rule`; RULES is their order,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from router.decision.outgoing import may_drop
 from router.decision.traits import choices, prompts
@@ -28,7 +28,7 @@ class Question:
     caller: Caller
     traits: Traits
     snapshot: Snapshot
-    route: RouteSettings = RouteSettings()
+    route: RouteSettings = field(default_factory=RouteSettings)
     """What headgate.yaml says of the ask's route."""
 
 

@@ -78,6 +78,12 @@ class Ledger:
         self.store, self.budgets, self.metrics = store, budgets, metrics
         self._clock = clock
 
+    def refused(self, request: str, caller: Caller, route: str, error: HeadgateError) -> None:
+        """Write down a request that was refused before anything could be decided. Never any text of it."""
+        body = {"route": route, "team": caller.team, "outcome": "refused", "status": error.status, "error": error.code}
+        self.store.append(Event(self._clock(), "refused", request, caller.key, body))
+        self.metrics.refused(error.code)
+
     def spent(self, caller: Caller) -> float:
         """US dollars settled and held this month by the caller's key."""
         return self.budgets.used(caller.key, self._clock())

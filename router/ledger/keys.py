@@ -12,7 +12,6 @@ import secrets
 import sqlite3
 import time
 import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,7 +164,7 @@ class Keyring:
 
     def __init__(self, path: Path, pepper: str) -> None:
         self._pepper = pepper
-        self._db = connect(path)
+        self._db = connect(path, read_only=True)  # the router answers callers; only the operator changes keys
         self._version = -1
         self._keys: dict[str, Key] = {}
         try:
@@ -189,9 +188,6 @@ class Keyring:
     def by_id(self, name: str) -> Caller | None:
         key = self._keys.get(name)
         return key.caller() if key else None
-
-    def all(self) -> Iterable[Key]:
-        return self._keys.values()
 
     def refresh(self) -> None:
         """Read the table again if another connection has changed the file. Called every second; never raises.

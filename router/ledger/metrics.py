@@ -21,6 +21,9 @@ class Metrics:
         self._refusals = Counter(
             "headgate_refusals", "Candidates ruled out, by rule.", ["model", "rule"], registry=registry
         )
+        self._refused = Counter(
+            "headgate_requests_refused", "Requests refused before a decision, by code.", ["code"], registry=registry
+        )
         self._tokens = Counter("headgate_tokens", "Tokens of answers.", ["model", "kind"], registry=registry)
         self._cost = Counter("headgate_cost_usd", "US dollars of answers.", ["model", "place"], registry=registry)
         self._unpriced = Counter("headgate_unpriced", "Answers without a price.", ["model"], registry=registry)
@@ -31,6 +34,10 @@ class Metrics:
             "headgate_request_seconds", "Time to the end.", ["place"], buckets=SECONDS, registry=registry
         )
         self._open = Gauge("headgate_requests_open", "Requests now open.", registry=registry)
+
+    def refused(self, code: str) -> None:
+        """Count a request that was refused before anything could be decided."""
+        self._refused.labels(code).inc()
 
     def opened(self, decision: Decision) -> None:
         self._open.inc()

@@ -233,3 +233,21 @@ async def test_a_local_server_with_a_hosted_models_name_is_not_used(house: House
     reply = await house.post(ask("big"), house.key("public"))
     assert reply.status == 503
     assert "another one" in reply.error["message"]
+
+
+async def test_what_is_refused_before_a_decision_is_written_down_too(house: House) -> None:
+    await house.start()
+    for body, code in ((ask("nobody"), "model_not_found"), (b"{", "invalid_json")):
+        reply = await house.post(body, house.key())
+        (event,) = await house.events(reply)
+        assert (event["kind"], event["outcome"], event["error"]) == ("refused", "refused", code)
+
+
+async def test_a_second_router_of_the_same_home_does_not_start(house: House) -> None:
+    await house.start()
+    from router import app
+    from router.ledger.store import LedgerError
+    from serving import catalogue
+
+    with pytest.raises(LedgerError, match="runs already"):
+        app.build(house.home, catalogue.load(house.home.root / "headgate.yaml"))

@@ -52,9 +52,9 @@ def test_abilities(body: dict[str, Any], needs: set[str]) -> None:
     ("part", "sees"),
     [
         (IMAGE, True),
-        ({"type": "input_image", "image_url": "x"}, True),
-        ({"type": "video_url", "video_url": {"url": "x"}}, True),
-        ({"image_url": "shorthand without a type"}, True),
+        ({"type": "input_image", "image_url": "data:x"}, True),
+        ({"type": "video_url", "video_url": {"url": "data:x"}}, True),
+        ({"image_url": "data:shorthand without a type"}, True),
         ({"type": "input_audio", "input_audio": {}}, False),
         ({"type": "text", "text": "an image_url in words"}, False),
     ],

@@ -233,7 +233,7 @@ def canary() -> str:
 
 def planted(word: str) -> list[Any]:
     """Asks that carry `word` in every place a body has."""
-    url = {"url": f"https://{word}.example/{word}.png"}
+    url = {"url": f"data:image/png;name={word},{word}"}
     deep = {"role": "user", "content": [{"type": "image_url", "image_url": url, word: {word: [word]}}]}
     chat: dict[str, Any] = {
         "messages": [{"role": "system", "content": word, "name": word}, {"role": word, word: word}, deep],
@@ -242,7 +242,7 @@ def planted(word: str) -> list[Any]:
         "metadata": {"session_id": word, word: word}, "user": word, "safety_identifier": word, "store": word,
         "prompt_cache_key": word, "service_tier": word, "logit_bias": {word: word}, "prediction": {"content": word},
         "reasoning_effort": word, "chat_template_kwargs": {word: word}, "api_key": word, "stream_options": {word: 1},
-        "headgate": {"data_class": "private", word: word},
+        "headgate": {"data_class": "private"},
     }  # fmt: skip
     unknown = {"messages": [], word: word, f"{word}.file_id": 1, "x": {word: {"file_id": word}}}
     nested = {"messages": [{word: {"image_url": word}}]}
