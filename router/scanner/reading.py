@@ -70,7 +70,12 @@ def _below(node: _Node, hidden: bool) -> list[_Node]:
             for key, value in node.value.items()
         ]
     elif isinstance(node.value, list):
-        found = [_Node(value, node, index, depth, node.talk, hidden) for index, value in enumerate(node.value)]
+        # Numbers in a list are looked at with the list, so a million token ids make no million nodes.
+        found = [
+            _Node(value, node, index, depth, node.talk, hidden)
+            for index, value in enumerate(node.value)
+            if isinstance(value, str | dict | list)
+        ]
     else:
         return []
     found.reverse()
