@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 from serving.catalogue import Catalogue, DataClass, Model
 
+MOST_ATTEMPTS = 3
+"""Candidates of an order that are tried at most; so many can cost something, and so many are held for."""
+
 Route = Literal["chat/completions", "completions", "embeddings"]
 """The inference routes, as the path below /v1/."""
 
@@ -57,6 +60,8 @@ class Findings:
     """Bytes of text read."""
     opaque: tuple[str, ...]
     """Parts that cannot be read (images, audio, files, token ids), by their path in the body."""
+    fetches: bool = False
+    """Whether media are named by an address that whoever answers would fetch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +165,9 @@ class Decision:
     reason: str
     """Why the first of the order is first, in one line; sent as `x-headgate-reason`."""
     hold: float | None
-    """US dollars set aside: the worst cost over the order. None: no price in the order is known."""
+    """US dollars set aside: the most its attempts can cost together. None: no price in the order is known."""
+    worst: tuple[float | None, ...] = ()
+    """US dollars each of the order can cost at most; None is unpriced."""
     dropped: tuple[str, ...] = ()
     """Body fields the first of the order does not take and that are left out."""
     droppable: frozenset[str] = frozenset()
@@ -184,10 +191,14 @@ class Attempt:
     endpoint: str
     place: str
     outcome: str
-    """`answered`, or what went wrong."""
+    """`answered`, `client_left`, or what went wrong."""
     status: int | None
     ms: float
     detail: str = ""
+    sent: bool = False
+    """Whether a provider may have worked on it; without known usage it is then charged at its worst cost."""
+    cost: float | None = 0.0
+    """US dollars; None is unpriced. Set by `ledger/entries.py` when the request has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +211,7 @@ class Outcome:
     attempts: tuple[Attempt, ...] = ()
     usage: Usage = field(default_factory=Usage)
     cost: float | None = None
-    """US dollars; None is unpriced."""
+    """US dollars, the sum of what is known over the attempts; None is unpriced."""
     estimated: bool = False
     """Whether usage or cost was estimated since the upstream did not say."""
     first_byte_ms: float | None = None

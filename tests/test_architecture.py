@@ -62,8 +62,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "router/upstream/sse.py": ("router.records",),
     "router/ledger/": LOW,
     "router/ledger/store.py": (),
-    "router/door/": (*LOW, "router.permit", "router.scanner", "serving.home", "serving.yamlfile"),
-    "router/pipeline.py": (*MIDDLE, "router.records"),
+    "router/door/": (*LOW, "router.permit", "router.scanner", "serving.home", "serving.parameters", "serving.yamlfile"),
+    "router/pipeline.py": (*MIDDLE, "router.records", "router.errors"),
     "router/api/": (*LOW, "router.pipeline", "router.ledger"),
     # The joining files.
     "router/commands/": ("router", "serving"),

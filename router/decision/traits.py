@@ -26,6 +26,11 @@ def describe(ask: Ask, caller: Caller, findings: Findings) -> Traits:
     """All a decision needs to know of the ask. Raises BadRequest where a field that is counted is no count."""
     data_class, why = data_class_of(ask, caller, findings)
     _check(ask.body)
+    if findings.fetches:
+        raise BadRequest(
+            "Pictures and other media are sent inside the request, as data: URLs; addresses are not fetched.",
+            code="media_url_not_allowed", param="messages",
+        )  # fmt: skip
     return Traits(
         data_class=data_class,
         why_class=why,
@@ -78,30 +83,12 @@ def _needs(ask: Ask) -> set[str]:
 
 def _kinds_of_parts(body: Mapping[str, Any]) -> Iterator[str]:
     """The types of all content parts of all messages; a part without a type counts by its keys."""
-    for part in _parts(body):
-        yield str(part["type"]) if "type" in part else " ".join(part)
-
-
-def _parts(body: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """All content parts of all messages."""
     messages = body.get("messages")
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, Mapping) else None
-        yield from (part for part in content if isinstance(part, Mapping)) if isinstance(content, list) else ()
-
-
-def _check_urls(part: Mapping[str, Any]) -> None:
-    """Whoever answers would fetch the address, and an address can carry data: only `data:` URLs pass."""
-    waiting: list[Mapping[str, Any]] = [part]
-    while waiting:
-        for name, value in waiting.pop().items():
-            if isinstance(value, Mapping):
-                waiting.append(value)
-            elif isinstance(value, str) and name.endswith("url") and not value.startswith("data:"):
-                raise BadRequest(
-                    "Pictures and other media are sent inside the request, as data: URLs; addresses are not fetched.",
-                    code="media_url_not_allowed", param="messages",
-                )  # fmt: skip
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, Mapping):
+                yield str(part["type"]) if "type" in part else " ".join(part)
 
 
 def _output_tokens(ask: Ask) -> int | None:
@@ -125,9 +112,6 @@ def _count(body: Mapping[str, Any], name: str, at_least: int = 0) -> int | None:
 
 
 def _check(body: Mapping[str, Any]) -> None:
-    """Raises BadRequest for what would be counted or fetched and cannot be taken as it stands."""
-    for part in _parts(body):
-        _check_urls(part)
     _count(body, "n", at_least=1)
     options = body.get("stream_options")
     if options is not None and not isinstance(options, Mapping):

@@ -175,8 +175,13 @@ class Door:
         now = self._clock()
         data_class = policy.key_class(permit, key, model, now)
         sent = openai.translate(parsed, permit.path, model, provider)
-        today = dt.datetime.fromtimestamp(now, dt.UTC).date()
-        data_class = policy.cleared(data_class, reading.read(sent), model, today)
+        policy.fields_allowed(sent, permit.path, model)
+        findings = reading.read(sent)
+        if findings.fetches:
+            reason = "a part names an address that the provider would fetch; send the media itself, as a data: URL"
+            raise BadRequest(reason, code="media_url_not_allowed")
+        clearance = policy.clearance(model, dt.datetime.fromtimestamp(now, dt.UTC).date())
+        data_class = policy.cleared(data_class, findings, model, clearance)
         if model.provider not in self._ways:
             reason = f"the provider {model.provider} cannot be used: {self._barred.get(model.provider, '')}"
             raise Forbidden(reason, code="destination_refused")
@@ -188,7 +193,7 @@ class Door:
             permit=permit,
             model=model,
             data_class=data_class,
-            clearance=model.cleared_for(today),
+            clearance=clearance,
             way=self._ways[model.provider],
             url=openai.address(permit.path, provider),
             headers=openai.headers(secret, sent.get("stream") is True, provider),
@@ -218,8 +223,8 @@ class Door:
             "model": permit.model,
             "path": permit.path,
             "host": parcel.way.host,
-            "data_class": parcel.data_class.name,
-            "clearance": parcel.clearance.name,
+            "data_class": parcel.data_class,
+            "clearance": parcel.clearance,
             "policy": permit.policy,
             "received_sha256": permit.body,
             "sent_sha256": permits.body_hash(parcel.body),

@@ -18,7 +18,7 @@ from router.door.destination import Destination
 from router.door.providers import openai
 from router.errors import Forbidden, HeadgateError, UpstreamFailed, UpstreamTimeout
 from router.permit import Permit
-from serving.catalogue import DataClass, Model
+from serving.catalogue import Model
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -38,8 +38,8 @@ class Parcel:
 
     permit: Permit
     model: Model
-    data_class: DataClass
-    clearance: DataClass
+    data_class: str
+    clearance: str
     way: Destination
     url: str
     headers: dict[str, str]

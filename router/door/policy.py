@@ -1,6 +1,7 @@
 """The door's own judgement of a permit: destination, data class, clearance. Pure: it is handed the key and the time.
 
 It repeats what the router decided, from the door's own reading of catalogue and keys, and refuses where they differ.
+Classes are names with an order of the door's own: a fault in the router's reckoning must not be one here as well.
 """
 
 from __future__ import annotations
@@ -8,15 +9,20 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 from router.errors import Forbidden
 from router.permit import Permit
 from router.records import Findings
-from serving.catalogue import Catalogue, DataClass, Model, Provider
+from serving import parameters
+from serving.catalogue import Catalogue, Model, Provider
 
 PATHS = frozenset({"chat/completions", "completions", "embeddings"})
 """The only paths below a provider's base address that are ever called."""
+RANKS = {"public": 0, "internal": 1, "private": 2, "secret": 3}
+"""The data classes, by how little they may travel."""
+EVERY_REQUEST = frozenset({"model", "messages", "prompt", "input", "stream", "stream_options"})
+"""Body fields that may leave whatever the model's entry lists; the output limits come on top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,7 @@ def destination(permit: Permit, body: Mapping[str, Any], catalogue: Catalogue) -
     return model, provider
 
 
-def key_class(permit: Permit, key: Key | None, model: Model, now: float) -> DataClass:
+def key_class(permit: Permit, key: Key | None, model: Model, now: float) -> str:
     """The class the request has at least: its key's, or a higher one the permit claims. Raises Forbidden."""
     if key is None:
         raise Forbidden(f"no key has the id {permit.key}", code="key_unknown")
@@ -100,25 +106,42 @@ def key_class(permit: Permit, key: Key | None, model: Model, now: float) -> Data
         raise Forbidden(f"the key {key.id} belongs to another team than the permit says", code="team_mismatch")
     if not key.lanes & set(model.lanes):
         raise Forbidden(f"the key {key.id} may use no lane of {model.name}", code="lane_not_allowed")
-    try:
-        own, claimed = DataClass.parse(key.data_class), DataClass.parse(permit.data_class)
-    except ValueError as unknown:
-        raise Forbidden(f"a data class cannot be read: {unknown}", code="data_class_unknown") from unknown
-    if claimed < own:
-        reason = f"the permit claims {claimed.name} data for the key {key.id}, whose data is {own.name}"
+    own, claimed = key.data_class, permit.data_class
+    if own not in RANKS or claimed not in RANKS:
+        raise Forbidden("the data class of the key or of the permit is none of the four", code="data_class_unknown")
+    if RANKS[claimed] < RANKS[own]:
+        reason = f"the permit claims {claimed} data for the key {key.id}, whose data is {own}"
         raise Forbidden(reason, code="data_class_lowered")
     return claimed
 
 
-def cleared(data_class: DataClass, findings: Findings, model: Model, today: dt.date) -> DataClass:
-    """The final class of what would leave, held against the model's clearance. Raises Forbidden."""
-    clearance = model.cleared_for(today)
-    if data_class > clearance:
-        reason = f"{model.name} may receive {clearance.name} data at most, and this is {data_class.name}"
+def clearance(model: Model, today: dt.date) -> str:
+    """The highest class that may leave to this model on that day. Whatever is missing, over or odd: public."""
+    approved = model.approved
+    if model.place != "hosted" or model.clearance is None or approved is None or today > approved.until:
+        return "public"
+    name = model.clearance.name
+    return name if name in ("internal", "private") else "public"
+
+
+def fields_allowed(sent: Mapping[str, Any], path: str, model: Model) -> None:
+    """Only fields that the model is known to take may leave, for another may say where a request goes.
+
+    `path` is one of PATHS. Raises Forbidden.
+    """
+    takes = parameters.accepted(cast(parameters.Route, path), model.parameters)
+    if odd := sorted(sent.keys() - takes - EVERY_REQUEST - parameters.OUTPUT_LIMITS):
+        raise Forbidden(f"{model.name} takes no field of this name", code="field_not_allowed", param=odd[0])
+
+
+def cleared(data_class: str, findings: Findings, model: Model, highest: str) -> str:
+    """The final class of what would leave, held against the model's clearance `highest`. Raises Forbidden."""
+    if RANKS[data_class] > RANKS[highest]:
+        reason = f"{model.name} may receive {highest} data at most, and this is {data_class}"
         raise Forbidden(reason, code="data_class_not_cleared")
     # What cannot be read may hold anything.
-    final = max(data_class, DataClass.private) if findings.opaque else data_class
-    if final > clearance:
-        reason = f"{findings.opaque[0]} cannot be read and counts as private; {model.name} may receive {clearance.name}"
+    final = "private" if findings.opaque and RANKS[data_class] < RANKS["private"] else data_class
+    if RANKS[final] > RANKS[highest]:
+        reason = f"{findings.opaque[0]} cannot be read and counts as private; {model.name} may receive {highest}"
         raise Forbidden(reason, code="not_scannable")
     return final

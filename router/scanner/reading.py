@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from router.records import Findings
+from router.scanner.media import names_address
 
 CONVERSATION = frozenset({"messages", "prompt", "input", "prediction"})
 """The top-level fields that carry what is said. The others (tools, schemas, options) are text throughout."""
@@ -58,7 +59,7 @@ def read(body: Mapping[str, Any]) -> Findings:
         elif isinstance(node.value, dict):
             scanned += sum(map(_bytes, node.value))
         stack.extend(_below(node, hidden))
-    return Findings(scanned=scanned, opaque=tuple(opaque))
+    return Findings(scanned=scanned, opaque=tuple(opaque), fetches=names_address(body))
 
 
 def _below(node: _Node, hidden: bool) -> list[_Node]:

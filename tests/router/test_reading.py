@@ -84,3 +84,21 @@ def test_no_text_is_left_out(body: dict[str, Any]) -> None:
     found = read(body)
     assert found.scanned == sum(len(text.encode("utf-8", "surrogatepass")) for text in all_text(body))
     assert found == read(body)
+
+
+@pytest.mark.parametrize(
+    ("part", "fetched"),
+    [
+        ({"type": "image_url", "image_url": {"url": "https://x.example/a.png"}}, True),
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}, False),
+        ({"type": "input_image", "image_url": "http://x.example/"}, True),
+        ({"type": "image_url", "image_url": {"url": "DATA:image/png;base64,AAAA"}}, False),
+        ({"type": "video_url", "video_url": {"url": "file:///etc/passwd"}}, True),
+        ({"type": "file", "file": {"file_data": "https://x.example/a.pdf"}}, True),
+        ({"type": "image", "source": {"type": "url", "url": "ftp://x.example/a"}}, True),
+        ({"type": "text", "text": "see https://x.example/"}, False),
+    ],
+)
+def test_media_named_by_an_address_are_found(part: dict[str, object], fetched: bool) -> None:
+    for content in ([part], part):
+        assert read({"messages": [{"role": "user", "content": content}]}).fetches is fetched

@@ -79,6 +79,72 @@ async def test_a_body_that_may_not_go_there_sends_nothing(house: Any, far: Any) 
         assert far.bytes_seen == 0, fields
 
 
+@pytest.mark.parametrize("parameters", ["vllm", ["temperature"], ["temperature", "base_url"]])
+async def test_a_field_the_model_is_not_known_to_take_sends_nothing(house: Any, far: Any, parameters: Any) -> None:
+    """Such a field may name another destination, or headers and keys for it."""
+    house.models.append(house.model("strict", parameters=parameters))
+    await house.start()
+    base = {"model": "strict"}
+    for name, value in {
+        "api_base": "https://elsewhere.example",
+        "extra_headers": {"x": "y"},
+        "base_url": "https://elsewhere.example",
+        "priority": 1,
+        "nobody_knows": False,
+    }.items():
+        status, mark, found = await house.send(house.body(**base, **{name: value}), model="strict")
+        assert (status, mark, found["error"]["code"]) == (403, "refused", "field_not_allowed"), name
+        assert found["error"]["param"] == name
+        assert far.bytes_seen == 0, name
+    limits = {"max_tokens": 5, "max_completion_tokens": 5, "stream_options": {}, "stream": False, "temperature": 0}
+    assert (await house.send(house.body(**base, **limits), model="strict"))[0] == 200
+
+
+FAR = "https://elsewhere.example/a?what=was+said"
+BY_ADDRESS: list[dict[str, Any]] = [
+    {"type": "image_url", "image_url": {"url": FAR}},
+    {"type": "image_url", "image_url": {"detail": "low", "url": FAR}},
+    {"type": "image_url", "image_url": FAR},
+    {"image_url": [FAR]},
+    {"type": "image_url", "image_url": {"url": "//elsewhere.example/a"}},
+    {"type": "image_url", "image_url": {"url": " file:///etc/passwd"}},
+    {"type": "input_image", "image_url": FAR},
+    {"type": "video_url", "video_url": {"url": FAR}},
+    {"type": "audio_url", "audio_url": {"url": FAR}},
+    {"type": "input_audio", "input_audio": {"data": FAR, "format": "wav"}},
+    {"type": "file", "file": {"file_data": FAR}},
+    {"type": "input_file", "file_url": FAR},
+    {"type": "image", "source": {"type": "url", "url": FAR}},
+    {"type": "image", "image": "gs://bucket/a.png"},
+    {"type": "text", "text": "hello", "image_url": {"url": FAR}},
+]
+INLINE: list[dict[str, Any]] = [
+    {"type": "image_url", "image_url": {"url": "DATA:image/png;base64,AAAA", "detail": "low"}},
+    {"type": "input_image", "image_url": "data:image/png;base64,AAAA"},
+    {"type": "input_audio", "input_audio": {"data": "//uQxAAA", "format": "mp3"}},
+    {"type": "file", "file": {"filename": "note: a.pdf", "file_data": "data:application/pdf;base64,AAAA"}},
+    {"type": "text", "text": FAR},
+]
+
+
+async def test_media_by_address_send_nothing_even_where_private_data_may_go(house: Any, far: Any) -> None:
+    approved = {"by": "security", "contract": "c1", "until": "2999-01-01"}
+    house.models.append(house.model("trusted", clearance="private", approved=approved))
+    await house.start()
+    for part in BY_ADDRESS:
+        for content in ([{"type": "text", "text": "look"}, part], part):
+            body = house.body(model="trusted", messages=[{"role": "user", "content": content}])
+            status, mark, found = await house.send(body, model="trusted")
+            assert (status, mark, found["error"]["code"]) == (400, "refused", "media_url_not_allowed"), part
+            assert (far.bytes_seen, far.connections) == (0, 0), part
+    cited = {"type": "url_citation", "url_citation": {"url": FAR, "title": "t"}}
+    messages = [
+        {"role": "assistant", "content": FAR, "annotations": [cited]},
+        {"role": "user", "content": INLINE},
+    ]
+    assert (await house.send(house.body(model="trusted", messages=messages), model="trusted"))[0] == 200
+
+
 async def test_a_body_that_is_no_json_object_is_a_400(house: Any, far: Any) -> None:
     await house.start()
     for body in (
