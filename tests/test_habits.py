@@ -18,7 +18,6 @@ CATCHES_ALL = {
     "router/api/inference.py: Inference.__call__": "the outermost handler: one well-formed answer, whatever it was",
     "router/ledger/entries.py: Ledger.entry": "an entry is closed however it ended; raised again",
     "router/ledger/store.py: connect": "a file half opened is closed; raised again",
-    "router/upstream/attempts.py: Attempts.once": "a connection is let go of, cancelled or not; raised again",
 }
 NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "misc"})
 LONGEST_FUNCTION, LONGEST_FILE = 60, 400

@@ -195,7 +195,8 @@ async def test_no_door_no_way_out(house: House) -> None:
     built = house.built
     assert built is not None
     reply = await house.post(ask("big"), house.key("public"))
-    assert reply.status in (502, 503)
+    assert (reply.status, reply.error["code"]) == (503, "door_closed")
+    assert int(reply.headers["retry-after"]) > 0
     assert silent(house)
 
 

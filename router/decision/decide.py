@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from router.decision.eligibility import Question, judge, words, worst_cost
+from router.decision.eligibility import ROUNDING_USD, Question, judge, refuse, words, worst_cost
 from router.decision.outgoing import dropped_for
 from router.decision.policies import POLICIES
 from router.decision.traits import choices, describe
@@ -17,7 +18,7 @@ from router.errors import (
     Unavailable,
     UnsupportedParameter,
 )
-from router.records import Ask, Caller, Candidate, Decision, Findings, Refusal, Snapshot, Traits
+from router.records import MOST_ATTEMPTS, Ask, Caller, Candidate, Decision, Findings, Refusal, Snapshot, Traits
 from serving.catalogue import LANES, RouteSettings
 
 
@@ -34,7 +35,9 @@ def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, pol
     candidates = [Candidate(snapshot.models[e.model], e) for e in snapshot.endpoints if e.model in snapshot.models]
     eligible, refusals = judge(candidates, question)
     refusals += _absent(question)
-    order = tuple(POLICIES[policy](eligible, traits))
+    order, beyond = _within_budget(POLICIES[policy](eligible, traits), question)
+    refusals += beyond
+    worst = tuple(worst_cost(c, traits, choices(ask)) for c in order)
     return Decision(
         # What is decided is recorded, so names that only this caller knows end here.
         traits=replace(traits, parameters=words(question)),
@@ -42,16 +45,48 @@ def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, pol
         refusals=tuple(refusals),
         policy=policy,
         reason=_reason(order, traits, refusals, policy),
-        hold=_hold(order, traits, choices(ask)),
+        hold=most_cost(order, worst),
+        worst=worst,
         dropped=dropped_for(ask, order[0], droppable) if order else (),
         droppable=droppable,
     )
 
 
-def _hold(order: tuple[Candidate, ...], traits: Traits, answers: int) -> float | None:
-    """The highest known cost over the order: a fallback may reach any of it. None where no price is known at all."""
-    costs = [worst_cost(candidate, traits, answers) for candidate in order]
-    return max((c for c in costs if c is not None), default=None if order else 0.0)
+def most_cost(order: Sequence[Candidate], worst: Sequence[float | None]) -> float | None:
+    """US dollars the attempts can cost together. None where no price is known at all.
+
+    A hosted attempt that fails may still be billed, so what comes after it is added; a local one then costs nothing.
+    """
+    most, sent = None if order else 0.0, 0.0
+    for candidate, cost in list(zip(order, worst, strict=True))[:MOST_ATTEMPTS]:
+        if cost is None:
+            continue
+        most = max(most or 0.0, sent + cost)
+        sent += cost if candidate.model.place == "hosted" else 0.0
+    return most
+
+
+def _within_budget(order: Sequence[Candidate], question: Question) -> tuple[tuple[Candidate, ...], list[Refusal]]:
+    """The order without the fallbacks that the key's budget no longer covers after those before them.
+
+    Each alone is affordable, so the request itself goes on; held all together they would refuse it.
+    """
+    budget = question.caller.budget_usd
+    if budget is None:
+        return tuple(order), []
+    left = max(budget - question.snapshot.spent, 0.0)
+    kept: list[Candidate] = []
+    refusals: list[Refusal] = []
+    for candidate in order:
+        tried = [*kept, candidate]
+        most = most_cost(tried, [worst_cost(c, question.traits, choices(question.ask)) for c in tried])
+        if most is None or most == 0 or most <= left + ROUNDING_USD:
+            kept.append(candidate)
+            continue
+        reason = f"with those before it {candidate.name} may cost ${most:.4f} and ${left:.4f} of the budget is left"
+        remedy = f"headgate keys set {question.caller.key} --budget USD"
+        refusals.append(refuse(candidate, "budget_exceeded", reason, remedy=remedy))
+    return tuple(kept), refusals
 
 
 def _check_name(ask: Ask, snapshot: Snapshot) -> None:

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from router.errors import HeadgateError, Unavailable
@@ -54,19 +55,45 @@ class Entry:
             raise Unavailable(f"Nothing leaves while {late}", code="ledger_unavailable", retry_after=10) from late
 
     def result(self, error: str) -> Outcome:
-        """How it ended: usage as the upstream says, else estimated and marked; cost by the answering model's price."""
-        usage, estimated = self.usage, False
+        """How it ended: usage as the upstream says, else estimated and marked; the cost is that of all attempts."""
+        usage, known = self._usage()
+        attempts = tuple(replace(a, cost=self._cost(a, usage, known)) for a in self.attempts)
+        charged = [a.cost for a in attempts if a.sent and a.outcome != "answered"]
+        estimated = bool(charged) or not known
+        if self.model is not None:
+            charged.append(self._answer_cost(self.model, usage, known))
+        priced = [cost for cost in charged if cost is not None]
+        return Outcome(
+            self.outcome or "answered", self.status, attempts, usage, sum(priced) if priced or not charged else None,
+            estimated, self.first_byte_ms, self.elapsed_ms(), error,
+        )  # fmt: skip
+
+    def _usage(self) -> tuple[Usage, bool]:
+        """The answer's usage, and whether the upstream said all of it."""
+        usage = self.usage
         if self.ask.route == "embeddings" and usage.prompt is not None and usage.output is None:
             usage = Usage(usage.prompt, 0, usage.cached)  # vectors are no tokens
         if self.model is not None and (usage.prompt is None or usage.output is None):
             prompt = self.decision.traits.prompt_tokens if usage.prompt is None else usage.prompt
             output = self.estimated_output if usage.output is None else usage.output
-            usage, estimated = Usage(prompt, output, usage.cached), True
-        cost = prices.cost(self.model.price, usage) if self.model else 0.0
-        return Outcome(
-            self.outcome or "answered", self.status, tuple(self.attempts), usage, cost, estimated,
-            self.first_byte_ms, self.elapsed_ms(), error,
-        )  # fmt: skip
+            return Usage(prompt, output, usage.cached), False
+        return usage, True
+
+    def _cost(self, attempt: Attempt, usage: Usage, known: bool) -> float | None:
+        """US dollars of one attempt; one that a provider may have worked on in vain costs what it can cost at most."""
+        if attempt.outcome == "answered" and self.model is not None:
+            return self._answer_cost(self.model, usage, known)
+        return self._worst(attempt.endpoint) if attempt.sent else 0.0
+
+    def _answer_cost(self, model: Model, usage: Usage, known: bool) -> float | None:
+        # A provider bills what it generated, which is more than what was relayed where thinking is hidden.
+        if model.place == "hosted" and not known:
+            return self._worst(model.name)
+        return prices.cost(model.price, usage)
+
+    def _worst(self, endpoint: str) -> float | None:
+        worst = zip(self.decision.order, self.decision.worst, strict=True)
+        return next((cost for candidate, cost in worst if candidate.endpoint.name == endpoint), None)
 
 
 class Ledger:
@@ -194,14 +221,14 @@ def closed(model: Model | None, outcome: Outcome) -> dict[str, Any]:
         "place": model.place if model else None,
         "attempts": [
             {"model": a.model, "endpoint": a.endpoint, "place": a.place, "outcome": a.outcome, "status": a.status,
-             "ms": round(a.ms, 2), "detail": detail}
+             "ms": round(a.ms, 2), "detail": detail, "cost_usd": a.cost}
             for a, detail in zip(outcome.attempts, details, strict=True)
         ],
         "prompt_tokens": outcome.usage.prompt,
         "output_tokens": outcome.usage.output,
         "cached_tokens": outcome.usage.cached,
         "cost_usd": outcome.cost,
-        "unpriced": outcome.cost is None,
+        "unpriced": outcome.cost is None or any(a.cost is None for a in outcome.attempts),
         "estimated": outcome.estimated,
         "first_byte_ms": outcome.first_byte_ms and round(outcome.first_byte_ms, 2),
         "total_ms": round(outcome.total_ms, 2),

@@ -39,12 +39,12 @@ class Answer:
 
     def __init__(
         self, candidate: Candidate, response: Response, log: Log, *, stream: bool, hide_usage: bool,
-        dropped: tuple[str, ...], cleanup: ExitStack,
+        dropped: tuple[str, ...],
     ) -> None:  # fmt: skip
         self.candidate, self.stream, self.dropped = candidate, stream, dropped
         self.status = response.status
         self.content_type = response.headers.get("content-type", "")
-        self._response, self._log, self._cleanup = response, log, cleanup
+        self._response, self._log, self._cleanup = response, log, ExitStack()
         self._reader = StreamReader(hide_usage=hide_usage)
         self._chunks = response.chunks()
         self._begun: list[bytes] = []
@@ -52,7 +52,7 @@ class Answer:
     async def begin(self) -> None:
         """Read up to the commit point: a stream's first delta, or the whole of any other body.
 
-        Raises UpstreamError and Unusable; nothing has been passed on then.
+        Raises UpstreamError and Unusable; nothing has been passed on then, and the caller closes the response.
         """
         if not self.stream:
             body = await self._response.read()
@@ -71,8 +71,12 @@ class Answer:
             raise Unusable(str(broken)) from broken
         raise Unusable("the stream ended before its first delta")
 
+    def keep(self, cleanup: ExitStack) -> None:
+        """Take over what is to be closed with this answer."""
+        self._cleanup = cleanup
+
     async def parts(self) -> AsyncIterator[bytes]:
-        """The bytes for the caller, as they come; usage and the way it ended go into the log."""
+        """The bytes for the caller, as they come; the way it ended goes into the log, and usage when it is closed."""
         self._log.first_byte()
         if begun := b"".join(self._begun):
             yield begun
@@ -91,8 +95,6 @@ class Answer:
             problem = reader.error or ("" if reader.done else "The upstream ended the stream before its end.")
         except (UpstreamError, StreamError) as failed:
             problem = f"The upstream's stream was cut: {failed}"
-        finally:
-            log.usage, log.estimated_output = reader.usage, reader.events
         if problem:
             # Nobody else can go on here: the caller must see that this is not the whole answer.
             log.outcome = "cut"
@@ -101,5 +103,8 @@ class Answer:
 
     def close(self) -> None:
         """Let go of the connection; one that was not read to its end is closed, so that the engine stops."""
+        if self.stream:
+            # Not in `parts`: where the caller leaves, its generator ends only after the ledger's entry is closed.
+            self._log.usage, self._log.estimated_output = self._reader.usage, self._reader.events
         self._response.close()
         self._cleanup.close()

@@ -1,11 +1,13 @@
 """Attempts: the order is tried from the first to the last, one try each, until one answers.
 
-Layers, outermost first: `first_answer` (fallback along the order) → `once` (one try) → `_send_local` or `_send_hosted`.
+Layers, outermost first: `first_answer` (fallback along the order) → `once` (one try, recorded) → `_send` (up to the
+commit point) → `_to_local` or `_to_door`.
 Nothing here can widen the order, and a request whose class exceeds a model's clearance is stopped again right here.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import time
@@ -16,13 +18,13 @@ from typing import Any
 
 import orjson
 
-from router.errors import Forbidden, HeadgateError, UpstreamFailed
+from router.errors import Forbidden, HeadgateError, Unavailable, UpstreamFailed
 from router.permit import LIFETIME_S, Permit, body_hash, seal
-from router.records import Ask, Attempt, Caller, Candidate, Decision
+from router.records import MOST_ATTEMPTS, Ask, Attempt, Caller, Candidate, Decision
 from router.upstream.answer import Answer, Log, Unusable
 from router.upstream.connection import Address, Connections, Response, UpstreamError
-from router.upstream.failures import Failure, refusal, unreachable
-from router.upstream.fleet import Fleet
+from router.upstream.failures import RETRY_AFTER_S, Failure, refusal, unreachable
+from router.upstream.fleet import Access, Fleet
 
 
 class Attempts:
@@ -41,79 +43,95 @@ class Attempts:
         self._permit_secret, self._outgoing = permit_secret, outgoing
         # The router's own, not what the door says of itself: the door compares the two.
         self._policy = policy
+        self._keys: dict[str, tuple[int, str]] = {}
 
     async def first_answer(self, ask: Ask, caller: Caller, decision: Decision, log: Log) -> Answer:
         """Fallback: walk the order until one answers. Raises the error that tells the caller most."""
         errors: list[HeadgateError] = []
-        for candidate in decision.order:
-            started = time.monotonic()
+        for candidate in decision.order[:MOST_ATTEMPTS]:
             try:
-                answer = await self.once(ask, caller, decision, candidate, log)
+                return await self.once(ask, caller, decision, candidate, log)
             except Failure as failed:
-                ms = (time.monotonic() - started) * 1000
-                log.attempts.append(_attempt(candidate, failed.outcome, failed.status, ms, failed.error.code))
                 if failed.final:
                     raise failed.error from failed
                 errors.append(failed.error)
-                continue
-            ms = (time.monotonic() - started) * 1000
-            log.attempts.append(_attempt(candidate, "answered", answer.status, ms))
-            log.model, log.status = candidate.model, answer.status
-            return answer
         raise next((e for e in errors if e.retry_after), errors[0])
 
     async def once(self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, log: Log) -> Answer:
-        """One try at one endpoint, counted as in flight until the answer is closed. Raises Failure."""
-        if decision.traits.data_class > candidate.model.cleared_for(self._fleet.snapshot().today):
+        """One try at one endpoint, recorded however it ends: a provider bills one that nobody waits for too.
+
+        Raises Failure.
+        """
+        started, place = time.monotonic(), candidate.model.place
+        outcome, status, detail, sent = "failed", None, "", False
+        try:
+            await self._admit(decision, candidate, log)
+            sent = place == "hosted"
+            answer = await self._send(ask, caller, decision, candidate, log)
+            outcome, status = "answered", answer.status
+            log.model, log.status = candidate.model, answer.status
+            return answer
+        except Failure as failed:
+            outcome, status, detail = failed.outcome, failed.status, failed.error.code
+            sent = sent and failed.sent
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = "client_left"
+            raise
+        finally:
+            ms = (time.monotonic() - started) * 1000
+            name, endpoint = candidate.model.name, candidate.endpoint.name
+            log.attempts.append(Attempt(name, endpoint, place, outcome, status, ms, detail, sent))
+
+    async def _admit(self, decision: Decision, candidate: Candidate, log: Log) -> None:
+        """The last look before anything is sent. Raises Failure."""
+        if decision.traits.data_class > candidate.model.cleared_for(self._fleet.today()):
             # The rule in eligibility has already refused this; whoever comes here met a bug, and it ends here.
             raise Failure(Forbidden("This request may not be sent there.", code="data_class_not_cleared"), "barred")
+        if candidate.model.place == "hosted":
+            try:
+                await log.durable()
+            except HeadgateError as late:
+                raise Failure(late, "not_recorded") from late
+
+    async def _send(self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, log: Log) -> Answer:
+        """Send it and read up to the commit point, counted as in flight until the answer is closed. Raises Failure.
+
+        Whatever ends it before that, the caller leaving included, closes the connection.
+        """
         body, dropped = self._outgoing(ask, candidate, decision.droppable)
         raw = orjson.dumps(body)
         with ExitStack() as stack:
             stack.enter_context(self._fleet.busy(candidate.endpoint.name))
             try:
                 if candidate.model.place == "hosted":
-                    await log.durable()
-                    response = await self._send_hosted(ask, caller, decision, candidate, raw)
+                    response = await self._to_door(ask, caller, decision, candidate, raw)
                 else:
-                    response = await self._send_local(ask, candidate, raw)
+                    response = await self._to_local(ask, candidate, raw)
+                stack.callback(response.close)
+                await _check_head(ask, candidate, response)
+                hide = ask.stream and not (ask.body.get("stream_options") or {}).get("include_usage")
+                answer = Answer(candidate, response, log, stream=ask.stream, hide_usage=hide, dropped=dropped)
+                await answer.begin()
             except UpstreamError as failed:
-                raise Failure(unreachable(candidate, failed), failed.kind) from failed
-            stack.callback(response.close)
-            if response.status != 200:
-                raise await refusal(candidate, response)
-            expected = "text/event-stream" if ask.stream else "application/json"
-            if not response.headers.get("content-type", "").startswith(expected):
-                wrong = UpstreamFailed(f"{candidate.name} answered something else than {expected}.")
-                raise Failure(wrong, "wrong_type", 200)
-            hide = ask.stream and not (ask.body.get("stream_options") or {}).get("include_usage")
-            answer = Answer(
-                candidate, response, log, stream=ask.stream, hide_usage=hide, dropped=dropped, cleanup=stack.pop_all()
-            )
-        try:
-            await answer.begin()
-        except UpstreamError as failed:
-            answer.close()
-            raise Failure(unreachable(candidate, failed), failed.kind) from failed
-        except Unusable as failed:
-            answer.close()
-            raise Failure(UpstreamFailed(f"{candidate.name} gave no usable answer: {failed}"), "unusable") from failed
-        except BaseException:
-            answer.close()
-            raise
+                raise unreachable(candidate, failed) from failed
+            except Unusable as failed:
+                unusable = UpstreamFailed(f"{candidate.name} gave no usable answer: {failed}")
+                raise Failure(unusable, "unusable") from failed
+            answer.keep(stack.pop_all())
         return answer
 
-    async def _send_local(self, ask: Ask, candidate: Candidate, raw: bytes) -> Response:
+    async def _to_local(self, ask: Ask, candidate: Candidate, raw: bytes) -> Response:
         try:
             access = self._fleet.access(candidate.endpoint.name)
         except KeyError as gone:
             raise UpstreamError("refused", "the endpoint is gone") from gone
         headers = [("content-type", "application/json"), ("x-request-id", ask.id)]
-        if key := _key(access.key_env, access.key_file):
+        if key := self._key(candidate, access):
             headers.append(("authorization", f"Bearer {key}"))
         return await self._connections.post(access.address, f"/v1/{ask.route}", headers, raw)
 
-    async def _send_hosted(
+    async def _to_door(
         self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, raw: bytes
     ) -> Response:
         assert self._door is not None
@@ -127,13 +145,36 @@ class Attempts:
         headers = [("content-type", "application/json"), ("x-headgate-permit", seal(permit, self._permit_secret))]
         return await self._connections.post(self._door, "/send", headers, raw)
 
+    def _key(self, candidate: Candidate, access: Access) -> str:
+        """An attached server's key; a rotated file is read again. Raises Failure where it cannot be sent."""
+        setting, key = "key_env", os.environ.get(access.key_env, "")
+        if access.key_file:
+            setting = "key_file"
+            try:
+                key = self._from_file(access.key_file)
+            except (OSError, ValueError):
+                key = ""
+        elif not key:  # the variable need not be set: most servers ask for no key
+            return ""
+        if not key or not (key.isascii() and key.isprintable()):
+            # Neither the path nor what stands in it: callers read this.
+            text = f"{candidate.name} cannot be asked: its attach[].{setting} in headgate.yaml gives no usable key."
+            raise Failure(Unavailable(text, retry_after=RETRY_AFTER_S), "no_key", sent=False)
+        return key
 
-def _attempt(candidate: Candidate, outcome: str, status: int | None, ms: float, detail: str = "") -> Attempt:
-    return Attempt(candidate.model.name, candidate.endpoint.name, candidate.model.place, outcome, status, ms, detail)
+    def _from_file(self, name: str) -> str:
+        path = Path(name).expanduser()
+        changed = path.stat().st_mtime_ns
+        known = self._keys.get(name)
+        if known is None or known[0] != changed:
+            known = self._keys[name] = changed, path.read_text().strip()
+        return known[1]
 
 
-def _key(env: str, file: str) -> str:
-    """An attached server's key, read at each use so that a rotated file works."""
-    if file:
-        return Path(file).expanduser().read_text().strip()
-    return os.environ.get(env, "") if env else ""
+async def _check_head(ask: Ask, candidate: Candidate, response: Response) -> None:
+    """Raises Failure unless an answer of the kind that was asked for begins here."""
+    if response.status != 200:
+        raise await refusal(candidate, response)
+    expected = "text/event-stream" if ask.stream else "application/json"
+    if not response.headers.get("content-type", "").startswith(expected):
+        raise Failure(UpstreamFailed(f"{candidate.name} answered something else than {expected}."), "wrong_type", 200)

@@ -22,24 +22,39 @@ from router.upstream.connection import Response, UpstreamError
 RETRY_AFTER_S = 5
 MAX_RETRY_AFTER_S = 300
 """A longer Retry-After of an upstream is cut to this (Linkerd's cap)."""
+PASSING = frozenset({"permit_invalid", "permits_exhausted"})
+"""The door's refusals that a new permit mends: a door that was restarted, a permit that came late, too many at once."""
+REFUSED_BY_PROVIDER = frozenset({"provider_refused_key", "provider_redirected"})
+"""The door's words for a provider's 3xx, 401 and 403, which it passes on as 502."""
 
 
 class Failure(Exception):
     """One try that did not answer. `final` stops the walk: another model would say the same."""
 
-    def __init__(self, error: HeadgateError, outcome: str, status: int | None = None, final: bool = False) -> None:
+    def __init__(
+        self, error: HeadgateError, outcome: str, status: int | None = None, *, final: bool = False, sent: bool = True
+    ) -> None:
         super().__init__(error.message)
         self.error, self.outcome, self.status, self.final = error, outcome, status, final
+        self.sent = sent
+        """Whether the upstream may have worked on it. A provider bills that."""
 
 
-def unreachable(candidate: Candidate, failed: UpstreamError) -> HeadgateError:
-    """The error for a connection that gave no answer at all."""
-    name = candidate.name
-    if failed.kind in ("first_byte_timeout", "idle_timeout", "total_timeout"):
-        return UpstreamTimeout(f"{name} did not answer in time.")
-    if candidate.model.place == "local" and failed.kind in ("refused", "connect_timeout", "reset", "closed"):
-        return Unavailable(f"{name} is not answering; it may be restarting.", retry_after=RETRY_AFTER_S)
-    return UpstreamFailed(f"{name} did not give a usable answer ({failed.kind}).")
+def unreachable(candidate: Candidate, failed: UpstreamError) -> Failure:
+    """A connection that gave no whole answer, or none at all."""
+    name, kind = candidate.name, failed.kind
+    connected = kind not in ("refused", "connect_timeout")
+    if candidate.model.place == "hosted" and not connected:
+        closed = Unavailable("The door does not answer.", code="door_closed", retry_after=RETRY_AFTER_S)
+        return Failure(closed, "door_closed", sent=False)
+    error: HeadgateError
+    if kind in ("first_byte_timeout", "idle_timeout"):
+        error = UpstreamTimeout(f"{name} did not answer in time.")
+    elif candidate.model.place == "local" and kind in ("refused", "connect_timeout", "reset", "closed"):
+        error = Unavailable(f"{name} is not answering; it may be restarting.", retry_after=RETRY_AFTER_S)
+    else:
+        error = UpstreamFailed(f"{name} did not give a usable answer ({kind}).")
+    return Failure(error, kind, sent=connected)
 
 
 async def refusal(candidate: Candidate, response: Response) -> Failure:
@@ -49,43 +64,49 @@ async def refusal(candidate: Candidate, response: Response) -> Failure:
         message, code = _error_text(await response.read())
     except UpstreamError:
         message, code = "", ""
-    after = _retry_after(response.headers.get("retry-after"))
     if by_door := _by_door(response, name, message, code):
         return by_door
+    after = _retry_after(response.headers.get("retry-after")) or RETRY_AFTER_S
     if status in (400, 404, 413, 422):
         if "context length" in message or "maximum context" in message:
             code = "context_length_exceeded"
         bad = BadRequest(message or f"{name} refused the request.", code=code or "invalid_request")
-        return Failure(bad, "bad_request", status, final=True)
+        return Failure(bad, "bad_request", status, final=True, sent=False)
     if status == 429:
-        limit = LimitReached(
-            f"{name} takes no more requests now.", code="rate_limit_exceeded", retry_after=after or RETRY_AFTER_S
-        )
-        return Failure(limit, "rate_limited", status)
+        limit = LimitReached(f"{name} takes no more requests now.", code="rate_limit_exceeded", retry_after=after)
+        return Failure(limit, "rate_limited", status, sent=False)
     if status in (503, 529):
-        busy = Unavailable(f"{name} is full or not ready.", retry_after=after or RETRY_AFTER_S)
-        return Failure(busy, "overloaded", status)
+        return Failure(Unavailable(f"{name} is full or not ready.", retry_after=after), "overloaded", status)
     if status == 504:
         return Failure(UpstreamTimeout(f"{name} did not answer in time."), "timeout", status)
     detail = f": {message}" if candidate.model.place == "hosted" and message else ""
-    return Failure(UpstreamFailed(f"{name} answered with status {status}{detail}", code=code or None), "error", status)
+    failed = UpstreamFailed(f"{name} answered with status {status}{detail}", code=code or None)
+    # Whoever refuses generates nothing and bills nothing.
+    return Failure(failed, "error", status, sent=status >= 500 and code not in REFUSED_BY_PROVIDER)
 
 
 def _by_door(response: Response, name: str, message: str, code: str) -> Failure | None:
-    """What the door itself says, by its header; None where the provider answered."""
+    """What the door itself says, by its header; None where the provider answered. Nothing has left then."""
     status = response.status
+    error: HeadgateError
     match response.headers.get("x-headgate-door"):
+        case "refused" if code in PASSING:
+            error = Unavailable(f"The door did not take it: {message}", code="door_closed", retry_after=1)
+            return Failure(error, "door_refused", status, sent=False)
         case "refused" if status == 503:
-            return Failure(Unavailable(f"{name}: {message}", code=code, retry_after=30), "door_refused", status)
+            error = Unavailable(f"{name}: {message}", code=code or "door_closed", retry_after=30)
+            return Failure(error, "door_refused", status, sent=False)
         case "refused":
-            forbidden = Forbidden(f"The door refused it: {message}", code=code or "door_refused")
-            return Failure(forbidden, "door_refused", status)
+            error = Forbidden(f"The door refused it: {message}", code=code or "door_refused")
+            # Used before means: sent over a connection that then broke, and asked again.
+            return Failure(error, "door_refused", status, sent=code == "permit_used")
         case "closed":
-            closed = Unavailable(f"The door is closed: {message}", code="door_closed", retry_after=30)
-            return Failure(closed, "door_closed", status)
+            error = Unavailable(f"The door is closed: {message}", code="door_closed", retry_after=30)
+            return Failure(error, "door_closed", status, sent=False)
         case "failed":
             kind = UpstreamTimeout if status == 504 else UpstreamFailed
-            return Failure(kind(f"{name} cannot be reached: {message}", code=code or None), "unreachable", status)
+            error = kind(f"{name} cannot be reached: {message}", code=code or None)
+            return Failure(error, "unreachable", status, sent=False)
     return None
 
 

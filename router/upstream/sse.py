@@ -22,7 +22,6 @@ _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _EMPTY_LINES = re.compile(rb"[\r\n]+")
 # Inside a JSON string the quotes would be escaped, so these cannot be a model's own words.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_FINISH = re.compile(rb'"finish_reason"\s*:\s*"([^"\\]{1,64})"')
 _DELTAS = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 
 
@@ -39,7 +38,6 @@ class StreamReader:
         self.started = False
         """A delta of content, reasoning or tool call has been seen: from here on there is no fallback."""
         self.done = False
-        self.finish: str | None = None
         self.error: str | None = None
         """The message of an error event. It is passed on, and nothing after it."""
         self.events = 0
@@ -162,18 +160,11 @@ class StreamReader:
         self.started = self.started or _has_delta(found)
         if self.started:
             self._note(event)
-        else:
-            self._note_finish(event)
         return True
 
     def _note(self, events: bytes) -> None:
-        """Count and remember what can be seen without decoding."""
+        """Count what can be seen without decoding."""
         self.events += events.startswith(b"data:") + events.count(b"\ndata:") + events.count(b"\rdata:")
-        self._note_finish(events)
-
-    def _note_finish(self, events: bytes) -> None:
-        for match in _FINISH.finditer(events):
-            self.finish = match[1].decode("utf-8", "replace")
 
 
 def usage_of(body: bytes) -> Usage:

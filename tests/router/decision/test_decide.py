@@ -287,6 +287,54 @@ def test_the_hold_is_the_worst_cost_a_fallback_could_reach() -> None:
     assert mixed.hold == both.hold
 
 
+PRICES = {"a": (10, 50), "b": (20, 50), "c": (30, 50), "d": (40, 50)}
+
+
+def far(name: str) -> Model:
+    return hosted(name, price=Price(input=PRICES[name][0], output=PRICES[name][1]))
+
+
+def cost(name: str) -> float:
+    return (80 * PRICES[name][0] + 1000 * PRICES[name][1]) / 1e6
+
+
+def test_the_hold_adds_up_what_failed_hosted_attempts_may_cost() -> None:
+    both = decided(ask("frontier"), PUBLIC, far("a"), far("b"))
+    assert both.worst == (pytest.approx(cost("a")), pytest.approx(cost("b")))
+    assert both.hold == pytest.approx(cost("a") + cost("b"))
+    # Not more than are tried.
+    four = decided(ask("frontier"), PUBLIC, *map(far, "abcd"))
+    assert len(four.order) == len(four.worst) == 4
+    assert four.hold == pytest.approx(cost("a") + cost("b") + cost("c"))
+    # A local attempt that failed costs nothing; it is paid only where it answers.
+    twin = decided(ask("a"), PUBLIC, local(same_as="a"), far("a"))
+    assert names(twin) == ["a", "near"]
+    assert twin.hold == pytest.approx(cost("a") + (80 * 1 + 64 * 2) / 1e6)
+
+
+def test_fallbacks_that_the_budget_does_not_cover_are_left_out_and_the_request_goes_on() -> None:
+    poor = caller(budget_usd=cost("a") + cost("b") + 0.001)
+    decision = decided(ask("frontier"), poor, *map(far, "abcd"))
+    assert names(decision) == ["a", "b"]
+    assert decision.hold == pytest.approx(cost("a") + cost("b"))
+    assert [(r.model, r.rule) for r in decision.refusals] == [("c", "budget_exceeded"), ("d", "budget_exceeded")]
+    assert "with those before it c may cost" in decision.refusals[0].reason
+    exact = caller(budget_usd=cost("a") + cost("b"))
+    assert names(decided(ask("frontier"), exact, far("a"), far("b"))) == ["a", "b"]
+    spent = decided(ask("frontier"), poor, far("a"), far("b"), spent=cost("b"))
+    assert names(spent) == ["a"]
+
+
+@given(situations())
+@settings(max_examples=200)
+def test_the_hold_never_asks_for_more_than_the_budget(given_: tuple[Ask, Caller, Findings, Snapshot]) -> None:
+    asked, who, findings, seen = given_
+    decision = decide(asked, who, findings, seen)
+    if who.budget_usd is not None:
+        assert (decision.hold or 0.0) <= who.budget_usd + 1e-9
+    assert len(decision.worst) == len(decision.order)
+
+
 def test_bad_counts_are_refused_before_anything_is_decided() -> None:
     with pytest.raises(BadRequest):
         decided(ask(max_tokens=-5), PUBLIC, NEAR)

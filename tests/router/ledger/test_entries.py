@@ -22,7 +22,7 @@ from router.ledger.entries import Entry, Ledger
 from router.ledger.metrics import Metrics
 from router.ledger.store import LedgerError, Store
 from router.records import Attempt, Decision, Usage
-from serving.catalogue import Price
+from serving.catalogue import Model, Price
 from tests.fakes.asking import ask, caller, decided, endpoint, hosted, local
 
 WHO = caller("private", budget_usd=10.0)
@@ -194,6 +194,59 @@ def test_an_unpriced_answer_charges_no_other_models_price(ledger: Ledger, store:
     assert ledger.spent(who) == 0
 
 
+def tried(place: Model, outcome: str, *, sent: bool) -> Attempt:
+    return Attempt(place.name, place.name, place.place, outcome, None, 1.0, sent=sent)
+
+
+@pytest.mark.parametrize("ended", [asyncio.CancelledError, UpstreamFailed("no answer"), KeyError])
+def test_what_a_provider_may_have_worked_on_is_paid_however_it_ended(ledger: Ledger, ended: Any) -> None:
+    far, who = hosted(), caller(budget_usd=10.0)
+    decision = decided(ask("frontier"), who, far)
+    with pytest.raises(BaseException), ledger.entry(ask("frontier"), who, decision) as entry:  # noqa: B017
+        entry.attempts.append(tried(far, "reset", sent=True))
+        raise ended
+    _, closed = both(ledger)
+    assert closed["cost"] == closed["attempts"][0]["cost_usd"] == decision.hold > 0
+    assert (closed["estimated"], closed["unpriced"], closed["model"]) == (True, False, None)
+    assert ledger.spent(who) == pytest.approx(decision.hold)
+
+
+def test_the_cost_is_the_sum_over_the_attempts(ledger: Ledger) -> None:
+    who, one, two = caller(budget_usd=10.0), hosted("one"), hosted("two", price=Price(input=20, output=60))
+    decision = decided(ask("frontier"), who, one, two)
+    with ledger.entry(ask("frontier"), who, decision) as entry:
+        entry.attempts += [tried(one, "door_closed", sent=False), tried(one, "error", sent=True)]
+        entry.attempts.append(tried(two, "answered", sent=True))
+        entry.model, entry.usage = two, Usage(10, 20)
+    _, closed = both(ledger)
+    costs = [a["cost_usd"] for a in closed["attempts"]]
+    assert costs == [0, decision.worst[0], pytest.approx((10 * 20 + 20 * 60) / 1e6)]
+    assert decision.hold >= closed["cost"] == pytest.approx(sum(costs))
+    assert (closed["estimated"], closed["prompt_tokens"], closed["output_tokens"]) == (True, 10, 20)
+
+
+def test_an_unpriced_attempt_is_said_and_hides_no_other_cost(ledger: Ledger) -> None:
+    who, dark, far = caller(), hosted("dark", price=None), hosted()
+    decision = decided(ask("frontier"), who, dark, far)
+    with ledger.entry(ask("frontier"), who, decision) as entry:
+        entry.attempts += [tried(dark, "reset", sent=True), tried(far, "answered", sent=True)]
+        entry.model, entry.usage = far, Usage(10, 20)
+    _, closed = both(ledger)
+    assert [a["cost_usd"] for a in closed["attempts"]] == [None, closed["cost"]]
+    assert closed["cost"] == pytest.approx((10 * 10 + 20 * 50) / 1e6)
+    assert closed["unpriced"] is True
+
+
+def test_a_hosted_answer_of_unknown_usage_costs_what_it_may_have_cost(ledger: Ledger) -> None:
+    far, who = hosted(), caller(budget_usd=10.0)
+    decision = decided(ask("frontier"), who, far)
+    with ledger.entry(ask("frontier"), who, decision) as entry:
+        entry.attempts.append(tried(far, "answered", sent=True))
+        entry.model, entry.usage, entry.estimated_output = far, Usage(prompt=10), 3
+    _, closed = both(ledger)
+    assert (closed["cost"], closed["estimated"], closed["output_tokens"]) == (decision.hold, True, 3)
+
+
 def test_a_budget_that_ends_meanwhile_is_refused_and_recorded(ledger: Ledger) -> None:
     decision = decided(ask(), WHO, NEAR)
     poor = caller("private", budget_usd=0.0)
@@ -245,7 +298,7 @@ def planted(word: str) -> list[Any]:
         "headgate": {"data_class": "private"},
     }  # fmt: skip
     unknown = {"messages": [], word: word, f"{word}.file_id": 1, "x": {word: {"file_id": word}}}
-    nested = {"messages": [{word: {"image_url": word}}]}
+    nested = {"messages": [{word: {"image_url": f"data:{word}"}}]}
     plain = {"prompt": [word, f"{word} {word}"], "suffix": word, word: 1}
     vectors = {"input": [word], "user": word, "encoding_format": word}
     routes = ["chat/completions"] * 3 + ["completions", "embeddings"]

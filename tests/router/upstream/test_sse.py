@@ -53,7 +53,7 @@ def follow(pieces: list[bytes], *, hide_usage: bool = False, **more: Any) -> tup
         relayed += reader.end()
     except StreamError as wrong:
         fault = str(wrong)
-    return relayed, (reader.usage, reader.started, reader.done, reader.finish, reader.error, reader.events, fault)
+    return relayed, (reader.usage, reader.started, reader.done, reader.error, reader.events, fault)
 
 
 def found(events: list[str], **more: Any) -> tuple[Any, ...]:
@@ -69,7 +69,7 @@ def test_every_split_gives_the_same_bytes_and_findings(end: str, bom: str) -> No
     data = bom.encode() + wire(EVENTS, end)
     whole = follow([data])
     assert whole[0] == data
-    assert whole[1] == (Usage(9, 3, 4), True, True, "stop", None, 5, "")
+    assert whole[1] == (Usage(9, 3, 4), True, True, None, 5, "")
     for at in range(len(data) + 1):
         assert follow([data[:at], data[at:]]) == whole
     assert follow([data[at : at + 1] for at in range(len(data))]) == whole
@@ -136,9 +136,9 @@ def test_no_bytes_break_it(data: bytes, split: int) -> None:
 def test_no_text_of_a_model_is_taken_for_something_else(text: str) -> None:
     for content in (text, f'"usage":{{"prompt_tokens":7}} {text}', f'"finish_reason":"stop"{text}', "[DONE]", "error"):
         data = wire([chunk({"content": "x"}), chunk({"content": content})])
-        relayed, (usage, _, done, finish, error, events, fault) = follow([data])
+        relayed, (usage, _, done, error, events, fault) = follow([data])
         assert relayed == data
-        assert (usage, done, finish, error, events, fault) == (Usage(), False, None, None, 2, "")
+        assert (usage, done, error, events, fault) == (Usage(), False, None, 2, "")
 
 
 def test_a_complete_event_is_passed_on_at_once_and_half_of_one_is_not() -> None:
@@ -164,14 +164,14 @@ def test_usage_beside_a_choice_is_never_hidden() -> None:
 
 
 def test_nothing_after_the_end_is_passed_on() -> None:
-    relayed, (_, _, done, _, error, events, _) = follow([wire([*EVENTS, *AFTER]), wire(AFTER)])
+    relayed, (_, _, done, error, events, _) = follow([wire([*EVENTS, *AFTER]), wire(AFTER)])
     assert relayed == wire(EVENTS)
     assert (done, error, events) == (True, None, 5)
 
 
 def test_an_error_is_passed_on_and_no_end_of_success_after_it() -> None:
     failed = 'data: {"error":{"message":"out of memory","code":500}}'
-    relayed, (_, started, done, _, error, _, _) = follow([wire([chunk({"content": "a"}), failed, "data: [DONE]"])])
+    relayed, (_, started, done, error, _, _) = follow([wire([chunk({"content": "a"}), failed, "data: [DONE]"])])
     assert relayed == wire([chunk({"content": "a"}), failed])
     assert (started, done, error) == (True, False, "out of memory")
 
@@ -186,7 +186,7 @@ def test_an_error_is_passed_on_and_no_end_of_success_after_it() -> None:
     ],
 )
 def test_errors_of_other_shapes(event: str, message: str | None) -> None:
-    assert found([event])[4] == message
+    assert found([event])[3] == message
 
 
 # ---- the findings
@@ -222,7 +222,7 @@ def test_the_text_of_a_plain_completion_commits() -> None:
 def test_deltas_are_counted_for_an_estimate() -> None:
     deltas = [chunk({"content": "a"})] * 40
     opening = [": ping", chunk({"role": "assistant"})]
-    assert found([*opening, *deltas, ": ping", chunk(None, usage=USAGE), "data: [DONE]"])[5] == 40
+    assert found([*opening, *deltas, ": ping", chunk(None, usage=USAGE), "data: [DONE]"])[4] == 40
 
 
 def test_the_last_usage_counts() -> None:
@@ -326,7 +326,7 @@ def test_half_an_event_at_the_end_is_an_error_and_not_passed_on() -> None:
 
 def test_an_error_event_is_one_event_in_openais_shape() -> None:
     event = UpstreamFailed('it "broke"\n\ndata: [DONE]', code="upstream_interrupted").event()
-    relayed, (_, _, done, _, error, *_) = follow([event])
+    relayed, (_, _, done, error, *_) = follow([event])
     assert (relayed, done, error) == (event, False, 'it "broke"\n\ndata: [DONE]')
     assert event.count(b"\n") == 2
     parsed = orjson.loads(event.removeprefix(b"data: "))
