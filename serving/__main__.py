@@ -22,6 +22,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from serving import catalogue, command, demo_model, engines, gpus, placement, status
+from serving.attached import provider_hosts
 from serving.catalogue import Attached, Catalogue, Model
 from serving.endpoint import Timing
 from serving.engines import Engine
@@ -91,6 +92,7 @@ async def _serve(
         timing=timing,
         read_gpus=gpus.read,
         readings=readings,
+        providers=provider_hosts(found.providers.values()),
     )
     host = status.Host(socket.gethostname(), secrets.token_hex(8))
     server = status.server(status.application(supervisor, host))
@@ -113,7 +115,7 @@ def _means(found: Catalogue, home: Home, gpu: bool, inherited: Mapping[str, str]
         home=home,
         installation=home.installation(),
         inherited=inherited,
-        engine=engine_finder(lambda: engines.find(found.site.engine, home.engines, gpu)),
+        engine=engine_finder(lambda: engines.find(found.site.engine, home.engines, gpu), home, inherited),
         weights=weights,
         command=command.build,
         say=_say,

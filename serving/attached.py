@@ -6,27 +6,34 @@ Knows its address, what it serves and its load.
 from __future__ import annotations
 
 import asyncio
-import re
 import ipaddress
+import json
+import re
+import socket
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from serving import probe
-from serving.catalogue import RESERVED_NAMES, Attached
+from serving.catalogue import RESERVED_NAMES, Attached, Provider
 from serving.endpoint import Timing, View, Watch
 from serving.instance import State
 from serving.probe import ProbeError, ServedModel, Target
+
+_PORTS = {"http": 80, "https": 443}
 
 
 class AttachedServer:
     """One attached server and its state."""
 
-    def __init__(self, attached: Attached, timing: Timing, inherited: Mapping[str, str]) -> None:
+    def __init__(
+        self, attached: Attached, timing: Timing, inherited: Mapping[str, str], providers: frozenset[str]
+    ) -> None:
         self._attached = attached
         self._timing = timing
         self._inherited = inherited
+        self._providers = providers
         self._address = probe.address(attached.url)
         self._served: list[ServedModel] = []
         self._watch = Watch(Target(self._address), timing)
@@ -36,7 +43,7 @@ class AttachedServer:
 
     async def run(self) -> None:
         """Look at it for ever, one look after the other; each is bounded in time."""
-        if refused := refusal(self._attached):
+        if refused := refusal(self._attached, self._providers):
             self._set("failed", refused)
             return
         looked_at = -self._timing.attached_s
@@ -53,9 +60,11 @@ class AttachedServer:
         """One for each model it serves; one that names the address while it has not yet said what it serves."""
         name = self._attached.name
         if not self._served:
-            return [self._view(name or urllib.parse.urlsplit(self._address).netloc or self._address, name or "", "", 0)]
+            where = urllib.parse.urlsplit(self._address).netloc or self._address
+            return [self._view(name or caller_name(where), name or "", "", 0)]
         # A name given stands for the first model; LoRA adapters beside it keep their own.
-        called = [name if index == 0 and name else caller_name(served.name) for index, served in enumerate(self._served)]
+        called = [caller_name(served.name) for served in self._served]
+        called[0] = name or called[0]
         return [
             self._view(call, call, served.name, served.context)
             for call, served in zip(called, self._served, strict=True)
@@ -126,28 +135,74 @@ def caller_name(served: str) -> str:
     return f"{cleaned}-model" if cleaned in RESERVED_NAMES else cleaned
 
 
-def refusal(attached: Attached) -> str:
-    """Why this address may not be used, with the remedy, or ""."""
+def provider_hosts(providers: Iterable[Provider]) -> frozenset[str]:
+    """Where the hosted providers of the catalogue answer: what must never be taken for a server of this site."""
+    found = set()
+    for provider in providers:
+        try:
+            parts = urllib.parse.urlsplit(provider.base_url)
+            host, port = parts.hostname or "", parts.port
+        except ValueError:
+            continue
+        if host:
+            found.add(_place(host, port or _PORTS.get(parts.scheme, 0)))
+    return frozenset(found)
+
+
+def refusal(attached: Attached, providers: frozenset[str] = frozenset()) -> str:
+    """Why this address may not be used, with the remedy, or "". `providers` comes from `provider_hosts`.
+
+    An attached server counts as local, and so gets data that may never leave: it must be shown to be the site's own.
+    """
     if attached.url.startswith("unix:"):
         return ""
     try:
         parts = urllib.parse.urlsplit(attached.url)
-        host, _ = parts.hostname or "", parts.port
+        host, port = parts.hostname or "", parts.port
     except ValueError as broken:
         return f"its url cannot be read: {broken}"
-    if not host:
+    # Letters beyond ASCII may become another host's name on the way to the network.
+    if not re.fullmatch(r"[0-9A-Za-z.:_-]+", host):
         return "its url names no host"
     if parts.username or parts.password or parts.query or parts.fragment:
         return "its url holds more than an address; put a key into `key_env` or `key_file`"
+    if _place(host, port or _PORTS.get(parts.scheme, 0)) in providers:
+        return f"{host} is a hosted provider of the catalogue, and what is attached counts as local; enable it instead"
+    literal = _literal(host)
+    if literal is not None and literal.is_global:
+        return f"{host} is a public address, and what is attached counts as local; give an address of your own network"
+    if parts.scheme == "https" and not attached.ca_file:
+        line = json.dumps(attached.url)
+        return (
+            f"https:// to {host} needs `ca_file`, the authority that signs it: else any public server would count as "
+            f"local; put it into headgate.yaml: attach: [{{url: {line}, ca_file: /path/to/ca.pem}}]"
+        )
     if parts.scheme == "http" and not attached.allow_cleartext and not _loopback(host):
         return f"http:// to {host} would send requests in clear text; use https:// or set `allow_cleartext: true`"
     return ""
 
 
+def _place(host: str, port: int) -> str:
+    """A host as one text however it is written; on loopback several servers share it, and the port tells them apart."""
+    if _loopback(host):
+        return f"loopback:{port}"
+    return str(_literal(host) or host.lower().rstrip("."))
+
+
 def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
+    literal = _literal(host)
+    return host == "localhost" if literal is None else literal.is_loopback
+
+
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that `host` is, in any form that a connection would take, with IPv4 inside IPv6 unwrapped."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        found = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        try:
+            # 134744072 and 0x8.8 are addresses too.
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return None
+    inside = found.ipv4_mapped or found.sixtofour if isinstance(found, ipaddress.IPv6Address) else None
+    return inside or found

@@ -29,10 +29,18 @@ OURS = {
     # setproctitle would write over the environment in /proc, by which our processes are found again.
     "SPT_NOENV": "1",
     "PYTHONUNBUFFERED": "1",
+    # A crash in native code then says in the log where it was.
+    "PYTHONFAULTHANDLER": "1",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
 }
 DEFAULTS = {"VLLM_ENGINE_READY_TIMEOUT_S": "3600"}
 CPU_DEFAULTS = {"VLLM_CPU_KVCACHE_SPACE": "1"}
-BARRED_VARIABLES = frozenset({"VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "PYTHONPATH", "PATH"})
+BARRED_VARIABLES = frozenset({
+    "VLLM_API_KEY", "VLLM_SERVER_DEV_MODE", "PYTHONPATH", "PATH", "VLLM_MEDIA_URL_ALLOW_REDIRECTS",
+    "VLLM_MEDIA_CONNECTOR",
+})  # fmt: skip
+NOWHERE = "none.invalid"
+"""The one domain an engine may fetch pictures from. It cannot exist, and an empty list would mean all of them."""
 
 # Where it listens, who may ask, what it is called, which weights it has: Headgate's to say, not the catalogue's.
 BARRED = {
@@ -43,6 +51,7 @@ BARRED = {
     **dict.fromkeys(("model", "revision"), "set `repo` and `revision`"),
     **dict.fromkeys(("served-model-name",), "callers use the entry's name"),
     **dict.fromkeys(("max-num-queued-reqs",), "set `limit`"),
+    **dict.fromkeys(("allowed-media-domains", "allowed-local-media-path"), "an engine fetches nothing"),
 }
 
 
@@ -103,6 +112,8 @@ def _flags(placed: Placed) -> dict[str, Any]:
         "enable-prompt-tokens-details": True,
         "disable-uvicorn-access-log": True,
         "trust-remote-code": placed.model.remote_code,
+        # Else a caller's image_url makes the engine fetch whatever address it names, inside this network or outside.
+        "allowed-media-domains": [NOWHERE],
     }
     if placed.device == "cpu":
         # Compiling takes longer than it saves on the small models that a CPU serves, and needs a compiler.

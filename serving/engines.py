@@ -86,31 +86,40 @@ def free_disk_gb(folder: Path) -> float:
     return shutil.disk_usage(folder).free / 10**9
 
 
-async def ensure(engine: Engine, say: Say, free_gb: Callable[[Path], float] = free_disk_gb) -> Engine:
+async def ensure(
+    engine: Engine,
+    say: Say,
+    free_gb: Callable[[Path], float] = free_disk_gb,
+    environ: Mapping[str, str] | None = None,
+) -> Engine:
     """Make it where it is missing, and verify it; `say` gets short lines for a person.
 
-    Safe when two start at once. One that was left half made is made anew; one that was given is only verified. Returns
-    it with its version. Raises EngineError.
+    Safe when two start at once. One that was left half made is made anew; one that was given is only verified.
+    `environ` (ours, where it is not given) is what uv and the check see of the environment. Returns it with its
+    version. Raises EngineError.
     """
+    environ = os.environ if environ is None else environ
     if not engine.package:
         if not engine.python.is_file():
             raise EngineError(f"{engine.python} does not exist; correct `engine: {{python: …}}` in headgate.yaml")
-        return replace(engine, version=await _verify(engine, say))
+        return replace(engine, version=await _verify(engine, say, environ))
     if ready(engine):
         return engine
     root = _root(engine)
     async with _alone(root.with_name(f".{root.name}.lock"), say):
         if not ready(engine):
-            await _make_and_verify(engine, say, free_gb)
+            await _make_and_verify(engine, say, free_gb, environ)
     return engine
 
 
-async def _make_and_verify(engine: Engine, say: Say, free_gb: Callable[[Path], float]) -> None:
+async def _make_and_verify(
+    engine: Engine, say: Say, free_gb: Callable[[Path], float], inherited: Mapping[str, str]
+) -> None:
     root = _root(engine)
     if engine.python.exists():
         # Made by hand, or by a start that ended before its stamp: kept if it works.
         try:
-            _stamp(engine, await _verify(engine, say))
+            _stamp(engine, await _verify(engine, say, inherited))
             return
         except EngineError:
             say(f"the environment in {root} is incomplete; making it anew")
@@ -120,12 +129,12 @@ async def _make_and_verify(engine: Engine, say: Say, free_gb: Callable[[Path], f
     if engine.package == "vllm" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
         raise EngineError("there is no C compiler, and vLLM builds GPU code at start; install gcc or clang")
     say(f"making the environment of {_name(engine)} in {root} (about {needed:g} GB, once)")
-    await _make(engine, say)
-    _stamp(engine, await _verify(engine, say))
+    await _make(engine, say, inherited)
+    _stamp(engine, await _verify(engine, say, inherited))
 
 
-async def _make(engine: Engine, say: Say) -> None:
-    root, uv, environ = _root(engine), _uv(), uv_environment(os.environ)
+async def _make(engine: Engine, say: Say, inherited: Mapping[str, str]) -> None:
+    root, uv, environ = _root(engine), _uv(), uv_environment(inherited)
     shutil.rmtree(root, ignore_errors=True)
     await _uv_run([uv, "venv", "--python", sys.executable, str(root)], environ, lambda line: None, root)
     install = [uv, "pip", "install", "--python", str(engine.python), f"{engine.package}=={engine.version}"]
@@ -190,10 +199,10 @@ def _explained(output: str, root: Path) -> EngineError:
     return EngineError(f"uv could not make the environment in {root} ({_quoted(last)}); correct that and start again")
 
 
-async def _verify(engine: Engine, say: Say) -> str:
+async def _verify(engine: Engine, say: Say, inherited: Mapping[str, str]) -> str:
     """Import vLLM there; its version. Raises EngineError with the last line of the traceback."""
     say(f"checking that vLLM works in {_root(engine)}")
-    environ = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
+    environ = {k: v for k, v in inherited.items() if k not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
     environ |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     try:
         # -P: the folder we stand in must not stand in for vLLM's modules.

@@ -5,6 +5,8 @@ Shared by serving/ and router/, since both must find the same sockets. Knows not
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import secrets
 import stat
@@ -55,8 +57,13 @@ class Home:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def installation(self) -> str:
-        """The id that every process of this installation carries in `HEADGATE_INSTALLATION`."""
-        return self.secret("installation", size=8)
+        """The id that every process of this installation carries in `HEADGATE_INSTALLATION`: 16 hex digits.
+
+        Made of a secret and of where the folder really lies, so that a copy of the folder is another installation: its
+        `down` must not end what runs for this one.
+        """
+        key, place = self.secret("installation").encode(), os.fsencode(self.root.resolve())
+        return hmac.new(key, place, hashlib.sha256).hexdigest()[:16]
 
     def secret(self, name: str, size: int = 32) -> str:
         """Read the secret `name` (hex text), making it from `size` random bytes when it is not there yet.

@@ -26,7 +26,7 @@ from serving.weights import WeightsError
 
 
 class Supervisor:
-    """All endpoints of this host."""
+    """All endpoints of this host. `providers` are the hosts that may not be attached (`attached.provider_hosts`)."""
 
     def __init__(
         self,
@@ -37,6 +37,7 @@ class Supervisor:
         timing: Timing,
         read_gpus: Callable[[], Readings],
         readings: Readings,
+        providers: frozenset[str],
     ) -> None:
         self.readings = readings
         self.engine: Engine | None = None
@@ -45,7 +46,7 @@ class Supervisor:
         self._timing = timing
         self._read_gpus = read_gpus
         self._locals = [Local(placed, self._means, timing) for placed in plan.placed]
-        self._attached = [AttachedServer(server, timing, means.inherited) for server in attached]
+        self._attached = [AttachedServer(server, timing, means.inherited, providers) for server in attached]
         self._misfits = [_misfit_view(misfit, time.time()) for misfit in plan.misfits]
 
     async def run(self, stop: asyncio.Event, at_once: asyncio.Event) -> None:
@@ -142,7 +143,8 @@ async def find_weights(home: Home, engine: Engine, placed: Placed, inherited: Ma
         return await _build_demo(home, engine, inherited, say)
     if weights.is_local(repo):
         return repo
-    return await weights.fetch(engine.python, repo, revision, say, inherited)
+    marked = _marked(home, inherited, f"weights of {placed.model.name}")
+    return await weights.fetch(engine.python, repo, revision, say, marked)
 
 
 async def _build_demo(home: Home, engine: Engine, inherited: Mapping[str, str], say: Say) -> str:
@@ -152,12 +154,11 @@ async def _build_demo(home: Home, engine: Engine, inherited: Mapping[str, str], 
         return str(folder)
     say("builds the demo model")
     script = str(Path(demo_model.__file__))
-    environment = {**inherited, processes.INSTALLATION: home.installation(), processes.INSTANCE: "demo"}
     try:
         made = await asyncio.create_subprocess_exec(
             str(engine.python), script, str(folder),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
-            env=environment,
+            env=_marked(home, inherited, "demo"),
         )  # fmt: skip
     except OSError as broken:
         raise WeightsError(f"the demo model cannot be built: {broken}") from broken
@@ -173,16 +174,26 @@ async def _build_demo(home: Home, engine: Engine, inherited: Mapping[str, str], 
     return str(folder)
 
 
-def engine_finder(find: Callable[[], Engine]) -> Callable[[Say], Awaitable[Engine]]:
+def engine_finder(
+    find: Callable[[], Engine], home: Home, inherited: Mapping[str, str]
+) -> Callable[[Say], Awaitable[Engine]]:
     """How the engine is had: found, then made where it is missing. Raises EngineError."""
 
     async def ensure(say: Say) -> Engine:
         try:
-            return await engines.ensure(find(), say)
+            return await engines.ensure(find(), say, environ=_marked(home, inherited, "engine being made"))
         except OSError as broken:
             raise EngineError(f"the engine's environment cannot be used: {broken}") from broken
 
     return ensure
+
+
+def _marked(home: Home, inherited: Mapping[str, str], instance: str) -> dict[str, str]:
+    """The environment of a process that prepares something, so that it is found and ended if we are killed.
+
+    The name of such an instance holds a space where it could be a model's, which never does.
+    """
+    return {**inherited, processes.INSTALLATION: home.installation(), processes.INSTANCE: instance}
 
 
 def _misfit_view(misfit: Misfit, now: float) -> View:

@@ -26,6 +26,7 @@ Say = Callable[[str], None]
 SEEN = frozenset({
     "PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR",
     "REQUESTS_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "HEADGATE_INSTALLATION", "HEADGATE_INSTANCE",
 })  # fmt: skip
 
 
@@ -50,7 +51,8 @@ async def fetch(
     """The folder that holds the weights of `repo` at `revision` (empty: the newest); fetched where it is not cached.
 
     `inherited` is the environment whose hub settings (HF_*), proxies and certificates count; proxies are seen by this
-    download alone, never by an engine. Raises WeightsError.
+    download alone, never by an engine. The marks in it (HEADGATE_*) let a download whose starter was killed be found
+    and ended. Raises WeightsError.
     """
     if is_local(repo):
         if not (Path(repo) / "config.json").is_file():

@@ -25,8 +25,8 @@ class Metrics:
             "headgate_requests_refused", "Requests refused before a decision, by code.", ["code"], registry=registry
         )
         self._tokens = Counter("headgate_tokens", "Tokens of answers.", ["model", "kind"], registry=registry)
-        self._cost = Counter("headgate_cost_usd", "US dollars of answers.", ["model", "place"], registry=registry)
-        self._unpriced = Counter("headgate_unpriced", "Answers without a price.", ["model"], registry=registry)
+        self._cost = Counter("headgate_cost_usd", "US dollars of attempts.", ["model", "place"], registry=registry)
+        self._unpriced = Counter("headgate_unpriced", "Attempts without a price.", ["model"], registry=registry)
         self._first_byte = Histogram(
             "headgate_first_byte_seconds", "Time to the first byte.", ["place"], buckets=SECONDS, registry=registry
         )
@@ -49,14 +49,15 @@ class Metrics:
         self._open.dec()
         name, place = (model.name, model.place) if model else ("", "")
         self._requests.labels(name, place, outcome.outcome).inc()
+        for attempt in outcome.attempts:  # a try that brought nothing can cost as well
+            if attempt.cost is None:
+                self._unpriced.labels(attempt.model).inc()
+            elif attempt.cost:
+                self._cost.labels(attempt.model, attempt.place).inc(attempt.cost)
         if model is None:
             return
         self._tokens.labels(name, "prompt").inc(outcome.usage.prompt or 0)
         self._tokens.labels(name, "output").inc(outcome.usage.output or 0)
-        if outcome.cost is None:
-            self._unpriced.labels(name).inc()
-        else:
-            self._cost.labels(name, place).inc(outcome.cost)
         if outcome.first_byte_ms is not None:
             self._first_byte.labels(place).observe(outcome.first_byte_ms / 1000)
         self._total.labels(place).observe(outcome.total_ms / 1000)

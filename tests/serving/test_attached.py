@@ -1,11 +1,12 @@
-"""Names of attached servers: whatever a server calls its model, callers get a name they can use."""
+"""Attached servers: which addresses may count as this site's own, and names that callers can use."""
 
 from __future__ import annotations
 
 import pytest
 
-from serving.attached import caller_name, refusal
-from serving.catalogue import Attached, Model
+from serving.attached import AttachedServer, caller_name, provider_hosts, refusal
+from serving.catalogue import Attached, Model, Provider
+from serving.endpoint import Timing
 
 
 @pytest.mark.parametrize(
@@ -26,16 +27,80 @@ def test_a_served_name_becomes_one_that_callers_can_use(served: str, name: str) 
     Model(name=found, place="local", lanes=("private",), context=1, output=1)
 
 
+@pytest.mark.parametrize("url", ["unix:/run/my models/one two.sock", "http://localhost:8000/a?b", "https://:80"])
+def test_a_server_that_has_not_answered_has_a_usable_name_too(url: str) -> None:
+    """One name the router cannot use must not be published, whatever the address holds."""
+    (view,) = AttachedServer(Attached(url=url), Timing(), {}, frozenset()).views()
+    Model(name=view.name, place="local", lanes=("private",), context=1, output=1)
+
+
+PROVIDERS = provider_hosts([
+    Provider(base_url="https://API.provider.example/v1"),
+    Provider(base_url="http://127.0.0.1:4000/v1"),
+    Provider(base_url="https://10.0.0.9:8443"),
+    Provider(base_url="https://["),
+    Provider(),
+])  # fmt: skip
+
+
+def refused(url: str, **more: object) -> str:
+    return refusal(Attached.model_validate({"url": url, **more}), PROVIDERS)
+
+
 @pytest.mark.parametrize(
-    ("url", "allowed"),
+    "url",
     [
-        ("http://127.0.0.1:8000", True),
-        ("http://localhost:8000", True),
-        ("https://gpu-7.internal:8000", True),
-        ("http://gpu-7.internal:8000", False),
-        ("https://user:pass@gpu-7.internal", False),
-        ("https://:80", False),
+        "http://127.0.0.1:8000",
+        "http://127.8.9.1",
+        "http://localhost:8000/v1",
+        "http://[::1]:8000",
+        "unix:/run/vllm.sock",
     ],
 )
-def test_clear_text_to_another_host_is_refused(url: str, allowed: bool) -> None:
-    assert (refusal(Attached(url=url)) == "") is allowed
+def test_this_machine_needs_nothing(url: str) -> None:
+    assert refused(url) == ""
+
+
+def test_what_is_attached_counts_as_local_so_a_public_server_cannot_be() -> None:
+    """https with the system's authorities proves a name, not that the server is the site's own."""
+    for url in ("https://gpu-7.internal:8000", "https://10.0.0.7", "https://anything.example/v1"):
+        told = refused(url)
+        assert f'attach: [{{url: "{url}", ca_file: ' in told and "\n" not in told
+        assert refused(url, ca_file="/etc/ca.pem") == ""
+        assert "ca_file" in refused(url, allow_cleartext=True)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize(
+    "host",
+    ["8.8.8.8", "[2a00:1450::1]", "[::ffff:8.8.8.8]", "[2002:808:808::1]", "134744072", "0x8.8.8.8", "010.8.8.8"],
+)
+def test_no_setting_opens_a_public_address(scheme: str, host: str) -> None:
+    told = refused(f"{scheme}://{host}:8000", ca_file="/etc/ca.pem", allow_cleartext=True)
+    assert "public address" in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://api.provider.example", "https://API.Provider.Example:8443/v1", "http://api.provider.example.:80",
+        "http://localhost:4000", "http://127.0.0.2:4000", "https://10.0.0.9",
+    ],
+)  # fmt: skip
+def test_no_setting_makes_a_hosted_provider_local(url: str) -> None:
+    assert "hosted provider" in refused(url, ca_file="/etc/ca.pem", allow_cleartext=True)
+
+
+def test_clear_text_to_another_host_is_refused() -> None:
+    for host in ("gpu-7.internal", "10.0.0.7", "0.0.0.0", "localhost.invalid", "localhost.", "169.254.1.1"):
+        assert "allow_cleartext" in refused(f"http://{host}:8000")
+        assert refused(f"http://{host}:8000", allow_cleartext=True) == ""
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://user:pass@gpu-7.internal", "https://:80", "https://gpu-7.internal:99999", "https://[", "https://a%2eb",
+     "https://api\u3002provider\u3002example"],
+)  # fmt: skip
+def test_what_is_no_plain_address_is_refused(url: str) -> None:
+    assert refused(url, ca_file="/etc/ca.pem")

@@ -106,7 +106,8 @@ def test_where_others_hold_memory_it_asks_for_less_than_is_free() -> None:
 @pytest.mark.parametrize(
     "key",
     ["host", "port", "uds", "api-key", "api_key", "served_model_name", "hos", "ssl-keyf", "config", "model", "revision",
-     "grpc", "middleware", "host.x", "--host", "max-num-queued-reqs", "seed=1 --host", ""],
+     "grpc", "middleware", "allowed-media-domains", "allowed_local_media_path", "allowed-media",
+     "host.x", "--host", "max-num-queued-reqs", "seed=1 --host", ""],
 )  # fmt: skip
 def test_the_catalogue_cannot_change_where_it_listens_or_what_it_is(key: str) -> None:
     for what in ({"args": {key: "0.0.0.0"}}, {"variant": {"args": {key: "0.0.0.0"}}}):
@@ -134,15 +135,26 @@ def test_nothing_of_our_environment_reaches_it_but_what_it_needs() -> None:
     assert {
         "HEADGATE_INSTALLATION": "here", "HEADGATE_INSTANCE": "qwen-1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "SPT_NOENV": "1", "VLLM_ENGINE_READY_TIMEOUT_S": "3600",
-        "PYTHONUNBUFFERED": "1",
+        "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1", "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
     }.items() <= environ.items()  # fmt: skip
 
 
 def test_the_catalogue_may_tune_the_environment_but_not_open_it() -> None:
     tuned = build(placed(environment={"VLLM_ENGINE_READY_TIMEOUT_S": "60", "HF_HUB_OFFLINE": "0"})).environment
     assert tuned["VLLM_ENGINE_READY_TIMEOUT_S"] == "60" and tuned["HF_HUB_OFFLINE"] == "1"
-    with pytest.raises(ValueError, match="cannot set VLLM_SERVER_DEV_MODE"):
-        build(placed(environment={"VLLM_SERVER_DEV_MODE": "1"}))
+    for barred in ("VLLM_SERVER_DEV_MODE", "VLLM_MEDIA_URL_ALLOW_REDIRECTS", "VLLM_MEDIA_CONNECTOR"):
+        with pytest.raises(ValueError, match=f"cannot set {barred}"):
+            build(placed(environment={barred: "1"}))
+
+
+def test_no_engine_fetches_what_a_caller_names() -> None:
+    for made in (
+        build(placed()),
+        build(placed(Readings(), {"device": "cpu"})),
+        build(place([demo_model()], CARDS, 4).placed[0]),
+    ):
+        assert ("--allowed-media-domains", "none.invalid") in pairs(made.args)
+        assert not any("local-media-path" in word for word in made.args)
 
 
 def test_the_line_for_a_shell_pastes_and_marks_no_process_as_ours() -> None:
@@ -163,9 +175,20 @@ def test_vllm_itself_accepts_the_line(engine_python: Path) -> None:
         "parser = make_arg_parser(FlexibleArgumentParser())\n"
         "found = [parser.parse_args(line) for line in json.loads(sys.argv[1])]\n"
         "print([(f.uds, f.host, f.served_model_name, f.max_num_queued_reqs) for f in found])\n"
+        "print([f.allowed_media_domains for f in found], [f.allowed_local_media_path for f in found])\n"
+        "from vllm.multimodal.media.connector import MediaConnector\n"
+        "connector = MediaConnector(allowed_media_domains=found[0].allowed_media_domains)\n"
+        "for url in ('http://127.0.0.1:9/x.png', 'https://www.example.com/x.png', 'file:///etc/hosts'):\n"
+        "    try:\n"
+        "        connector.fetch_image(url)\n"
+        "        print('fetched', url)\n"
+        "    except Exception as broken:\n"
+        "        print('refused' if 'allowed' in str(broken) else 'tried', url, str(broken)[:80])\n"
     )
     done = subprocess.run(
         [engine_python, "-P", "-c", parse, json.dumps(lines)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "('/run/qwen.sock', None, ['demo'], 16)" in done.stdout
+    assert "[['none.invalid'], ['none.invalid'], ['none.invalid']] ['', '', '']" in done.stdout
+    assert done.stdout.count("refused ") == 3, done.stdout

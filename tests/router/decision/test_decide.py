@@ -76,7 +76,7 @@ def situations(draw: st.DrawFn) -> tuple[Ask, Caller, Findings, Snapshot]:
 
 
 @given(situations())
-@settings(max_examples=600)
+@settings(max_examples=150)
 def test_whoever_is_in_the_order_may_have_the_data(given_: tuple[Ask, Caller, Findings, Snapshot]) -> None:
     asked, who, findings, seen = given_
     decision = decide(asked, who, findings, seen)
@@ -107,7 +107,7 @@ def test_whoever_is_in_the_order_may_have_the_data(given_: tuple[Ask, Caller, Fi
 
 
 @given(situations())
-@settings(max_examples=300)
+@settings(max_examples=80)
 def test_a_decision_without_candidates_is_one_clear_error(given_: tuple[Ask, Caller, Findings, Snapshot]) -> None:
     decision = decide(*given_)
     if decision.order:
@@ -120,14 +120,14 @@ def test_a_decision_without_candidates_is_one_clear_error(given_: tuple[Ask, Cal
 
 
 @given(situations())
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_a_decision_can_be_replayed(given_: tuple[Ask, Caller, Findings, Snapshot]) -> None:
     assert decide(*given_) == decide(*given_)
     assert decision_json(decide(*given_))
 
 
 @given(situations(), CLASSES)
-@settings(max_examples=300)
+@settings(max_examples=80)
 def test_raising_the_class_never_adds_a_candidate(given_: tuple[Ask, Caller, Findings, Snapshot], raised: str) -> None:
     asked, who, findings, seen = given_
     if asked.data_class is not None and DataClass[raised] < asked.data_class:
@@ -326,7 +326,7 @@ def test_fallbacks_that_the_budget_does_not_cover_are_left_out_and_the_request_g
 
 
 @given(situations())
-@settings(max_examples=200)
+@settings(max_examples=60)
 def test_the_hold_never_asks_for_more_than_the_budget(given_: tuple[Ask, Caller, Findings, Snapshot]) -> None:
     asked, who, findings, seen = given_
     decision = decide(asked, who, findings, seen)

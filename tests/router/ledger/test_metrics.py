@@ -5,7 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.ledger.metrics import Metrics
-from router.records import Decision, Outcome, Usage
+from router.records import Attempt, Decision, Outcome, Usage
 from tests.fakes.asking import ask, caller, decided, hosted, local
 
 NEAR = local()
@@ -18,6 +18,10 @@ def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
     return {(s.name, labels): s.value for s, labels in pairs}
 
 
+def tried(model: str = "near", place: str = "local", cost: float | None = 0.5) -> Attempt:
+    return Attempt(model, model, place, "answered", 200, 1.0, cost=cost)
+
+
 def decision() -> Decision:
     return decided(ask(), caller("private"), NEAR, hosted())
 
@@ -26,8 +30,11 @@ def test_an_answer_is_counted_with_its_tokens_cost_and_times() -> None:
     metrics = Metrics()
     metrics.opened(decision())
     assert samples(metrics)["headgate_requests_open", ""] == 1
-    outcome = Outcome("answered", 200, usage=Usage(10, 20), cost=0.5, first_byte_ms=30.0, total_ms=2000.0)
-    metrics.closed(decision(), NEAR, outcome)
+    vain = tried("far", "hosted", 0.25)
+    metrics.closed(
+        decision(), NEAR,
+        Outcome("answered", 200, (vain, tried()), Usage(10, 20), cost=0.75, first_byte_ms=30.0, total_ms=2000.0),
+    )  # fmt: skip
     found = samples(metrics)
     assert found["headgate_requests_open", ""] == 0
     assert found["headgate_requests_total", "near,answered,local"] == 1
@@ -35,6 +42,7 @@ def test_an_answer_is_counted_with_its_tokens_cost_and_times() -> None:
     assert found["headgate_tokens_total", "prompt,near"] == 10
     assert found["headgate_tokens_total", "output,near"] == 20
     assert found["headgate_cost_usd_total", "near,local"] == 0.5
+    assert found["headgate_cost_usd_total", "far,hosted"] == 0.25
     assert found["headgate_first_byte_seconds_sum", "local"] == 0.03
     assert found["headgate_request_seconds_sum", "local"] == 2.0
 
@@ -42,7 +50,7 @@ def test_an_answer_is_counted_with_its_tokens_cost_and_times() -> None:
 def test_an_unpriced_answer_adds_no_cost_and_is_counted_as_unpriced() -> None:
     metrics = Metrics()
     metrics.opened(decision())
-    metrics.closed(decision(), NEAR, Outcome("answered", 200, usage=Usage(10, 20), cost=None))
+    metrics.closed(decision(), NEAR, Outcome("answered", 200, (tried(cost=None),), Usage(10, 20)))
     found = samples(metrics)
     assert found["headgate_unpriced_total", "near"] == 1
     assert ("headgate_cost_usd_total", "near,local") not in found

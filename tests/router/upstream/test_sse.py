@@ -105,7 +105,7 @@ PIECES = st.lists(
 )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @example(["data: {", ""], ["\n", "\r\n"], 0, False, [9])
 @example([chunk(None, usage=USAGE), "", "data: {", ": x"], ["\n", "\r\n", "\n"], 0, False, [161])
 @given(
