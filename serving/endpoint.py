@@ -64,6 +64,8 @@ class View:
     restarts: int = 0
     pid: int | None = None
     gpus: tuple[str, ...] = ()
+    abilities: tuple[str, ...] | None = None
+    """What the model can do, by its entry; None is unknown."""
     key_env: str = ""
     key_file: str = ""
     ca_file: str = ""

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Literal
 
 from serving import probe, processes, reasons
 from serving.command import Command
-from serving.home import Home
+from serving.home import SOCKET_PATH_LIMIT, Home
 from serving.probe import ProbeError, Target
 
 State = Literal[
@@ -45,6 +46,8 @@ State = Literal[
 LOG_LIMIT = 20 * 1024 * 1024
 TAIL_BYTES = 64 * 1024
 FIRST_TOKEN_S = 120.0
+UUID_BYTES = 37
+"""What vLLM adds to the folder it is given for its own sockets: a slash and a UUID."""
 """The first completion compiles kernels."""
 _NAME_LIMIT = 48
 
@@ -89,6 +92,8 @@ class Instance:
         self.detail = ""
         self.socket = socket_path(home, name)
         self.log = log_path(home, name)
+        self._scratch = self.socket.with_suffix(".d")
+        """vLLM's sockets between its own processes; it leaves them where it made them."""
         self.target = Target(f"unix:{self.socket}")
         self.served = ""
         """The model's name as the engine itself lists it."""
@@ -118,6 +123,9 @@ class Instance:
             processes.INSTALLATION: self._installation,
             processes.INSTANCE: self.name,
         }
+        if len(os.fsencode(self._scratch)) + UUID_BYTES <= SOCKET_PATH_LIMIT:
+            self._scratch.mkdir(mode=0o700, exist_ok=True)
+            environment["VLLM_RPC_BASE_PATH"] = str(self._scratch)
         try:
             with self._open_log() as log:
                 self._process = await asyncio.create_subprocess_exec(
@@ -190,6 +198,7 @@ class Instance:
             if left:
                 return left
         self.socket.unlink(missing_ok=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
         return left
 
     async def _reap(self, grace_s: float) -> None:

@@ -116,6 +116,7 @@ class Local:
             restarts=self._restarts,
             pid=live.pid if live else None,
             gpus=placed.gpus,
+            abilities=tuple(sorted(placed.model.abilities)),
             load=self._watch.load if self._watch else None,
             load_age_s=self._watch.age_s() if self._watch else None,
             log=tuple(instances.log_tail(self._means.home, self.name, 5)),

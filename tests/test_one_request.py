@@ -115,8 +115,10 @@ def test_the_official_client_sees_ordinary_errors(installation: Installation) ->
         client(installation).chat.completions.create(model="gpt-none", messages=MESSAGES)
     with pytest.raises(openai.BadRequestError, match="api_base"):
         client(installation).chat.completions.create(model="demo", messages=MESSAGES, extra_body={"api_base": "x"})
-    with pytest.raises(openai.BadRequestError):
+    with pytest.raises(openai.BadRequestError, match="name one model"):
         client(installation).embeddings.create(model="auto", input="hi")
+    with pytest.raises(openai.BadRequestError, match="embeddings"):
+        client(installation).embeddings.create(model="demo", input="hi")
 
 
 def test_a_request_is_explained_afterwards(installation: Installation) -> None:

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from router.records import Endpoint, Snapshot
 from router.upstream.connection import Address, Connections, Deadlines, UpstreamError
-from serving.catalogue import ABILITIES, Catalogue, Model
+from serving.catalogue import ABILITIES, Ability, Catalogue, Model
 
 LOG = logging.getLogger("headgate.router")
 
@@ -216,7 +216,7 @@ class Fleet:
         address = Address.parse(endpoint.address, ca_file=_text(found, "ca_file")) if endpoint.address else None
         reach = Access(address, _text(found, "key_env"), _text(found, "key_file")) if address else None
         if model not in models:
-            models[model] = unlisted(model, endpoint.context)
+            models[model] = unlisted(model, endpoint.context, found.get("abilities"))
         if models[model].place == "hosted":
             detail = f"{model} is the name of a hosted model; give the server another one with attach[].name"
             return _failed(endpoint, detail), None
@@ -246,12 +246,12 @@ class Fleet:
         return ""
 
 
-def unlisted(name: str, context: int) -> Model:
+def unlisted(name: str, context: int, abilities: list[Ability] | None = None) -> Model:
     """The entry of a local model that no catalogue lists (the demo, an attached server): able until shown not to be."""
     context = context or 4096
     return Model(
         name=name, place="local", lanes=("private", "cheap"), context=context, output=min(1024, max(1, context // 4)),
-        abilities=frozenset(ABILITIES),
+        abilities=frozenset(ABILITIES if abilities is None else abilities),
     )  # fmt: skip
 
 

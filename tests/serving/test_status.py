@@ -63,7 +63,7 @@ def test_the_document_has_exactly_the_fields_of_version_1() -> None:
     }  # fmt: skip
     assert set(found["instances"][0]) == {
         "name", "model", "served", "state", "detail", "since", "address", "attached", "context", "limit", "restarts",
-        "pid", "gpus", "metrics", "key_env", "key_file", "ca_file", "load", "log",
+        "pid", "gpus", "abilities", "metrics", "key_env", "key_file", "ca_file", "load", "log",
     }  # fmt: skip
 
 
@@ -267,3 +267,4 @@ def test_a_real_engine_answers_is_restarted_and_leaves_nothing(run: Run, engine_
     assert process.wait(60) == 0
     assert processes.ours(run.home.installation()) == []
     assert list(run.home.run.glob("*.sock")) == []
+    assert list(run.home.run.glob("engine-*")) == []  # nor the sockets vLLM makes for itself

@@ -167,6 +167,7 @@ def test_unpriced_is_null_and_never_0(ledger: Ledger, usage: Usage) -> None:
     decision = decided(ask(), WHO, model)
     with ledger.entry(ask(), WHO, decision) as entry:
         entry.model, entry.usage = model, usage
+        entry.attempts.append(attempt("answered", 200))
     opened, closed = both(ledger)
     assert (opened["cost"], opened["hold_usd"]) == (None, None)
     assert (closed["cost"], closed["cost_usd"], closed["unpriced"]) == (None, None, True)

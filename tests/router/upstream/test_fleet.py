@@ -15,7 +15,7 @@ import pytest
 
 from router.upstream import fleet as fleets
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
-from router.upstream.fleet import Fleet
+from router.upstream.fleet import Fleet, unlisted
 from serving.catalogue import Attached, Catalogue, Model, Provider, Site
 from serving.home import Home
 from tests.conftest import instance, until
@@ -204,3 +204,8 @@ async def test_what_answers_again_is_used_again(
     messages = {r.getMessage() for r in caplog.records}
     assert {"serving: it speaks another version", "serving answers again", "door answers again"} <= messages
     assert json.loads(json.dumps(fleet.state()))["door"]["providers"] == {"far": ""}
+
+
+def test_an_unlisted_model_can_do_what_serving_says_of_it() -> None:
+    assert unlisted("demo", 0, ["chat"]).abilities == {"chat"}
+    assert "embeddings" in unlisted("theirs", 0).abilities
