@@ -262,6 +262,7 @@ def acting_imports(root: Path, modules: list[str], outside: list[str]) -> list[s
     return done.stdout.splitlines()
 
 
+@pytest.mark.long
 def test_importing_does_nothing() -> None:
     sources = tree()
     # Only what is imported at the top of a file; the rest belongs to the engine's own Python.

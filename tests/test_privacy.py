@@ -121,14 +121,14 @@ async def test_a_misspelt_choice_is_refused_and_not_passed_over(house: House) ->
     assert silent(house)
 
 
-@pytest.mark.parametrize("url", ["https://x.example/?data=secret", "http://169.254.169.254/", "file:///etc/passwd"])
 @pytest.mark.parametrize("data_class", ["public", "private"])
-async def test_nobody_fetches_an_address_for_a_caller(house: House, url: str, data_class: str) -> None:
+async def test_nobody_fetches_an_address_for_a_caller(house: House, data_class: str) -> None:
     await house.start(hosted=True, models={"small": {"abilities": ["chat", "vision"]}})
-    for part in ({"type": "image_url", "image_url": {"url": url}}, {"type": "video_url", "video_url": url}):
-        body = {"model": "auto", "messages": [{"role": "user", "content": [part]}]}
-        reply = await house.post(body, house.key(data_class))
-        assert (reply.status, reply.error["code"]) == (400, "media_url_not_allowed")
+    for url in ("https://x.example/?data=secret", "http://169.254.169.254/", "file:///etc/passwd"):
+        for part in ({"type": "image_url", "image_url": {"url": url}}, {"type": "video_url", "video_url": url}):
+            body = {"model": "auto", "messages": [{"role": "user", "content": [part]}]}
+            reply = await house.post(body, house.key(data_class))
+            assert (reply.status, reply.error["code"]) == (400, "media_url_not_allowed")
     assert silent(house)
     assert house.local.requests == []
 

@@ -83,6 +83,7 @@ class Fleet:
         while True:
             await asyncio.gather(self._ask_serving(), self._ask_door())
             starting = not self._local or any(e.state not in ("ready", "failed") for e in self._local)
+            starting = starting or (self._door_address is not None and not self.door.at)
             await asyncio.sleep(POLL_WHILE_STARTING_S if starting else POLL_S)
 
     def snapshot(self, spent: float = 0.0) -> Snapshot:

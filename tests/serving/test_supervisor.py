@@ -212,6 +212,7 @@ async def test_without_an_engine_it_fails_with_the_engines_reason(rig: Rig) -> N
     assert view.detail == rig.engine_error
 
 
+@pytest.mark.long
 async def test_a_frozen_engine_is_stalled_and_then_started_again(rig: Rig, tmp_path: Path) -> None:
     """Its pages answer as before; only nothing moves."""
     hang, running = tmp_path / "hang", tmp_path / "running"
@@ -232,6 +233,7 @@ async def test_a_frozen_engine_is_stalled_and_then_started_again(rig: Rig, tmp_p
     assert gone(first.pid)
 
 
+@pytest.mark.long
 async def test_a_busy_engine_that_answers_the_probe_stays_ready(rig: Rig) -> None:
     rig.settings["one"] = {"running": "1"}
     supervisor = rig.start("one")
@@ -260,6 +262,7 @@ async def test_draining_waits_for_the_last_request(rig: Rig, tmp_path: Path) -> 
     assert gone(view.pid)
 
 
+@pytest.mark.long
 async def test_a_killed_servers_child_is_ended_before_the_restart(rig: Rig, tmp_path: Path) -> None:
     rig.settings["one"] = {"child": str(tmp_path / "child")}
     supervisor = rig.start("one")
