@@ -10,6 +10,7 @@ import ipaddress
 import json
 import re
 import socket
+import ssl
 import time
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -94,6 +95,9 @@ class AttachedServer:
     async def _look(self) -> None:
         """Ask what it serves, and where it has requests and stands still, whether it answers."""
         try:
+            if missing := self._missing():
+                self._set("failed", missing)
+                return
             self._watch.target = target = Target(self._address, self._key(), self._attached.ca_file)
             served = await probe.models(target)
         except ProbeError as failed:
@@ -116,6 +120,20 @@ class AttachedServer:
             self._set("wrong key", f"{failed}; {mend}")
         else:
             self._set("unreachable", str(failed))
+
+    def _missing(self) -> str:
+        """What the configuration names and is not there, or "". Looked at each time: a file may come later."""
+        given = self._attached
+        if given.ca_file:
+            try:
+                ssl.create_default_context(cafile=given.ca_file)
+            except FileNotFoundError:
+                return f"ca_file {given.ca_file} does not exist"
+            except OSError as broken:  # no certificate in it is an OSError too
+                return f"ca_file {given.ca_file} cannot be used: {broken.strerror}"
+        if given.key_env and not given.key_file and not self._key():
+            return f"{given.key_env} is not set where Headgate was started"
+        return ""
 
     def _key(self) -> str:
         """Read anew each time, so that a changed key file counts at once. Raises OSError."""

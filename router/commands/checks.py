@@ -13,7 +13,7 @@ from typing import Literal
 
 from router import keeper
 from router.commands import foreign
-from router.commands.context import Context, Stop, ask_socket
+from router.commands.context import Context, Stop, ask_socket, see_log
 from router.commands.keys import all_keys
 from router.commands.progress import sentence
 from router.door.provider_keys import KeyMissing, provider_key
@@ -168,7 +168,8 @@ def _running(context: Context) -> Iterator[Finding]:
     for instance in found["instances"]:
         fine = instance["state"] == "ready"
         what = f"{instance['name']} is {sentence(instance['state'], instance['detail'])}"
-        mend = "headgate status" if instance["attached"] else f"headgate logs {instance['name']}"
+        log = "" if instance["attached"] else see_log(context.home, instance["name"])
+        mend = log or "headgate status"
         yield Finding("ok" if fine else "wrong", what, "" if fine else mend)
 
 

@@ -48,18 +48,29 @@ class Context:
 
 def open_context(config: Path | None) -> Context:
     """Find the home folder and read the configuration. Raises ConfigError."""
+    home = open_home()
+    return Context(home, catalogue.load(site_file(home, config)))
+
+
+def open_home() -> Home:
+    """The home folder alone, for what must work while headgate.yaml is broken. Raises Stop."""
     home = find_home()
     try:
         home.make()
     except OSError as broken:
         raise Stop(f"{home.root} cannot be used: {broken.strerror}; set HEADGATE_HOME to a folder of yours") from broken
-    return Context(home, catalogue.load(site_file(home, config)))
+    return home
 
 
 def site_file(home: Home, config: Path | None) -> Path | None:
     """The headgate.yaml in use, as an absolute path."""
     found = catalogue.find_site(config, [Path.cwd(), home.root])
     return found.absolute() if found else None
+
+
+def see_log(home: Home, name: str) -> str:
+    """The command that shows a log, or "" where there is no such log: it may have failed before it wrote a word."""
+    return f"headgate logs {name}" if (home.logs / f"{name}.log").is_file() else ""
 
 
 def console() -> Console:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import os
 import re
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -12,13 +14,25 @@ from typing import Annotated, Any
 
 import typer
 
-from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json, table
+from router.commands.context import (
+    ConfigOption,
+    Context,
+    JsonOption,
+    Stop,
+    console,
+    open_context,
+    open_home,
+    say_json,
+    table,
+)  # fmt: skip
 from router.ledger.keys import Key, KeyBook, KeyError_, well_formed
 from serving.catalogue import LANES, DataClass
+from serving.home import Home
 
 app = typer.Typer(no_args_is_help=True, help="API keys: who may ask, and what class of data they send.")
 
 NEAR_S = 2 * 86400.0
+NO_FIRST_KEY = "there is no first key"
 
 ClassOption = Annotated[str | None, typer.Option("--data-class", help="public, internal, private or secret.")]
 LanesOption = Annotated[str | None, typer.Option(help="Lanes it may use, e.g. private,cheap.")]
@@ -47,7 +61,7 @@ def create(
     changed = _changes(data_class, lanes, budget, substitute, expires)
     context = open_context(config)
     chosen = changed.pop("data_class", context.found.site.keys.data_class)
-    with _book(context) as book:
+    with _book(context.home) as book:
         key, text = book.create(_team(team), chosen, context.found.site.keys, **changed)
     if as_json:
         say_json(_json(key) | {"key": text})
@@ -68,7 +82,6 @@ def change(
     budget: BudgetOption = None,
     substitute: SubstituteOption = None,
     expires: ExpiresOption = None,
-    config: ConfigOption = None,
 ) -> None:
     """Change what a key may do; a running router knows within a second.
 
@@ -77,7 +90,7 @@ def change(
     changed = _changes(data_class, lanes, budget, substitute, expires)
     if not changed:
         raise Stop("nothing to change; see: headgate keys set --help")
-    with _book(open_context(config)) as book:
+    with _book(open_home()) as book:
         found = book.set(key_id(key), **changed)
     console().print(
         f"{found.id}: team {found.team}, data class {found.data_class.name}, lanes {','.join(sorted(found.lanes))}, "
@@ -87,12 +100,12 @@ def change(
 
 
 @app.command("list")
-def show(as_json: JsonOption = False, config: ConfigOption = None) -> None:
+def show(as_json: JsonOption = False) -> None:
     """List the keys; the keys themselves are known to their holders only.
 
     Example: headgate keys list --json
     """
-    with _book(open_context(config)) as book:
+    with _book(open_home()) as book:
         keys = book.list()
     if as_json:
         say_json([_json(key) for key in keys])
@@ -109,64 +122,108 @@ def rotate(
     key: Annotated[str, typer.Argument(help="Its id.")],
     overlap: Annotated[str, typer.Option(help="How long the old key still works, e.g. 24h.")] = "24h",
     as_json: JsonOption = False,
-    config: ConfigOption = None,
 ) -> None:
     """Make a new key with the same settings; the old one works a while longer.
 
     Example: headgate keys rotate KEY --overlap 1h
     """
-    seconds = _duration(overlap)
-    with _book(open_context(config)) as book:
+    seconds, home = _duration(overlap), open_home()
+    with _book(home) as book:
         made, text = book.rotate(key_id(key), seconds)
+    first = key_id(key) == well_formed(_first_text(home))
+    if first:
+        _write_first(home, text)
     if as_json:
         say_json(_json(made) | {"key": text})
         return
     typer.echo(text)
     console().print(f"id {made.id} takes the place of {key_id(key)}, which works for {overlap} more.")
+    if first:
+        console().print("It was the first key: `up` and `chat` use the new one from now on.")
 
 
 @app.command()
-def revoke(key: Annotated[str, typer.Argument(help="Its id.")], config: ConfigOption = None) -> None:
+def revoke(key: Annotated[str, typer.Argument(help="Its id.")]) -> None:
     """End a key now; a running router refuses it within a second.
 
     Example: headgate keys revoke KEY
     """
-    with _book(open_context(config)) as book:
+    with _book(open_home()) as book:
         book.revoke(key_id(key))
     console().print(f"{key_id(key)} is revoked.")
 
 
-def first_key(context: Context) -> tuple[Key, str]:
-    """The key that `up` prints and `chat` uses: made on the first start, kept in a file only its owner can read."""
-    path = context.home.secrets / "first-key"
-    with _book(context) as book:
-        with contextlib.suppress(OSError, KeyError_):
-            text = path.read_text().strip()
-            key = book.find(well_formed(text) or "")
-            if key.works(time.time()):
-                return key, text
+def first_key(context: Context) -> tuple[Key, str, str]:
+    """The key that `up` prints and `chat` uses, kept in a file only its owner can read.
+
+    Made where there is none that works; the third text then says why, "" where nothing was made.
+    """
+    with _book(context.home) as book:
+        text = _first_text(context.home)
+        key, why = _standing(book, text)
+        if key is not None and not why:
+            return key, text, ""
         key, text = book.create("first", context.found.site.keys.data_class, context.found.site.keys)
-        path.touch(mode=0o600)
-        path.write_text(text)
-        return key, text
+        _write_first(context.home, text)
+        return key, text, why
+
+
+def existing_first_key(home: Home) -> str:
+    """The text of the first key, as long as it works; none is made: who revoked it meant it. Raises Stop."""
+    text = _first_text(home)
+    with _book(home) as book:
+        _, why = _standing(book, text)
+    if why:
+        raise Stop(f"{why}; make one with: headgate keys create --team NAME, and give it with --key")
+    return text
+
+
+def _standing(book: KeyBook, text: str) -> tuple[Key | None, str]:
+    """The first key as the ledger has it, and why it does not work, "" where it does."""
+    try:
+        key = book.find(well_formed(text) or "")
+    except KeyError_:
+        return None, NO_FIRST_KEY
+    if key.works(time.time()):
+        return key, ""
+    return key, f"the first key {'is revoked' if key.revoked is not None else 'has ended'}"
+
+
+def _first_text(home: Home) -> str:
+    try:
+        return (home.secrets / "first-key").read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _write_first(home: Home, text: str) -> None:
+    """Put the first key's text into its file, all of it or nothing. Raises OSError."""
+    path = home.secrets / "first-key"
+    draft = path.with_name(f".first-key.{os.getpid()}.{secrets.token_hex(4)}")
+    try:
+        draft.touch(mode=0o600)
+        draft.write_text(text)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _book(context: Context) -> Iterator[KeyBook]:
-    book = KeyBook(context.home.ledger, context.home.secret("pepper"))
+def _book(home: Home) -> Iterator[KeyBook]:
+    book = KeyBook(home.ledger, home.secret("pepper"))
     try:
         yield book
     except KeyError_ as wrong:
         raise Stop(str(wrong)) from wrong
     except sqlite3.Error as broken:
-        raise Stop(f"the keys in {context.home.ledger} cannot be changed: {broken}; see: headgate doctor") from broken
+        raise Stop(f"the keys in {home.ledger} cannot be changed: {broken}; see: headgate doctor") from broken
     finally:
         book.close()
 
 
 def all_keys(context: Context) -> list[Key]:
     """Every key, for commands that count who may use what."""
-    with _book(context) as book:
+    with _book(context.home) as book:
         return book.list()
 
 

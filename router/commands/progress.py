@@ -15,7 +15,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from router import keeper
-from router.commands.context import Stop, ask_socket, plain, table
+from router.commands.context import Stop, ask_socket, plain, see_log, table
 from serving.home import Home
 
 POLL_S = 0.3
@@ -68,14 +68,36 @@ def follow(start: Start, out: Console) -> None:
                 words = keeper.last_words(start.home.logs / "keeper.log", start.since)
                 raise Stop(words or f"it ended at once; see {start.home.logs}")
             steps = _look(start)
+            _stop_where_hopeless(start, steps)  # before it is shown: the reason is said once, at the end
             shown.update(steps, bar)
-            _stop_where_hopeless(start, steps)
-            left_out = {name for name, step in steps.items() if step.state in LASTING}
-            if all(step.state == "ready" or name in left_out for name, step in steps.items()):
-                for name in sorted(left_out):
-                    out.print(f"{name} is left out: {steps[name].words()}; it is tried again", soft_wrap=True)
+            if _settled(steps):
+                for name in sorted(name for name, step in steps.items() if step.state in LASTING):
+                    out.print(f"{name} is left out; it is tried again", soft_wrap=True)
                 return
             time.sleep(POLL_S)
+
+
+def starting(start: Start) -> bool:
+    """Whether something is still coming up; one look, without waiting."""
+    return not _settled(_look(start))
+
+
+def _settled(steps: dict[str, Step]) -> bool:
+    return all(step.state == "ready" or step.state in LASTING for step in steps.values())
+
+
+def show_closed(home: Home, enabled: list[str], out: Console) -> None:
+    """One line for each enabled provider that cannot be used, its key missing say; what runs goes on without it."""
+    if not enabled:
+        return
+    try:
+        said = (ask_socket(home, "admin", "/status")["door"] or {}).get("providers") or {}
+    except Stop:
+        return
+    for name in enabled:
+        if why := said.get(name):
+            reason = why.removeprefix(f"no key for the provider {name}: ")
+            out.print(f"note: {name} is closed: {reason}", soft_wrap=True)
 
 
 class _Shown:
@@ -143,7 +165,8 @@ def _mend(start: Start, name: str, step: Step) -> str:
     """What is wrong with one endpoint, and what to do."""
     what = f"{name}: {step.state}: {step.detail}"
     if not step.attached:
-        return f"{what}; see: headgate logs {name}"
+        log = see_log(start.home, name)
+        return f"{what}; see: {log}" if log else what
     if step.state == "wrong key":
         return f"{what} under `attach:` in {start.config}, then: headgate up"
     if step.state == "unreachable":

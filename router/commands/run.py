@@ -43,7 +43,12 @@ ModelsOption = Annotated[list[str] | None, typer.Option(help="Model to start (re
 AttachOption = Annotated[list[str] | None, typer.Option(help="URL of a vLLM server that runs already (repeatable).")]
 
 
+OPTIONS = ("port", "host", "model", "attach", "tls_cert", "tls_key", "behind_proxy")
+"""What counts at the start only."""
+
+
 def up(
+    asked: typer.Context,
     port: PortOption = 8080,
     host: HostOption = "127.0.0.1",
     detach: Annotated[bool, typer.Option("--detach", help="Run in the background.")] = False,
@@ -69,15 +74,36 @@ def up(
             started = _begin(context, at, behind_proxy, model or [], attach or [], yes, foreground=not detach, out=out)
     if started is None:
         assert found is not None
-        out.print("Headgate runs already; to start it with other options: headgate down")
-        if wait:
-            progress.follow(progress.Start(context.home, found.alive, found.url, _size(context.home)), out)
-        welcome(context, found, out)
+        _runs_already(context, found, _given(asked), wait, out)
     elif detach and not wait:
         out.print("Headgate is starting; follow it with: headgate status")
         welcome(context, started.running, out, started.names)
     else:
         _see_through(context, started, detach, out)
+
+
+def _given(asked: typer.Context) -> list[str]:
+    """The options on the command line that count at the start only."""
+    sources = {name: asked.get_parameter_source(name) for name in OPTIONS}
+    return [f"--{n.replace('_', '-')}" for n, source in sources.items() if source and source.name == "COMMANDLINE"]
+
+
+def _runs_already(context: Context, found: keeper.Running, given: list[str], wait: bool, out: Console) -> None:
+    """Say where it answers, and whether it does yet. Raises Stop where options were given that change nothing now."""
+    if given:
+        raise Stop(f"Headgate runs already, and {', '.join(given)} cannot take effect; first: headgate down")
+    out.print("Headgate runs already; to start it with other options: headgate down")
+    start = progress.Start(context.home, found.alive, found.url, _size(context.home))
+    if wait:
+        progress.follow(start, out)
+    elif progress.starting(start):
+        out.print("It is still starting; follow it with: headgate status")
+    progress.show_closed(context.home, _enabled(context), out)
+    welcome(context, found, out)
+
+
+def _enabled(context: Context) -> list[str]:
+    return [name for name, provider in context.found.providers.items() if provider.enabled]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +143,7 @@ def _see_through(context: Context, started: Started, detach: bool, out: Console)
     try:
         with _ended_like_ctrl_c():
             progress.follow(started.progress, out)
+            progress.show_closed(context.home, _enabled(context), out)
             welcome(context, started.running, out, started.names)
             keep = detach
             if not detach:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from router import keeper
 from router.commands.context import ConfigOption, Stop, console, open_context, plain
-from router.commands.keys import first_key
+from router.commands.keys import existing_first_key
 
 
 def chat(
@@ -28,7 +28,7 @@ def chat(
     running = keeper.running(context.home)
     if running is None:
         raise Stop("Headgate is not running here; start it with: headgate up")
-    key = key or first_key(context)[1]
+    key = key or existing_first_key(context.home)
     if not (key.isascii() and key.isprintable()):
         raise Stop("the key holds characters that no key has; copy it again")
     if text:

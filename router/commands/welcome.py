@@ -10,13 +10,17 @@ from rich.console import Console
 from router import keeper
 from router.commands.choosing import DEMO
 from router.commands.context import Context
-from router.commands.keys import first_key
+from router.commands.keys import NO_FIRST_KEY, first_key
 
 
 def welcome(context: Context, running: keeper.Running, out: Console, names: list[str] | None = None) -> None:
     """The endpoint, a key with its data class, and a curl line that works when pasted."""
-    key, text = first_key(context)
+    key, text, made = first_key(context)
     out.print()
+    if made == NO_FIRST_KEY:
+        out.print("A first key was made.")
+    elif made:
+        out.print(f"T{made[1:]}: a new one was made.")
     if names == [DEMO]:
         out.print("The demo model answers with NOISE: it is tiny and its weights are random. For a real model:")
         out.print("    headgate down; headgate up --model qwen3.5-0.8b     (needs a model hub)", soft_wrap=True)

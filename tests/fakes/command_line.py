@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -77,8 +78,9 @@ class Headgate:
         """The pids of this installation's processes, by the module each runs."""
         found = {}
         for process in processes.ours(self.home.installation()):
-            args = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode().split("\0")
-            found[args[args.index("-m") + 1] if "-m" in args else args[0]] = process.pid
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                args = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode().split("\0")
+                found[args[args.index("-m") + 1] if "-m" in args else args[0]] = process.pid
         return found
 
     def end(self) -> None:
@@ -89,7 +91,8 @@ class Headgate:
             if child.stdout is not None:
                 child.stdout.close()
         for process in processes.ours(self.home.installation()):
-            os.kill(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         eventually(lambda: not processes.ours(self.home.installation()))
 
 

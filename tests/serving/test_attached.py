@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from serving.attached import AttachedServer, caller_name, provider_hosts, refusal
@@ -104,3 +106,22 @@ def test_clear_text_to_another_host_is_refused() -> None:
 )  # fmt: skip
 def test_what_is_no_plain_address_is_refused(url: str) -> None:
     assert refused(url, ca_file="/etc/ca.pem")
+
+
+async def looked(**settings: str) -> tuple[str, str]:
+    server = AttachedServer(Attached.model_validate(settings), Timing(), {"EMPTY": " "}, frozenset())
+    await server._look()
+    (view,) = server.views()
+    return view.state, view.detail
+
+
+async def test_what_is_named_and_not_there_is_said_with_its_name(tmp_path: Path) -> None:
+    """Not "start that server first", which would send people to the wrong machine."""
+    none, text = tmp_path / "none.pem", tmp_path / "text.pem"
+    text.write_text("no certificate")
+    assert await looked(url="https://localhost:1", ca_file=str(none)) == ("failed", f"ca_file {none} does not exist")
+    state, detail = await looked(url="https://localhost:1", ca_file=str(text))
+    assert state == "failed" and detail.startswith(f"ca_file {text} cannot be used: ") and "None" not in detail
+    for name in ("NOT_THERE", "EMPTY"):
+        state, detail = await looked(url="http://localhost:1", key_env=name)
+        assert (state, detail) == ("failed", f"{name} is not set where Headgate was started")

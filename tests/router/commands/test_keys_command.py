@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from router.commands.context import open_context
-from router.commands.keys import first_key
+import pytest
+
+from router.commands.context import Stop, open_context
+from router.commands.keys import existing_first_key, first_key
 from serving.home import Home
 from tests.fakes.command_line import Said
 
@@ -62,12 +64,40 @@ def test_rotate_and_revoke(say: Say) -> None:
 
 def test_the_first_key_stays_until_it_is_revoked(say: Say, home: Home) -> None:
     say("keys", "list")
-    key, text = first_key(open_context(None))
-    assert first_key(open_context(None)) == (key, text)
+    key, text, made = first_key(open_context(None))
+    assert made and first_key(open_context(None)) == (key, text, "")
+    assert existing_first_key(home) == text
     assert (home.secrets / "first-key").stat().st_mode & 0o777 == 0o600
     say("keys", "revoke", key.id)
-    other, another = first_key(open_context(None))
-    assert other.id != key.id and another != text
+    with pytest.raises(Stop, match=r"^the first key is revoked; make one with: headgate keys create --team NAME, and "):
+        existing_first_key(home)
+    assert [k["id"] for k in say("keys", "list", "--json").json()] == [key.id]  # asking makes none
+    other, another, why = first_key(open_context(None))
+    assert other.id != key.id and another != text and why == "the first key is revoked"
+
+
+def test_the_first_key_rotated_is_the_one_used_from_then_on(say: Say, home: Home) -> None:
+    say("keys", "list")
+    key, _, _ = first_key(open_context(None))
+    other = say("keys", "create", "--team", "a", "--json").json()
+    say("keys", "rotate", other["id"])
+    assert first_key(open_context(None))[0] == key
+    new = say("keys", "rotate", key.id, "--overlap", "1h", "--json").json()
+    assert existing_first_key(home) == new["key"]
+    assert first_key(open_context(None))[1:] == (new["key"], "")
+    assert (home.secrets / "first-key").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_can_be_ended_while_the_configuration_is_broken(say: Say, home: Home) -> None:
+    key, other = (say("keys", "create", "--team", "a", "--json").json()["id"] for _ in range(2))
+    (home.root / "headgate.yaml").write_text("runn: [a\n")
+    assert say("keys", "set", key, "--budget", "3").code == 0
+    new = say("keys", "rotate", other, "--json").json()["id"]
+    assert say("keys", "revoke", key).out == f"{key} is revoked.\n"
+    states = {k["id"]: k["state"] for k in say("keys", "list", "--json").json()}
+    assert states[key] == "revoked" and states[new] == "works"
+    made = say("keys", "create", "--team", "a")
+    assert made.code == 1 and "headgate.yaml" in made.err  # its defaults lie there
 
 
 def test_no_keys_yet(say: Say) -> None:

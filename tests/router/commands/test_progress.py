@@ -11,7 +11,7 @@ from rich.console import Console
 
 from router.commands import progress
 from router.commands.context import NotRunning, Stop
-from router.commands.progress import Start, follow, show_status
+from router.commands.progress import Start, follow, show_closed, show_status, starting
 from serving.home import Home
 from tests.conftest import instance
 
@@ -94,8 +94,29 @@ def test_it_waits_for_a_door_that_has_not_said_anything(home: Home, sockets: Soc
 
 def test_a_model_that_failed_ends_it_with_the_reason(home: Home, sockets: Sockets) -> None:
     sockets.looks = [[instance("other", URL), instance("small", URL, state="failed", detail="out of memory")]]
+    out = console()
+    with pytest.raises(Stop, match=r"^small: failed: out of memory$"):  # it wrote no log that could be named
+        follow(start(home), out)
+    assert "out of memory" not in text(out)  # the reason is said once
+    (home.logs / "small.log").touch()
     with pytest.raises(Stop, match=r"^small: failed: out of memory; see: headgate logs small$"):
         follow(start(home), console())
+
+
+def test_an_enabled_provider_that_is_closed_is_noted(home: Home, sockets: Sockets) -> None:
+    sockets.endpoints = []
+    why = "no key for the provider far: the variable FAR_KEY is empty or not set where the door runs"
+    sockets.door = {"at": 5.0, "providers": {"far": why, "near": "", "off": "the provider off is not enabled"}}
+    out = console()
+    show_closed(home, ["far", "near"], out)
+    assert text(out) == "note: far is closed: the variable FAR_KEY is empty or not set where the door runs\n"
+
+
+def test_what_is_still_coming_up_is_told_from_what_is_ready(home: Home, sockets: Sockets) -> None:
+    sockets.looks = [[instance("small", URL, state="starting")]]
+    assert starting(start(home))
+    sockets.looks, sockets.endpoints = [[instance("small", URL)]], [{"name": "small", "state": "ready", "address": URL}]
+    assert not starting(start(home))
 
 
 def test_a_keeper_that_ended_gives_the_last_words_of_this_start(home: Home, sockets: Sockets) -> None:

@@ -30,7 +30,7 @@ def _nothing_started(home: Home) -> object:
 
 def test_an_unknown_field_names_file_line_and_what_is_allowed(say: Say, home: Home) -> None:
     (home.root / "headgate.yaml").write_text("# ours\nrunn: [a]\n")
-    for command in (["up"], ["config", "check"], ["doctor"], ["plan"], ["keys", "list"]):
+    for command in (["up"], ["config", "check"], ["doctor"], ["plan"], ["keys", "create", "--team", "a"]):
         refused(say(*command), f"{home.root}/headgate.yaml:2: runn: unknown field; allowed here: ", "run")
 
 

@@ -39,6 +39,9 @@ def test_one_command_gives_a_key_and_a_curl_line_that_answers(headgate: Headgate
 
     again = say("up")
     assert again.code == 0 and "runs already" in again.out and curl in again.out
+    assert "still starting" not in again.out
+    other = say("up", "--port", "1", "--attach", vllm.url)
+    assert other.code == 1 and "--port, --attach cannot take effect; first: headgate down" in other.err
 
     chat = say("chat", "Hello")
     assert chat.code == 0, chat.all
@@ -72,6 +75,7 @@ def test_detach_returns_at_once_and_a_later_up_waits(headgate: Headgate, say: Sa
     assert first.code == 0 and "is starting" in first.out and "curl " in first.out
     second = say("up", "--detach", "--wait")
     assert second.code == 0 and "runs already" in second.out
+    assert "still starting" not in second.out
     assert "Good morning" in run_in_shell(printed_curl(second.out))
 
 
@@ -155,8 +159,42 @@ def test_only_the_door_sees_the_keys_of_providers(
     for command in (["status"], ["status", "--json"], ["doctor"], ["providers", "list"], ["keys", "list"]):
         assert planted not in say(*command).all, command
     monkeypatch.delenv("FAR_KEY")
+    assert "is closed" not in up.out
     # What counts is the door's environment, not that of whoever runs doctor.
     assert "provider openai is enabled; no key may use it; its key is there" in say("doctor").out
+
+
+@pytest.mark.long
+def test_up_notes_a_provider_whose_key_is_not_there(headgate: Headgate, vllm: Server) -> None:
+    headgate.site("providers: {openai: {enabled: true, key_env: NOT_SET_HERE}}\n")
+    up = headgate.up(vllm.url)
+    assert up.code == 0, up.all
+    assert "note: openai is closed: the variable NOT_SET_HERE is empty or not set" in up.out
+
+
+@pytest.mark.long
+def test_chat_makes_no_key_in_place_of_one_that_was_revoked(headgate: Headgate, say: Say, vllm: Server) -> None:
+    assert headgate.up(vllm.url).code == 0
+    (key,) = (k["id"] for k in say("keys", "list", "--json").json())
+    say("keys", "revoke", key)
+    chat = say("chat", "Hello")
+    assert chat.code == 1 and "the first key is revoked; make one with: headgate keys create" in chat.err
+    assert len(say("keys", "list", "--json").json()) == 1
+    assert "The first key is revoked: a new one was made." in say("up").out
+    assert say("chat", "Hello").code == 0
+
+
+@pytest.mark.long
+def test_up_while_something_is_coming_up_says_so(headgate: Headgate, say: Say, vllm: Server) -> None:
+    assert headgate.up(vllm.url).code == 0
+    running = headgate.processes()
+    os.kill(running["router.keeper"], signal.SIGSTOP)  # nobody starts the router again for now
+    os.kill(running["router"], signal.SIGKILL)
+    try:
+        again = say("up")
+    finally:
+        os.kill(running["router.keeper"], signal.SIGCONT)
+    assert again.code == 0 and "It is still starting; follow it with: headgate status" in again.out
 
 
 @pytest.mark.long
@@ -205,7 +243,7 @@ def test_a_configured_server_that_is_down_does_not_hold_up_the_others(headgate: 
     headgate.site(f"attach: [{{url: '{vllm.url}'}}, {{url: 'http://127.0.0.1:{free_port()}'}}]\n")
     up = headgate("up", "--port", str(headgate.port), "--detach", "--wait")
     assert up.code == 0, up.all
-    assert "is left out: unreachable: connection refused" in up.out
+    assert "unreachable: connection refused" in up.out and "is left out; it is tried again" in up.out
 
 
 @pytest.mark.long
@@ -234,7 +272,7 @@ def test_two_starts_at_once_end_in_one_running(headgate: Headgate, say: Say, vll
     codes = sorted(child.wait(60) for child in both)
     texts = [child.stdout.read() for child in both if child.stdout]
     assert codes[0] == 0, texts
-    assert codes[1] == 0 or any("another up of" in text for text in texts), texts
+    assert codes[1] == 0 or any("another up of" in t or "cannot take effect" in t for t in texts), texts
     assert say("status", "--json").json()["running"] is True
 
 
