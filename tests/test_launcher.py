@@ -119,7 +119,8 @@ def test_pip_install_gives_the_same_command(tmp_path: Path) -> None:
     done = run(command, "plan", "--model", "qwen3.5-0.8b", cwd=tmp_path)
     assert done.returncode == 0 and "-m vllm.entrypoints.openai.api_server" in done.stdout, done.stderr
     found = subprocess.run(
-        [tmp_path / "venv" / "bin" / "python", "-c", "from serving import catalogue; print(catalogue.shipped_path())"],
+        [tmp_path / "venv" / "bin" / "python", "-E", "-c",  # -E: the launcher that runs the tests sets PYTHONPATH
+         "from serving import catalogue; print(catalogue.shipped_path())"],
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert str(tmp_path / "venv") in found.stdout
