@@ -27,7 +27,8 @@ def test(context: typer.Context) -> None:
     _have(pins)
     arguments = context.args
     if not any(a.startswith(("-n", "--numprocesses")) for a in arguments):
-        arguments = ["-n", "auto", "--dist", "loadgroup", *arguments]
+        # One worker more than cores, since many tests wait for processes.
+        arguments = ["-n", str((os.cpu_count() or 1) + 1), "--dist", "loadgroup", *arguments]
     code = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=CHECKOUT, env=os.environ, check=False)
     raise typer.Exit(code.returncode)
 
