@@ -114,15 +114,18 @@ def _one(model: Model, readings: Readings, room: _Room, together: bool) -> Place
     for variant in model.variants or (None,):
         if barred := _unvetted(model, variant):
             continue
-        found = (
-            _on_cpu(model, variant, room) if _is_cpu(variant, readings) else _on_gpus(model, variant, room, together)
-        )
+        if _is_cpu(variant, readings):
+            found = _on_cpu(model, variant, room)
+        elif room.gpus:
+            found = _on_gpus(model, variant, room, together)
+        else:
+            found = "it needs a GPU" if readings.gpus else "it needs a GPU; there is none here"
         if isinstance(found, Placed):
             return found
         refused.append(found)
     if not refused and barred is not None:
         return barred
-    return Misfit(model.name, "; ".join([*refused, *_others(readings)]), _remedy(model, readings))
+    return Misfit(model.name, "; ".join([*dict.fromkeys(refused), *_others(readings)]), _remedy(model, readings))
 
 
 def _is_cpu(variant: Variant | None, readings: Readings) -> bool:
@@ -194,8 +197,6 @@ def _equal(variant: Variant | None, room: _Room) -> list[list[str]]:
 
 
 def _too_small(variant: Variant | None, room: _Room) -> str:
-    if not room.gpus:
-        return f"{_called(variant)} needs a GPU"
     if variant is None:
         return "it names no variants and so takes a whole GPU, and none is left"
     groups = _equal(variant, room)

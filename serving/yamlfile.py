@@ -5,11 +5,13 @@ Knows nothing of the catalogue; it turns a file into data that pydantic checks, 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 Path_ = tuple[str | int, ...]
 M = TypeVar("M", bound=BaseModel)
@@ -19,6 +21,32 @@ MOST_VALUES = 100_000
 DEEPEST = 64
 KINDS = {"tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"}
 MERGE = "tag:yaml.org,2002:merge"
+
+SENTENCES = {
+    "bool": "must be true or false",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "finite": "must be a number",
+    "string": "must be text",
+    "date": "must be a date such as 2027-06-30",
+    "list": "must be a list such as [a, b]",
+    "tuple": "must be a list such as [a, b]",
+    "frozen": "must be a list such as [a, b]",
+    "dict": "must be a mapping of settings",
+    "model": "must be a mapping of settings",
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be more than {gt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "too_short": "must name at least {min_length}",
+    "literal_error": "must be {one_of}",
+    "string_pattern_mismatch": "must {shape}",
+}
+"""Our words for pydantic's types of errors, by the whole type or its first word; others keep pydantic's own."""
+SHAPES = {
+    r"^(https?://|unix:/).+": "begin with http://, https:// or unix:/",
+    r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$": "begin with a letter or digit, then letters, digits and . _ : / @ - only",
+}
+"""What a text must look like, by its pattern."""
 
 
 class ConfigError(Exception):
@@ -37,7 +65,9 @@ class YamlFile:
             root = yaml.compose(text, Loader=yaml.CSafeLoader)
         except yaml.MarkedYAMLError as broken:
             line = broken.problem_mark.line + 1 if broken.problem_mark else 1
-            raise ConfigError(f"{path}:{line}: not valid YAML: {broken.problem}") from broken
+            tabbed = re.match(r" *\t", "".join(text.splitlines()[line - 1 : line]))
+            problem = "indent with spaces, not tabs" if tabbed else broken.problem
+            raise ConfigError(f"{path}:{line}: not valid YAML: {problem}") from broken
         except yaml.YAMLError as broken:
             raise ConfigError(f"{path}: not valid YAML: {_first_line(broken)}") from broken
         self.data: Any = {} if root is None else self._build(root, ())
@@ -90,7 +120,7 @@ class YamlFile:
         return self.lines[path]
 
     def error(self, path: Path_, text: str, line: int | None = None) -> ConfigError:
-        where = ".".join(map(str, path))
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
         return ConfigError(f"{self.path}:{line or self.line(path)}: {where + ': ' if where else ''}{text}")
 
     def check(self, model: type[M]) -> M:
@@ -100,12 +130,24 @@ class YamlFile:
         try:
             return model.model_validate(self.data)
         except ValidationError as broken:
-            found = broken.errors(include_url=False)
-            # A misspelt field is often reported as a missing one too; the misspelling is what a person looks for.
-            first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
-            path = self._in_file(model, first["loc"])
-            more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-            raise self.error(path, _sentence(model, first["type"], first["msg"], first["loc"]) + more) from broken
+            raise self._mistake(model, broken.errors(include_url=False)) from broken
+
+    def _mistake(self, model: type[BaseModel], found: list[ErrorDetails]) -> ConfigError:
+        """The first mistake in full, with what else is missing beside it, and the number of all others."""
+        # A misspelt field is often reported as a missing one too; the misspelling is what a person looks for.
+        first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
+        path = self._in_file(model, first["loc"])
+        paths = [(self._in_file(model, e["loc"]), e) for e in found]
+        # The branches of a choice each report the same value.
+        here = [e for at, e in paths if at == path]
+        texts = list(dict.fromkeys(_sentence(model, e) for e in here))
+        text = " or ".join([texts[0], *(t.removeprefix("must be ") for t in texts[1:])])
+        beside: list[str] = []
+        if first["type"] == "missing":
+            beside = [str(at[-1]) for at, e in paths if e["type"] == "missing" and at != path and at[:-1] == path[:-1]]
+            text += f"; also: {', '.join(beside)}" if beside else ""
+        more = len({at for at, _ in paths}) - 1 - len(beside)
+        return self.error(path, text + (f" (and {more} more)" if more else ""))
 
     def _in_file(self, model: type[BaseModel], loc: Path_) -> Path_:
         """Pydantic's location less the parts that name a branch of a union and not something in the file."""
@@ -129,13 +171,22 @@ def _first_line(broken: Exception) -> str:
     return str(broken).partition("\n")[0]
 
 
-def _sentence(model: type[BaseModel], kind: str, message: str, loc: Path_) -> str:
+def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
+    kind = error["type"]
     if kind == "extra_forbidden":
-        allowed = ", ".join(sorted(_fields_at(model, loc[:-1])))
-        return f"unknown field; allowed here: {allowed}"
+        return f"unknown field; allowed here: {', '.join(sorted(_fields_at(model, error['loc'][:-1])))}"
     if kind == "missing":
         return "is required"
-    return message.removeprefix("Value error, ")
+    values = dict(error.get("ctx", {}))
+    if kind == "literal_error":
+        # Pydantic lists them as 'a', 'b' or 'c'.
+        allowed = ", ".join(str(values["expected"]).replace("'", "").rsplit(" or ", 1))
+        values["one_of"] = f"one of {allowed}" if ", " in allowed else allowed
+    shape = SHAPES.get(str(values.get("pattern", "")))
+    words = SENTENCES.get(kind) or SENTENCES.get(kind.split("_")[0], "")
+    if not words or (kind == "string_pattern_mismatch" and shape is None):
+        return error["msg"].removeprefix("Value error, ")
+    return words.format(**values, shape=shape)
 
 
 def _fields_at(model: type[BaseModel], loc: Path_) -> list[str]:

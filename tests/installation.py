@@ -77,6 +77,7 @@ class Installation:
         self.output = self.run("up", "--port", str(self.port), "--detach", "--wait").stdout
 
     def stop(self) -> None:
+        log = (self.home.logs / "keeper.log").read_text()
         try:
             self.run("down")
             left = self.pids()
@@ -87,6 +88,7 @@ class Installation:
             self._relay.close()
             shutil.rmtree(self.home.root, ignore_errors=True)
         assert not left, f"left running: {left}"
+        assert "starting it again" not in log, log
 
     def run(self, *args: str, given: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A headgate command of this installation."""

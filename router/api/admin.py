@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from router.api.body import parse
 from router.api.inference import make_ask, new_id, read_body
 from router.api.pages import install_errors
-from router.errors import InvalidKey, NotFound
+from router.errors import BadRequest, InvalidKey, NotFound
 from router.ledger.entries import Ledger, decision_json
 from router.ledger.keys import Keyring
 from router.pipeline import Pipeline
@@ -23,6 +23,8 @@ from router.records import Caller, Route
 from serving.catalogue import DataClass, KeyDefaults
 
 MAX_BODY = 64 * 2**20
+STAND_IN = "KEY"
+"""The id of a dry run's caller where none was named: what a remedy then says to put a real one for."""
 
 
 def build(
@@ -46,7 +48,8 @@ def build(
         body.setdefault("model", "auto")
         ask = make_ask(new_id(), _route(body), body, len(raw), [])
         caller = _caller(keyring, key, data_class, defaults)
-        return decision_json(pipeline.decide(ask, caller)) | {"asked": ask.model, "key": caller.key}
+        found = decision_json(pipeline.decide(ask, caller)) | {"asked": ask.model, "key": key or None}
+        return found if key else _without_key(found, caller, "--data-class says so" if data_class else "")
 
     @app.get("/requests/{request_id}")
     async def request_record(request_id: str) -> dict[str, Any]:
@@ -85,10 +88,21 @@ def _route(body: dict[str, Any]) -> Route:
 
 def _caller(keyring: Keyring, key: str, data_class: str, defaults: KeyDefaults) -> Caller:
     """The caller a dry run is made for: a key by its id, else one of the given class with the defaults."""
+    if data_class and data_class not in DataClass.__members__:
+        known = ", ".join(DataClass.__members__)
+        raise BadRequest(f"{data_class[:40]!r} is no data class; choose one of {known}", param="data_class")
     if key:
         found = keyring.by_id(key)
         if found is None:
             raise NotFound(f"No key has the id {key[:40]!r}; see: headgate keys list")
         return found
-    wanted = DataClass.parse(data_class) if data_class in DataClass.__members__ else defaults.data_class
-    return Caller("(none)", "(none)", wanted, frozenset(defaults.lanes), budget_usd=defaults.budget_usd)
+    wanted = DataClass.parse(data_class) if data_class else defaults.data_class
+    return Caller(STAND_IN, "", wanted, frozenset(defaults.lanes), budget_usd=defaults.budget_usd)
+
+
+def _without_key(found: dict[str, Any], caller: Caller, why: str) -> dict[str, Any]:
+    """A decision for the stand-in, in words that do not speak of it as of a key; `why` its class is what it is."""
+    spoken = f"key {caller.key} is {caller.data_class.name}"
+    why = why or f"new keys are {caller.data_class.name}"
+    refusals = [r | {"reason": r["reason"].replace(spoken, why)} for r in found["refusals"]]
+    return found | {"why_class": found["why_class"].replace(spoken, why), "refusals": refusals}

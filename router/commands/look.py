@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import urllib.parse
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from router.commands import checks
 from router.commands.choosing import DEMO, local, suggestion
 from router.commands.context import ConfigOption, Context, JsonOption, Stop, ask_socket, console, open_context, say_json
 from router.commands.keys import key_id
-from serving import command, engines, placement
+from serving import command, engines, placement, weights
 from serving.catalogue import DataClass, Model
 from serving.demo_model import demo_model
 from serving.gpus import Readings, main_memory_free_gb
@@ -83,12 +84,26 @@ def _row(
         )  # fmt: skip
     except ValueError as refused:
         raise Stop(f"{model.name} cannot be run as it is configured: {refused}") from refused
+    size = model.size_gb if variant is None or not variant.repo else None
     indexes = {gpu.uuid: f"GPU {gpu.index}" for gpu in readings.gpus}
     return {
         "model": model.name, "variant": variant.name if variant else "", "device": placed.device,
         "gpus": [indexes.get(uuid, uuid) for uuid in placed.gpus], "context": placed.context, "limit": placed.limit,
         "memory_gb": variant.memory_gb if variant else None, "command": built.shell(),
+        "to_fetch": "" if _here(repo) else f"{f'{size:g} GB' if size else 'its weights are'} to fetch first",
     }  # fmt: skip
+
+
+def _here(repo: str) -> bool:
+    """Whether a folder or the local cache of the model hub holds weights of `repo`, as far as names of files tell."""
+    if weights.is_local(repo):
+        return True
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or f"{caches}/huggingface"
+    cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    begun = any(folder.glob("blobs/*.incomplete"))
+    return not begun and any(folder.glob("snapshots/*/*.safetensors"))
 
 
 def _show_plan(
@@ -104,6 +119,8 @@ def _show_plan(
         memory = f", {row['memory_gb']:g} GB" if row["memory_gb"] else ""
         out.print(f"\n{' '.join(filter(None, (row['model'], row['variant'])))} on {', '.join(row['gpus']) or 'the CPU'}"
                   f"{memory}, context {row['context']}, at most {row['limit']} requests at once:")  # fmt: skip
+        if row["to_fetch"]:
+            out.print(f"{row['to_fetch']} (needs a model hub)")
         out.print(row["command"], soft_wrap=True)
     for misfit in misfits:
         out.print(f"\n{misfit['model']} does not fit: {misfit['reason']}; {misfit['remedy']}".rstrip("; "))
@@ -168,15 +185,16 @@ def _show_decision(found: dict[str, Any], out: Console) -> None:
     order = ", then ".join(f"{c['model']} ({c['place']})" for c in found["order"]) or "nobody"
     _line("goes to", order, out)
     _line("reason", found["reason"], out)
-    hold = "unpriced" if found["hold_usd"] is None else f"${found['hold_usd']:.6f} at most"
+    hold = "nothing (no price is known)" if found["hold_usd"] is None else f"${found['hold_usd']:.6f} at most"
     if found["order"]:
-        _line("held", f"{hold}, {found['prompt_tokens_at_most']} prompt tokens at most", out)
+        _line("held", f"{hold}; at most {found['prompt_tokens_at_most']} prompt tokens", out)
     if found.get("dropped"):
         _line("dropped", ", ".join(found["dropped"]), out)
     for refusal in found["refusals"]:
         _line("not", f"{refusal['model'] or 'any'} [{refusal['rule']}]: {refusal['reason']}", out)
         if refusal["remedy"] and refusal["rule"] not in ("other_lane", "other_model"):
-            _line("", f"to change it: {refusal['remedy']}", out)
+            way = "" if refusal["remedy"].startswith("see: ") else "to change it: "
+            _line("", f"{way}{refusal['remedy']}", out)
 
 
 def _show_record(found: dict[str, Any], out: Console) -> None:
@@ -195,11 +213,13 @@ def _show_record(found: dict[str, Any], out: Console) -> None:
 def _show_closed(event: dict[str, Any], out: Console) -> None:
     for attempt in event["attempts"]:
         detail = f": {attempt['detail']}" if attempt["detail"] else ""
-        _line("tried", f"{attempt['endpoint']}: {attempt['outcome']} in {attempt['ms']} ms{detail}", out)
+        took = ", first byte after" if attempt["outcome"] == "answered" else " after"
+        _line("tried", f"{attempt['endpoint']}: {attempt['outcome']}{took} {attempt['ms']:.0f} ms{detail}", out)
     _line("ended", f"{event['outcome']}, status {event['status']}, {event['total_ms']} ms", out)
     guess = " (estimated)" if event["estimated"] else ""
     prompt, output = (event[f] if event[f] is not None else "unknown" for f in ("prompt_tokens", "output_tokens"))
-    _line("tokens", f"{prompt} in, {output} out{guess}", out)
+    if event["attempts"]:
+        _line("tokens", f"{prompt} in, {output} out{guess}", out)
     _line("cost", "unpriced" if event["cost_usd"] is None else f"${event['cost_usd']:.6f}{guess}", out)
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +17,11 @@ from ruamel.yaml.util import load_yaml_guess_indent
 
 from router.commands import checks
 from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json, table
-from serving import catalogue, yamlfile
-from serving.catalogue import ConfigError, Model, Shipped
+from serving import catalogue, placement, yamlfile
+from serving.attached import provider_hosts, refusal
+from serving.catalogue import Catalogue, ConfigError, Model, Shipped
+from serving.gpus import main_memory_free_gb
+from serving.gpus import read as read_gpus
 from serving.home import find_home
 
 providers = typer.Typer(no_args_is_help=True, help="Hosted providers: off until enabled here.")
@@ -159,6 +162,9 @@ def add_model(
     console().print(
         f"{model.name} starts with the next: headgate up   (written to {changed.site_path})", soft_wrap=True
     )
+    plan = placement.place([changed.found.models[model.name]], read_gpus(), main_memory_free_gb())
+    for misfit in plan.misfits:
+        console().print(f"Note: it does not fit this machine now: {misfit.reason}.", soft_wrap=True)
 
 
 @models.command("diff")
@@ -173,19 +179,19 @@ def diff_models(as_json: JsonOption = False, config: ConfigOption = None) -> Non
     if as_json:
         say_json({"run": list(context.found.site.run), "differences": differences})
         return
-    out = console()
-    rows = table("model", "runs", "to fetch", "smallest hardware")
+    out, gpus = console(), bool(read_gpus().gpus)
+    rows = table("model", "starts here", "to fetch", "smallest hardware")
     for model in context.found.models.values():
         if model.place == "local":
             runs = "yes" if model.name in context.found.site.run else ""
             size = f"{model.size_gb:g} GB" if model.size_gb else ""
-            rows.add_row(model.name, runs, size, _smallest(model))
+            rows.add_row(model.name, runs, size, _smallest(model, gpus))
     out.print(rows)
     for found in differences:
         out.print(
             f"{found['model']}.{found['field']}: here {found['here']}, shipped {found['shipped']}", soft_wrap=True
         )
-    if not differences:
+    if not differences and context.found.path:
         out.print("Nothing in headgate.yaml differs from the shipped catalogue.")
 
 
@@ -216,11 +222,33 @@ def check(config: ConfigOption = None) -> None:
     """
     context = open_context(config)
     found = context.found
+    if wrong := list(_unusable(found)):
+        raise Stop("\n".join(f"{found.path}: {line}" for line in wrong))
     enabled = [n for n, p in found.providers.items() if p.enabled]
     console().print(
         f"{found.path or 'no headgate.yaml; the defaults'}: correct. Runs: {', '.join(found.site.run) or 'what fits'}; "
         f"attached: {len(found.site.attach)}; providers enabled: {', '.join(enabled) or 'none'}.", soft_wrap=True,
     )  # fmt: skip
+
+
+def _unusable(found: Catalogue) -> Iterator[str]:
+    """What is well written and what a start would refuse all the same, each with the name of its setting."""
+    hosts = provider_hosts(found.providers.values())
+    files = {}
+    for index, attached in enumerate(found.site.attach):
+        if refused := refusal(attached, hosts):
+            yield f"attach[{index}]: {refused}"
+        files[f"attach[{index}].ca_file"], files[f"attach[{index}].key_file"] = attached.ca_file, attached.key_file
+    for name, provider in found.providers.items():
+        if provider.enabled:
+            files[f"providers.{name}.ca_file"] = provider.ca_file
+            files[f"providers.{name}.key_file"] = provider.key_file
+    files["engine.python"] = found.site.engine.python
+    for setting, file in files.items():
+        # A certificate authority's path is taken as it stands, so `~` in it names no home folder.
+        path = Path(file) if setting.endswith("ca_file") else Path(file).expanduser()
+        if file and not path.is_file():
+            yield f"{setting}: {file} does not exist"
 
 
 def _edit(context: Context, change: Callable[[dict[str, Any]], object]) -> Context:
@@ -282,8 +310,11 @@ def _spelt(value: Any) -> str:
     return "not set" if value is None else json.dumps(value, sort_keys=True)
 
 
-def _smallest(model: Model) -> str:
+def _smallest(model: Model, gpus: bool) -> str:
+    """What the least of its variants needs; without GPUs the least of those for a CPU, where it has one."""
     if not model.variants:
         return ""
-    least = min(model.variants, key=lambda v: v.memory_gb)
-    return f"{least.memory_gb:g} GB on {'the CPU' if least.device == 'cpu' else f'{least.gpus} GPU'} ({least.name})"
+    own = [] if gpus else [v for v in model.variants if v.device == "cpu"]
+    least = min(own or model.variants, key=lambda v: v.memory_gb)
+    on = "the CPU" if least.device == "cpu" else f"{least.gpus} GPU{'s' * (least.gpus > 1)}"
+    return f"{least.memory_gb:g} GB on {on} ({least.name})"

@@ -114,7 +114,7 @@ def _absent(question: Question) -> list[Refusal]:
         reason, remedy = f"provider {model.provider} is not enabled", f"headgate providers add {model.provider}"
     elif model.name in snapshot.catalogue.site.run:
         reason = f"{model.name} is to run here and is not served yet"
-        return [Refusal(model.name, "", "not_ready", reason, "headgate status", passing=True)]
+        return [Refusal(model.name, "", "not_ready", reason, "see: headgate status", passing=True)]
     else:
         reason, remedy = f"{model.name} is in the catalogue and not running", f"headgate models add {model.name}"
     return [Refusal(model.name, "", "not_served", reason, remedy)]
@@ -134,7 +134,7 @@ def _absent_lane(question: Question) -> list[Refusal]:
         return [] if here else [missing]
     could = [m for m in here if question.traits.data_class <= m.cleared_for(snapshot.today)]
     if not any(m.place == "local" for m in served) and not any(caller.lanes & set(m.lanes) for m in could):
-        return [Refusal("", "", "not_ready", "no local model is served now", "headgate status", passing=True)]
+        return [Refusal("", "", "not_ready", "no local model is served now", "see: headgate status", passing=True)]
     if not here:
         reason = f"no model that is served is in the lane {lane}"
         return [Refusal("", "", "not_served", reason, "in headgate.yaml, models.NAME.lanes")]
@@ -173,7 +173,10 @@ def refused(decision: Decision, retry_after: int) -> HeadgateError:
         return Unavailable("No model is served here yet; see: headgate status", retry_after=retry_after)
     main = main_refusal(decision.refusals)
     name = f" ({main.param[:80]!r})" if main.param and repr(main.param) not in main.reason else ""
-    text = f"{main.reason}{name}." + (f" To change it: {main.remedy}" if main.remedy else "")
+    # A remedy that only tells more begins with "see: "; it changes nothing.
+    told = main.remedy.startswith("see: ")
+    way = f"S{main.remedy[1:]}" if told else f"To change it: {main.remedy}" if main.remedy else ""
+    text = f"{main.reason}{name}. {way}".rstrip()
     if main.passing:
         code = None if main.rule == "not_ready" else main.rule
         return Unavailable(text, code=code, retry_after=retry_after)

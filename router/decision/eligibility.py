@@ -171,7 +171,7 @@ def ready(candidate: Candidate, question: Question) -> Refusal | None:
     state = "asleep" if endpoint.asleep else endpoint.state
     reason = f"{endpoint.name} is {state}" + (f": {endpoint.detail}" if endpoint.detail else "")
     rule = "not_ready" if candidate.model.place == "local" else "door_closed"
-    return refuse(candidate, rule, reason, remedy="headgate status", passing=True)
+    return refuse(candidate, rule, reason, remedy="see: headgate status", passing=True)
 
 
 RULES: tuple[Rule, ...] = (same_identity, cleared, allowed, capable, honours, fits, affordable, ready)

@@ -189,9 +189,9 @@ def test_a_name_is_plain(name: str, shipped: Path) -> None:
 
 def test_the_names_to_run_are_checked(shipped: Path) -> None:
     found = refusal(shipped, "run:\n  - small\n  - smal\n")
-    assert found == "3: run.1: no model is called 'smal'; the local models are: small"
+    assert found == "3: run[1]: no model is called 'smal'; the local models are: small"
     found = refusal(shipped, "run: [big]\n")
-    assert found == "1: run.0: 'big' is hosted and cannot be started; enable its provider instead"
+    assert found == "1: run[0]: 'big' is hosted and cannot be started; enable its provider instead"
 
 
 def test_a_model_that_is_not_there_is_answered_with_those_that_are(shipped: Path) -> None:
@@ -221,11 +221,11 @@ def test_a_model_that_is_not_there_is_answered_with_those_that_are(shipped: Path
         ),
         (
             "models:\n  small:\n    variants:\n    - {name: a, memory: 4}\n",
-            "4: models.small: variants.0.memory: unknown",
+            "4: models.small: variants[0].memory: unknown",
             "memory_gb",
         ),
         ("providers:\n  far:\n    enable: true\n", "3: providers.far: enable: unknown field", "enabled"),
-        ("attach:\n  - url: http://h\n    nme: x\n", "3: attach.0.nme: unknown field", "allow_cleartext"),
+        ("attach:\n  - url: http://h\n    nme: x\n", "3: attach[0].nme: unknown field", "allow_cleartext"),
         ("engine: {pyton: /x}\n", "1: engine.pyton: unknown field", "package, python, version"),
     ],
 )
@@ -242,17 +242,17 @@ def test_an_unknown_field_is_named_with_its_line_and_the_allowed_ones(
         ("run: [small\n", "not valid YAML"),
         ("run: [small]\nrun: [big]\n", "2: run: stands twice"),
         ("models:\n  small: {output: 1}\n  small: {output: 2}\n", "3: models.small: stands twice"),
-        ("models:\n  small: {lanes: [fast]}\n", "'private', 'cheap' or 'frontier'"),
-        ("models:\n  small: {lanes: []}\n", "at least 1 item"),
-        ("models:\n  small: {context: 0}\n", "greater than 0"),
-        ("models:\n  small: {abilities: [smell]}\n", "'chat'"),
-        ("models:\n  big: {price: {input: -1, output: 1}}\n", "greater than or equal to 0"),
-        ("models:\n  big: {price: {input: .inf, output: 1}}\n", "finite number"),
-        ("models:\n  big: {price: {input: .nan, output: 1}}\n", "finite number"),
-        ("keys: {budget_usd: .inf}\n", "finite number"),
-        ("attach: [{url: ftp://host}]\n", "match pattern"),
-        ("models: [small]\n", "valid dictionary"),
-        ("models:\n  small:\n", "valid dictionary"),
+        ("models:\n  small: {lanes: [fast]}\n", "must be one of private, cheap, frontier"),
+        ("models:\n  small: {lanes: []}\n", "must name at least 1"),
+        ("models:\n  small: {context: 0}\n", "must be more than 0"),
+        ("models:\n  small: {abilities: [smell]}\n", "must be one of chat, "),
+        ("models:\n  big: {price: {input: -1, output: 1}}\n", "must be at least 0"),
+        ("models:\n  big: {price: {input: .inf, output: 1}}\n", "must be a number"),
+        ("models:\n  big: {price: {input: .nan, output: 1}}\n", "must be a number"),
+        ("keys: {budget_usd: .inf}\n", "must be a number"),
+        ("attach: [{url: ftp://host}]\n", "must begin with http://"),
+        ("models: [small]\n", "must be a mapping of settings"),
+        ("models:\n  small:\n", "must be a mapping of settings"),
         ("models:\n  small: {args: {<<: {a: 1}}}\n", "cannot be merged"),
         ("models:\n  big: !!python/object:os.system {}\n", "is not allowed"),
     ],

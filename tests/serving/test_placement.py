@@ -81,7 +81,8 @@ def test_without_a_gpu_the_cpu_variant_runs_and_the_others_say_why_not() -> None
     placed = plan.placed[0]
     assert (placed.device, placed.gpus, placed.context, placed.limit) == ("cpu", (), 8192, 16)
     assert [m.model for m in plan.misfits] == ["gpu-only", "late"]
-    assert "needs a GPU; no NVIDIA driver here" in plan.misfits[0].reason and "attach:" in plan.misfits[0].remedy
+    assert plan.misfits[0].reason == "it needs a GPU; there is none here; no NVIDIA driver here"
+    assert "attach:" in plan.misfits[0].remedy
     assert "needs 6 GB of main memory, 4.0 GB are free" in plan.misfits[1].reason
 
 

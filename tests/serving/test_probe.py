@@ -21,7 +21,10 @@ Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 async def server(path: Path, answer: Answer) -> AsyncIterator[Target]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await answer(await reader.readuntil(b"\r\n\r\n"), writer)
+            head = await reader.readuntil(b"\r\n\r\n")
+            # The body too, or closing would break the pipe under a client that is still writing.
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].split(b"\r\n")[0] or 0))
+            await answer(head, writer)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:

@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving import yamlfile
+from serving.catalogue import Site
 from serving.yamlfile import ConfigError, YamlFile
 
 
@@ -31,10 +32,20 @@ class Outer(BaseModel):
     many: tuple[Inner, ...] = ()
     named: dict[str, Inner] = Field(default_factory=dict)
     must: int = 1
+    on: bool = True
+    share: float = Field(1, ge=0, le=1)
+    above: int = Field(1, gt=0)
 
 
 class Needs(BaseModel):
     needed: int
+
+
+class NeedsMuch(BaseModel):
+    first: int
+    second: int
+    third: int
+    kind: Literal["a", "b"] = "a"
 
 
 def refusal(text: str, model: type[BaseModel] = Outer) -> str:
@@ -62,9 +73,13 @@ def test_an_empty_file_is_a_file_without_settings(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "part"),
     [
-        ("name: x\nnmae: y\n", 2, "nmae: unknown field; allowed here: choice, kind, many, must, name, named, one"),
+        (
+            "name: x\nnmae: y\n",
+            2,
+            "nmae: unknown field; allowed here: above, choice, kind, many, must, name, named, on, one, share",
+        ),
         ("one:\n  size: 1\n  sise: 2\n", 3, "one.sise: unknown field; allowed here: free, size, until"),
-        ("many:\n  - size: 1\n  - {sise: 2}\n", 3, "many.1.sise: unknown field; allowed here: free, size, until"),
+        ("many:\n  - size: 1\n  - {sise: 2}\n", 3, "many[1].sise: unknown field; allowed here: free, size, until"),
         ("named:\n  first:\n    sise: 2\n", 3, "named.first.sise: unknown field; allowed here: free, size, until"),
     ],
 )
@@ -75,9 +90,19 @@ def test_an_unknown_field_is_named_with_its_line_and_the_allowed_ones(text: str,
 @pytest.mark.parametrize(
     ("text", "line", "part"),
     [
-        ("name: x\n\none:\n  size: large\n", 4, "one.size:"),
-        ("kind: c\n", 1, "kind: Input should be 'a' or 'b'"),
-        ("name: x\nchoice: some\n", 2, "choice: Input should be 'all' (and 1 more)"),
+        ("name: x\n\none:\n  size: large\n", 4, "one.size: must be a whole number"),
+        ("kind: c\n", 1, "kind: must be one of a, b"),
+        ("name: x\nchoice: some\n", 2, "choice: must be all or a list such as [a, b]"),
+        ("must: [1]\n", 1, "must: must be a whole number"),
+        ("on: perhaps\n", 1, "on: must be true or false"),
+        ("share: much\n", 1, "share: must be a number"),
+        ("share: -1\n", 1, "share: must be at least 0"),
+        ("share: 2.5\n", 1, "share: must be at most 1"),
+        ("above: 0\n", 1, "above: must be more than 0"),
+        ("named: [a]\n", 1, "named: must be a mapping of settings"),
+        ("many:\n  - {size: 1}\n  - 5\n", 3, "many[1]: must be a mapping of settings"),
+        ("name: [x]\n", 1, "name: must be text"),
+        ("one: {until: soon}\n", 1, "one.until: must be a date such as 2027-06-30"),
         ("- a\n- b\n", 1, "a mapping of settings is expected"),
         ("just text\n", 1, "a mapping of settings is expected"),
         ("one: {until: 2026-13-45}\n", 1, "month must be in 1..12"),
@@ -97,6 +122,22 @@ def test_several_mistakes_are_counted() -> None:
 
 def test_a_required_field_is_asked_for() -> None:
     assert refusal("{}\n", Needs) == "site.yaml:1: needed: is required"
+    assert refusal("{}\n", NeedsMuch) == "site.yaml:1: first: is required; also: second, third"
+    assert refusal("third: 1\nkind: c\n", NeedsMuch) == "site.yaml:1: first: is required; also: second (and 1 more)"
+
+
+def test_the_words_for_names_and_addresses_belong_to_the_catalogue_s_own_patterns() -> None:
+    assert refusal("attach: [{url: localhost}]\n", Site) == (
+        "site.yaml:1: attach[0].url: must begin with http://, https:// or unix:/"
+    )
+    assert "attach[0].name: must begin with a letter or digit" in refusal(
+        "attach: [{url: unix:/x, name: '-x'}]\n", Site
+    )
+
+
+@pytest.mark.parametrize("text", ["name: x\n\tkind: a\n", "many:\n\t- x\n", "one:\n  size: 1\n \tuntil: 1\n"])
+def test_a_tab_is_called_a_tab(text: str) -> None:
+    assert refusal(text).endswith("not valid YAML: indent with spaces, not tabs")
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,11 @@ def test_one_command_gives_a_key_and_a_curl_line_that_answers(headgate: Headgate
     assert shown is not None
     record = say(*shown[1].split())
     assert record.code == 0
-    assert "river: answered in" in record.out and "3 in, 2 out" in record.out and "cost       unpriced" in record.out
+    assert (
+        "river: answered, first byte after" in record.out
+        and "3 in, 2 out" in record.out
+        and "cost       unpriced" in record.out
+    )
 
     dry = say("explain", stdin='{"model": "auto", "messages": [{"role": "user", "content": "x"}]}')
     assert dry.code == 0 and "goes to    river (local)" in dry.out

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from router.commands import site
 from serving import catalogue
+from serving.gpus import Gpu, Readings
 from serving.home import Home
 from tests.fakes.command_line import Said
 
@@ -142,6 +144,60 @@ def test_diff_shows_what_an_upgrade_would_change(say: Say, home: Home) -> None:
     found = {d["field"]: (d["here"], d["shipped"]) for d in say("models", "diff", "--json").json()["differences"]}
     assert found["lanes"][0] == '["cheap"]' and found["clearance"] == ('"internal"', "not set")
     assert set(found) == {"lanes", "clearance"}
+
+
+def test_without_a_file_nothing_is_said_of_differences_in_it(say: Say) -> None:
+    said = say("models", "diff")
+    assert said.code == 0 and "starts here" in said.out and "differs" not in said.out
+
+
+def test_the_smallest_hardware_is_that_of_a_machine_like_this_one(
+    say: Say, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    variants = "[{name: big, gpus: 8, memory_gb: 600}, {name: slow, device: cpu, memory_gb: 700}]"
+    (home.root / "headgate.yaml").write_text(
+        f"models: {{ours: {{place: local, lanes: [cheap], context: 10, output: 5, repo: a/b, variants: {variants}}}}}\n"
+    )
+    monkeypatch.setattr(site, "read_gpus", lambda: Readings((), "none"))
+    assert "700 GB on the CPU (slow)" in say("models", "diff").out
+    added = say("models", "add", "ours")
+    assert added.code == 0 and added.out.count("does not fit this machine now: ") == 1
+    assert added.out.count("it needs a GPU; there is none here") == 1
+    gpu = Gpu("GPU-0", "any", 0, 80, 80)
+    monkeypatch.setattr(site, "read_gpus", lambda: Readings((gpu,)))
+    assert "600 GB on 8 GPUs (big)" in say("models", "diff").out
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("attach: [{url: http://far.example:8000}]", "attach[0]: http:// to far.example would send"),
+        ("attach: [{url: http://127.0.0.1:1, ca_file: /no/ca}]", "attach[0].ca_file: /no/ca does not exist"),
+        ("attach: [{url: http://127.0.0.1:1, key_file: /no/key}]", "attach[0].key_file: /no/key does not exist"),
+        ("providers: {openai: {enabled: true, key_file: /no/key}}", "providers.openai.key_file: /no/key does not"),
+        ("engine: {python: /no/python}", "engine.python: /no/python does not exist"),
+    ],
+)
+def test_check_does_not_call_correct_what_a_start_refuses(say: Say, home: Home, text: str, says: str) -> None:
+    path = home.root / "headgate.yaml"
+    path.write_text(f"{text}\n")
+    said = say("config", "check")
+    assert said.code == 1 and "correct" not in said.out
+    assert f"{path}: {says}" in said.err
+
+
+def test_a_plan_says_what_is_fetched_first(
+    say: Say, home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (home.root / "headgate.yaml").write_text(
+        "models: {ours: {place: local, lanes: [cheap], context: 10, output: 5, repo: a/b, size_gb: 1.7}}\n"
+    )
+    assert "1.7 GB to fetch first (needs a model hub)" in say("plan", "--model", "ours").out
+    snapshot = tmp_path / "hub" / "models--a--b" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "model.safetensors").touch()
+    assert "to fetch first" not in say("plan", "--model", "ours").out
 
 
 def test_no_secret_is_printed(say: Say, home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

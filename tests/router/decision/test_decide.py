@@ -234,7 +234,7 @@ def test_embeddings_name_their_model(model: str) -> None:
     ("model", "site", "status", "says"),
     [
         (local("idle"), {}, 404, "headgate models add idle"),
-        (local("idle"), {"run": ("idle",)}, 503, "idle is to run here and is not served yet"),
+        (local("idle"), {"run": ("idle",)}, 503, "idle is to run here and is not served yet. See: headgate status"),
         (hosted("off"), {}, 404, "provider cloud is not enabled. To change it: headgate providers add cloud"),
     ],
 )
