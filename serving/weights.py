@@ -90,8 +90,9 @@ async def _script(command: list[str], environ: Mapping[str, str], repo: str, say
             last = line or last
         await process.wait()
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        if process.returncode is None:  # a number that was given back may be somebody else's by now
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
     raise WeightsError(f"the weights of {repo} could not be fetched ({last[:300]}); correct that and start again")
 
