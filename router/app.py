@@ -30,7 +30,7 @@ from router.upstream.attempts import Attempts
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Fleet
 from serving.catalogue import Catalogue
-from serving.home import Home
+from serving.home import Home, listen_privately
 
 KEYS_S = 1.0
 """How often the keyring looks for changes: a revoked key stops working within this time."""
@@ -112,12 +112,9 @@ class Server(uvicorn.Server):
 
 async def serve(built: Built, home: Home, catalogue: Catalogue, listen: Listen, stop: asyncio.Event) -> None:
     """Run until `stop` is set; then finish what is being answered, at most DRAIN_S seconds."""
-    admin_socket = home.socket("admin")
-    with contextlib.suppress(FileNotFoundError):
-        admin_socket.unlink()
     servers = [
         Server(_config(built.public, host=listen.host, port=listen.port, cert=listen.tls_cert, key=listen.tls_key)),
-        Server(_config(built.admin, socket_path=admin_socket)),
+        Server(_config(built.admin, socket_path=home.socket("admin"))),
     ]
     if port := catalogue.site.router.admin_port:
         servers.append(Server(_config(admin.with_token(built.admin, home.secret("admin-token")), port=port)))
@@ -127,7 +124,9 @@ async def serve(built: Built, home: Home, catalogue: Catalogue, listen: Listen, 
         up = asyncio.create_task(servers[0].up.wait())
         await asyncio.wait({running[0], up}, return_when=asyncio.FIRST_COMPLETED)
         up.cancel()
-        running += [asyncio.create_task(s.serve(sockets=_private(s.config))) for s in servers[1:]]
+        for server in servers[1:]:
+            sockets = [listen_privately(Path(server.config.uds))] if server.config.uds else None
+            running.append(asyncio.create_task(server.serve(sockets=sockets)))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for server in servers:
@@ -154,16 +153,6 @@ async def _background(built: Built) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _private(config: uvicorn.Config) -> list[socket.socket] | None:
-    """A listening Unix socket that only its owner may open from the first moment on; None for TCP."""
-    if config.uds is None:
-        return None
-    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    made.bind(config.uds)
-    Path(config.uds).chmod(0o600)  # before listen(): nobody could connect until now
-    return [made]
 
 
 def _config(

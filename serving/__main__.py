@@ -26,7 +26,7 @@ from serving.attached import provider_hosts
 from serving.catalogue import Attached, Catalogue, Model
 from serving.endpoint import Timing
 from serving.engines import Engine
-from serving.home import Home, find_home
+from serving.home import Home, find_home, listen_privately
 from serving.local import Means, Say
 from serving.placement import Placed
 from serving.supervisor import Supervisor, engine_finder, find_weights, sweep
@@ -97,7 +97,7 @@ async def _serve(
     host = status.Host(socket.gethostname(), secrets.token_hex(8))
     server = status.server(status.application(supervisor, host))
     path = home.socket("serving")
-    with status.listen(path) as listener:
+    with listen_privately(path) as listener:
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         try:
             await supervisor.run(stop, at_once)

@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import socket
 import stat
 import tempfile
 from dataclasses import dataclass
@@ -126,3 +127,23 @@ def _read(path: Path) -> str:
         # An empty key would seal anything for anyone.
         raise OSError(f"{path} is empty; remove it and start again")
     return text
+
+
+def listen_privately(path: Path) -> socket.socket:
+    """A listening Unix socket at `path` that only this user may open; what a killed process left there is replaced.
+
+    Raises OSError.
+    """
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Under the umask the socket has its mode from the first moment on, not only after a chmod.
+    before = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        raise
+    finally:
+        os.umask(before)
+    listener.listen(128)
+    return listener

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
-import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -147,20 +144,6 @@ class _Server(uvicorn.Server):
 
 
 def server(app: Starlette) -> uvicorn.Server:
-    """The HTTP server; run it with `serve(sockets=[listen(path)])`, end it by `should_exit`."""
+    """The HTTP server; run it with `serve(sockets=[listen_privately(path)])`, end it by `should_exit`."""
     config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=1)
     return _Server(config)
-
-
-def listen(path: Path) -> socket.socket:
-    """A Unix socket at `path` that only this user may open; a file a killed process left there is replaced."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The mode must be right from the first moment on, not only after a chmod.
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    finally:
-        os.umask(before)
-    listener.listen(128)
-    return listener

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import socket
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import uvicorn
 
 from router.door.app import Door
 from router.door.book import open_book
 from serving.catalogue import Catalogue
-from serving.home import Home
+from serving.home import Home, listen_privately
 
 DRAIN_S = 10
 """Seconds that answers under way get on stopping."""
@@ -38,7 +36,7 @@ async def serve(catalogue: Catalogue, home: Home, environ: Mapping[str, str], st
         door = Door(catalogue, home, book, environ)
         try:
             # The book's lock says that no other door runs, so a socket that lies there is a dead one's.
-            listener = listen(path)
+            listener = listen_privately(path)
             await _run(door, listener, stop)
         finally:
             await door.close()
@@ -71,20 +69,3 @@ async def _run(door: Door, listener: socket.socket, stop: asyncio.Event) -> None
 async def _stop(server: uvicorn.Server, stop: asyncio.Event) -> None:
     await stop.wait()
     server.should_exit = True
-
-
-def listen(path: Path) -> socket.socket:
-    """A listening socket at `path` that only its owner can reach. Raises OSError."""
-    path.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Under the umask the socket has its mode from the first moment on.
-    before = os.umask(0o177)
-    try:
-        listener.bind(str(path))
-    except OSError:
-        listener.close()
-        raise
-    finally:
-        os.umask(before)
-    listener.listen(128)
-    return listener
