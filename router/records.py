@@ -30,6 +30,8 @@ class Caller:
     lanes: frozenset[str]
     substitute: bool = False
     """Whether a named model may be answered by another one."""
+    scopes: frozenset[str] = frozenset()
+    """What it may do besides asking: `escalate`."""
     budget_usd: float | None = None
     """US dollars this key may spend in a calendar month; None is no limit."""
 
@@ -50,6 +52,8 @@ class Ask:
     data_class: DataClass | None = None
     """A class the caller raised it to, by header or body; it never lowers."""
     session: str | None = None
+    escalate: str | None = None
+    """The caller's reason for asking for a stronger model: a short label, never text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,23 @@ class Traits:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU that an endpoint runs on, as serving last read it. None is unknown. Set by `upstream/fleet.py`."""
+
+    uuid: str
+    index: int
+    memory_free_gb: float | None = None
+    """GB of 10^9 bytes."""
+    utilisation: float | None = None
+    """Share of time in which it worked, 0 to 1."""
+    temperature_c: float | None = None
+    throttle: tuple[str, ...] = ()
+    """Why its clocks are held down now."""
+    fault: str = ""
+    """Why it must not be used; empty where nothing is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """An address that serves a model, with its live state. Set by `upstream/fleet.py`."""
 
@@ -100,15 +121,25 @@ class Endpoint:
     """Requests this router has there now."""
     limit: int = 0
     """Requests it takes at once; 0 is unknown."""
+    busy: bool = False
+    """Whether it has just said itself that it takes no more."""
     running: int | None = None
     """Requests the engine itself says it runs; None is unknown."""
     waiting: int | None = None
+    kv_use: float | None = None
+    """Share of its KV cache in use, 0 to 1."""
     asleep: bool | None = None
     attached: bool = False
     served: str = ""
     """What the server itself calls the model; empty is the catalogue's name."""
     context: int = 0
     """Tokens the running engine takes, where it says so; 0 is unknown."""
+    gpus: tuple[Gpu, ...] = ()
+
+    @property
+    def full(self) -> bool:
+        """Whether another request would have to wait: all its places are taken, or it has said so itself."""
+        return self.busy or 0 < self.limit <= self.in_flight
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +191,7 @@ class Decision:
 
     traits: Traits
     order: tuple[Candidate, ...]
+    """First those that have room, then those that are full; what is full is waited for."""
     refusals: tuple[Refusal, ...]
     policy: str
     reason: str
@@ -172,6 +204,10 @@ class Decision:
     """Body fields the first of the order does not take and that are left out."""
     droppable: frozenset[str] = frozenset()
     """What the route's `droppable` says may be left out."""
+    trigger: str = ""
+    """Why another model than the first choice comes first: `caller:LABEL`, `rule:NAME`, `context`, `overflow`."""
+    check: str = ""
+    """What a whole answer is held against: `json_schema`, or nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +242,8 @@ class Outcome:
     """How the request ended."""
 
     outcome: str
-    """`answered`, `refused`, `failed`, `cut`, `client_left`."""
+    """`answered`, `refused`, `failed`, `cut`, `client_left`, `lost`; in the queue `queue_full`,
+    `deadline_passed`, `left_queue`."""
     status: int
     attempts: tuple[Attempt, ...] = ()
     usage: Usage = field(default_factory=Usage)
@@ -215,5 +252,11 @@ class Outcome:
     estimated: bool = False
     """Whether usage or cost was estimated since the upstream did not say."""
     first_byte_ms: float | None = None
+    queued_ms: float | None = None
+    """How long it waited for room; None where it did not have to."""
+    trigger: str = ""
+    """That of the decision, or `overflow` or `cascade` where only the attempts showed it."""
+    check: str = ""
+    """`passed` or `failed` where the answer was held against something."""
     total_ms: float = 0.0
     error: str = ""

