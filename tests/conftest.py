@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import pytest
 import yaml
 
@@ -30,6 +31,10 @@ from tests.fakes.upstream import Upstream
 from tests.installation import Installation
 
 ROOT = Path(__file__).parent.parent
+
+# How long an example takes says something about the machine, not about the code.
+hypothesis.settings.register_profile("headgate", deadline=None)
+hypothesis.settings.load_profile("headgate")
 
 
 @pytest.fixture

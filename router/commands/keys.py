@@ -25,22 +25,25 @@ from router.commands.context import (
     say_json,
     table,
 )  # fmt: skip
+from router.commands.keyoptions import (
+    BudgetOption,
+    ClassOption,
+    EscalateOption,
+    ExpiresOption,
+    LanesOption,
+    SubstituteOption,
+    changes,
+    duration,
+    team_name,
+)
 from router.ledger.keys import Key, KeyBook, KeyError_, well_formed
-from serving.catalogue import LANES, DataClass
+from serving.catalogue import LANES
 from serving.home import Home
 
 app = typer.Typer(no_args_is_help=True, help="API keys: who may ask, and what class of data they send.")
 
 NEAR_S = 2 * 86400.0
 NO_FIRST_KEY = "there is no first key"
-
-ClassOption = Annotated[str | None, typer.Option("--data-class", help="public, internal, private or secret.")]
-LanesOption = Annotated[str | None, typer.Option(help="Lanes it may use, e.g. private,cheap.")]
-BudgetOption = Annotated[str | None, typer.Option("--budget", help="US dollars a calendar month, or none.")]
-SubstituteOption = Annotated[
-    bool | None, typer.Option("--substitute/--no-substitute", help="May another model answer for a named one?")
-]
-ExpiresOption = Annotated[str | None, typer.Option(help="When it ends: 90d, 12h, or never.")]
 
 
 @app.command()
@@ -50,6 +53,7 @@ def create(
     lanes: LanesOption = None,
     budget: BudgetOption = None,
     substitute: SubstituteOption = None,
+    escalate: EscalateOption = None,
     expires: ExpiresOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
@@ -58,11 +62,11 @@ def create(
 
     Example: headgate keys create --team search --data-class public
     """
-    changed = _changes(data_class, lanes, budget, substitute, expires)
+    changed = changes(data_class, lanes, budget, substitute, escalate, expires)
     context = open_context(config)
     chosen = changed.pop("data_class", context.found.site.keys.data_class)
     with _book(context.home) as book:
-        key, text = book.create(_team(team), chosen, context.found.site.keys, **changed)
+        key, text = book.create(team_name(team), chosen, context.found.site.keys, **changed)
     if as_json:
         say_json(_json(key) | {"key": text})
         return
@@ -81,20 +85,21 @@ def change(
     lanes: LanesOption = None,
     budget: BudgetOption = None,
     substitute: SubstituteOption = None,
+    escalate: EscalateOption = None,
     expires: ExpiresOption = None,
 ) -> None:
     """Change what a key may do; a running router knows within a second.
 
     Example: headgate keys set KEY --data-class public --budget 20
     """
-    changed = _changes(data_class, lanes, budget, substitute, expires)
+    changed = changes(data_class, lanes, budget, substitute, escalate, expires)
     if not changed:
         raise Stop("nothing to change; see: headgate keys set --help")
     with _book(open_home()) as book:
         found = book.set(key_id(key), **changed)
     console().print(
         f"{found.id}: team {found.team}, data class {found.data_class.name}, lanes {','.join(sorted(found.lanes))}, "
-        f"budget {_budget(found)}, {_state(found)}",
+        f"budget {_budget(found)}, {_may(found)}{_state(found)}",
         soft_wrap=True,
     )
 
@@ -127,7 +132,7 @@ def rotate(
 
     Example: headgate keys rotate KEY --overlap 1h
     """
-    seconds, home = _duration(overlap), open_home()
+    seconds, home = duration(overlap), open_home()
     with _book(home) as book:
         made, text = book.rotate(key_id(key), seconds)
     first = key_id(key) == well_formed(_first_text(home))
@@ -227,53 +232,6 @@ def all_keys(context: Context) -> list[Key]:
         return book.list()
 
 
-def _changes(
-    data_class: str | None, lanes: str | None, budget: str | None, substitute: bool | None, expires: str | None
-) -> dict[str, Any]:
-    """The options that were given, checked. Raises Stop with what would be right."""
-    changed: dict[str, Any] = {}
-    if data_class is not None:
-        try:
-            changed["data_class"] = DataClass.parse(data_class)
-        except ValueError as wrong:
-            raise Stop(f"--data-class: {wrong}") from wrong
-    if lanes is not None:
-        changed["lanes"] = frozenset(filter(None, (lane.strip() for lane in lanes.split(","))))
-        if unknown := changed["lanes"] - set(LANES):
-            raise Stop(f"--lanes: no lane is called {sorted(unknown)[0]!r}; there are {', '.join(LANES)}")
-        if not changed["lanes"]:
-            raise Stop(f"--lanes: name at least one of {', '.join(LANES)}; to end a key: headgate keys revoke")
-    if budget is not None:
-        changed["budget_usd"] = _dollars(budget)
-    if substitute is not None:
-        changed["substitute"] = substitute
-    if expires is not None:
-        changed["expires"] = None if expires == "never" else time.time() + _duration(expires)
-    return changed
-
-
-def _dollars(text: str) -> float | None:
-    if text == "none":
-        return None
-    if not re.fullmatch(r"\d{1,9}(\.\d+)?", text):
-        raise Stop(f"--budget: {text!r} is no amount in US dollars; give e.g. 20, 0.50 or none")
-    return float(text)
-
-
-def _duration(text: str) -> float:
-    """Seconds of a text such as 90d, 12h, 30m, 10s."""
-    found = re.fullmatch(r"(\d{1,6})([dhms])", text, re.ASCII)
-    if not found:
-        raise Stop(f"{text!r} is no length of time; give e.g. 90d, 12h, 30m or 10s")
-    return float(int(found[1]) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[found[2]])
-
-
-def _team(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", name):
-        raise Stop(f"--team: {name[:80]!r} is no team name; use letters, digits, dots, dashes and spaces, at most 64")
-    return name
-
-
 def key_id(text: str) -> str:
     """An id, also where somebody pastes the whole key: no part of its secret is ever printed."""
     return well_formed(text) or (text.split("_")[1] if re.match(r"hg_[^_]+_", text) else text)
@@ -282,13 +240,18 @@ def key_id(text: str) -> str:
 def _json(key: Key) -> dict[str, Any]:
     return {
         "id": key.id, "last4": key.last4, "team": key.team, "data_class": key.data_class.name,
-        "lanes": sorted(key.lanes), "substitute": key.substitute, "budget_usd": key.budget_usd,
+        "lanes": sorted(key.lanes), "substitute": key.substitute, "scopes": sorted(key.scopes),
+        "budget_usd": key.budget_usd,
         "created": key.created, "expires": key.expires, "revoked": key.revoked, "state": _state(key),
     }  # fmt: skip
 
 
 def _budget(key: Key) -> str:
     return "none" if key.budget_usd is None else f"${key.budget_usd:g} a month"
+
+
+def _may(key: Key) -> str:
+    return "may escalate, " if "escalate" in key.scopes else ""
 
 
 def _state(key: Key) -> str:

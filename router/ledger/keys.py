@@ -23,8 +23,10 @@ from serving.catalogue import DataClass, KeyDefaults
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH, SECRET_LENGTH, CHECK_LENGTH = 8, 43, 6
 """43 characters of base 62 carry 256 bits."""
-COLUMNS = "id, team, data_class, mac, last4, lanes, substitute, budget_usd, created, expires, revoked"
-CHANGEABLE = frozenset({"team", "data_class", "lanes", "substitute", "budget_usd", "expires", "revoked"})
+COLUMNS = "id, team, data_class, mac, last4, lanes, substitute, budget_usd, created, expires, revoked, scopes"
+SCOPES = ("escalate",)
+"""What a key may be allowed besides asking. `escalate`: to ask for a stronger model by a header."""
+CHANGEABLE = frozenset({"team", "data_class", "lanes", "substitute", "budget_usd", "expires", "revoked", "scopes"})
 
 
 class KeyError_(Exception):
@@ -46,12 +48,15 @@ class Key:
     created: float
     expires: float | None
     revoked: float | None
+    scopes: frozenset[str] = frozenset()
 
     def works(self, now: float) -> bool:
         return self.revoked is None and (self.expires is None or now < self.expires)
 
     def caller(self) -> Caller:
-        return Caller(self.id, self.team, self.data_class, self.lanes, self.substitute, self.budget_usd)
+        return Caller(
+            self.id, self.team, self.data_class, self.lanes, self.substitute, self.scopes, self.budget_usd
+        )  # fmt: skip
 
 
 def well_formed(text: str) -> str | None:
@@ -108,7 +113,7 @@ class KeyBook:
             id=text.split("_")[1], team=team, data_class=data_class, mac=_mac(self._pepper, text), last4=text[-4:],
             created=time.time(), revoked=None, **fields,
         )  # fmt: skip
-        self._write("INSERT INTO keys VALUES (?,?,?,?,?,?,?,?,?,?,?)", _row(key))
+        self._write("INSERT INTO keys VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", _row(key))
         return key, text
 
     def list(self) -> list[Key]:
@@ -127,8 +132,8 @@ class KeyBook:
         self.find(name)
         if "data_class" in changed:
             changed["data_class"] = changed["data_class"].name
-        if "lanes" in changed:
-            changed["lanes"] = ",".join(sorted(changed["lanes"]))
+        for listed in changed.keys() & {"lanes", "scopes"}:
+            changed[listed] = ",".join(sorted(changed[listed]))
         columns = ", ".join(f"{column}=?" for column in changed)
         self._write(f"UPDATE keys SET {columns} WHERE id=?", (*changed.values(), name))  # noqa: S608
         return self.find(name)
@@ -138,8 +143,10 @@ class KeyBook:
         old = self.find(name)
         if not old.works(time.time()):
             raise KeyError_(f"{name} no longer works; make a new one with: headgate keys create")
-        settings = {"lanes": old.lanes, "substitute": old.substitute, "budget_usd": old.budget_usd}
-        made = self.create(old.team, old.data_class, KeyDefaults(), expires=old.expires, **settings)
+        made = self.create(
+            old.team, old.data_class, KeyDefaults(), lanes=old.lanes, substitute=old.substitute, scopes=old.scopes,
+            budget_usd=old.budget_usd, expires=old.expires,
+        )  # fmt: skip
         ends = time.time() + overlap_s
         self.set(name, expires=ends if old.expires is None else min(ends, old.expires))
         return made
@@ -213,16 +220,20 @@ class Keyring:
 def _row(key: Key) -> tuple[Any, ...]:
     return (
         key.id, key.team, key.data_class.name, key.mac, key.last4, ",".join(sorted(key.lanes)), int(key.substitute),
-        key.budget_usd, key.created, key.expires, key.revoked,
+        key.budget_usd, key.created, key.expires, key.revoked, ",".join(sorted(key.scopes)),
     )  # fmt: skip
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(filter(None, text.split(",")))
 
 
 def _read(db: sqlite3.Connection) -> list[Key]:
     try:
         rows = db.execute(f"SELECT {COLUMNS} FROM keys ORDER BY created").fetchall()  # noqa: S608
         return [
-            Key(r[0], r[1], DataClass.parse(r[2]), r[3], r[4], frozenset(filter(None, r[5].split(","))), bool(r[6]),
-                *r[7:])
+            Key(r[0], r[1], DataClass.parse(r[2]), r[3], r[4], _listed(r[5]), bool(r[6]), r[7], r[8],
+                r[9], r[10], _listed(r[11]))
             for r in rows
         ]  # fmt: skip
     except (sqlite3.DatabaseError, ValueError) as broken:

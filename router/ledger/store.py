@@ -22,7 +22,7 @@ from typing import Any
 
 import orjson
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE events (
     writer TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, request TEXT NOT NULL,
@@ -33,8 +33,10 @@ CREATE INDEX events_by_time ON events (kind, at);
 CREATE TABLE keys (
     id TEXT PRIMARY KEY, team TEXT NOT NULL, data_class TEXT NOT NULL, mac TEXT NOT NULL, last4 TEXT NOT NULL,
     lanes TEXT NOT NULL, substitute INTEGER NOT NULL DEFAULT 0, budget_usd REAL, created REAL NOT NULL,
-    expires REAL, revoked REAL);
+    expires REAL, revoked REAL, scopes TEXT NOT NULL DEFAULT '');
 """
+UPGRADES = {1: "ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT ''"}
+"""By the schema that is found, what makes the next one of it."""
 SPOOL_LIMIT = 20_000
 """Events that may wait for a disk that does not take them: about 40 MB."""
 GROUP = 512
@@ -73,6 +75,8 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
         uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
         db = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         try:
+            if not read_only:
+                _upgrade(db)
             _check(db, path)
             if not read_only:
                 db.execute("PRAGMA journal_mode=WAL")
@@ -105,6 +109,17 @@ def _make(path: Path) -> None:
             os.link(draft, path)
     finally:
         draft.unlink()
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Bring a ledger of an earlier release to this one's schema. Nothing that was written is changed."""
+    while (found := db.execute("PRAGMA user_version").fetchone()[0]) in UPGRADES:
+        with db:  # all of it or nothing
+            db.execute("BEGIN IMMEDIATE")
+            # Asked again inside: another process may have done it meanwhile.
+            if db.execute("PRAGMA user_version").fetchone()[0] == found:
+                db.execute(UPGRADES[found])
+                db.execute(f"PRAGMA user_version={found + 1}")
 
 
 def _check(db: sqlite3.Connection, path: Path) -> None:

@@ -207,7 +207,11 @@ def test_a_model_that_is_not_there_is_answered_with_those_that_are(shipped: Path
 @pytest.mark.parametrize(
     ("text", "start", "allowed"),
     [
-        ("runs: [small]\n", "1: runs: unknown field", "attach, costs, engine, escalate, keys, models, providers, router, routes, run"),
+        (
+            "runs: [small]\n",
+            "1: runs: unknown field",
+            "attach, costs, engine, escalate, keys, models, providers, router, routes, run",
+        ),
         ("keys:\n  dataclass: public\n", "2: keys.dataclass: unknown field", "budget_usd, data_class, lanes"),
         (
             "models:\n  small:\n    output: 1\n    clearence: private\n",

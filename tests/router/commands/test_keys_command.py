@@ -52,6 +52,16 @@ def test_set_changes_what_is_named_and_nothing_else(say: Say) -> None:
     assert found["budget_usd"] is None and found["expires"] is None
 
 
+def test_a_key_may_ask_for_a_stronger_model_only_if_somebody_said_so(say: Say) -> None:
+    key = say("keys", "create", "--team", "a", "--json").json()
+    assert key["scopes"] == []
+    assert "may escalate" in say("keys", "set", key["id"], "--escalate").out
+    made = say("keys", "rotate", key["id"], "--json").json()
+    assert made["scopes"] == ["escalate"]
+    say("keys", "set", made["id"], "--no-escalate")
+    assert {k["id"]: k["scopes"] for k in say("keys", "list", "--json").json()}[made["id"]] == []
+
+
 def test_rotate_and_revoke(say: Say) -> None:
     key = say("keys", "create", "--team", "a", "--data-class", "internal", "--json").json()["id"]
     new = say("keys", "rotate", key, "--overlap", "1h", "--json").json()

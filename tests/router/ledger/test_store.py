@@ -322,6 +322,19 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_is(
         connect(path, read_only=True)
 
 
+def test_a_ledger_of_the_first_release_is_brought_up_to_date_and_loses_nothing(path: Path) -> None:
+    with contextlib.closing(connect(path)) as db:
+        db.execute("INSERT INTO keys VALUES ('a','t','public','m','1234','cheap',0,NULL,1.0,NULL,NULL,'escalate')")
+        db.execute("ALTER TABLE keys DROP COLUMN scopes")
+        db.execute("PRAGMA user_version=1")
+    with pytest.raises(LedgerError, match="has schema 1"):
+        connect(path, read_only=True)
+    with contextlib.closing(connect(path)) as db:
+        assert db.execute("SELECT id, lanes, scopes FROM keys").fetchall() == [("a", "cheap", "")]
+    with contextlib.closing(connect(path, read_only=True)) as db:  # and stays so
+        assert db.execute("PRAGMA user_version").fetchone()[0] == 2
+
+
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, -1])
 def test_another_schema_is_refused_with_the_remedy(path: Path, version: int) -> None:
     connect(path).close()

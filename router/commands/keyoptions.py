@@ -1,0 +1,73 @@
+"""The options of `keys create` and `keys set`: what a key may do, as a person writes it."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Annotated, Any
+
+import typer
+
+from router.commands.context import Stop
+from serving.catalogue import LANES, DataClass
+
+ClassOption = Annotated[str | None, typer.Option("--data-class", help="public, internal, private or secret.")]
+LanesOption = Annotated[str | None, typer.Option(help="Lanes it may use, e.g. private,cheap.")]
+BudgetOption = Annotated[str | None, typer.Option("--budget", help="US dollars a calendar month, or none.")]
+SubstituteOption = Annotated[
+    bool | None, typer.Option("--substitute/--no-substitute", help="May another model answer for a named one?")
+]
+EscalateOption = Annotated[
+    bool | None, typer.Option("--escalate/--no-escalate", help="May it ask for a stronger model by a header?")
+]
+ExpiresOption = Annotated[str | None, typer.Option(help="When it ends: 90d, 12h, or never.")]
+
+
+def changes(
+    data_class: str | None, lanes: str | None, budget: str | None, substitute: bool | None, escalate: bool | None,
+    expires: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """The options that were given, checked. Raises Stop with what would be right."""
+    changed: dict[str, Any] = {}
+    if data_class is not None:
+        try:
+            changed["data_class"] = DataClass.parse(data_class)
+        except ValueError as wrong:
+            raise Stop(f"--data-class: {wrong}") from wrong
+    if lanes is not None:
+        changed["lanes"] = frozenset(filter(None, (lane.strip() for lane in lanes.split(","))))
+        if unknown := changed["lanes"] - set(LANES):
+            raise Stop(f"--lanes: no lane is called {sorted(unknown)[0]!r}; there are {', '.join(LANES)}")
+        if not changed["lanes"]:
+            raise Stop(f"--lanes: name at least one of {', '.join(LANES)}; to end a key: headgate keys revoke")
+    if budget is not None:
+        changed["budget_usd"] = _dollars(budget)
+    if substitute is not None:
+        changed["substitute"] = substitute
+    if escalate is not None:
+        changed["scopes"] = frozenset({"escalate"} if escalate else ())
+    if expires is not None:
+        changed["expires"] = None if expires == "never" else time.time() + duration(expires)
+    return changed
+
+
+def _dollars(text: str) -> float | None:
+    if text == "none":
+        return None
+    if not re.fullmatch(r"\d{1,9}(\.\d+)?", text):
+        raise Stop(f"--budget: {text!r} is no amount in US dollars; give e.g. 20, 0.50 or none")
+    return float(text)
+
+
+def duration(text: str) -> float:
+    """Seconds of a text such as 90d, 12h, 30m, 10s."""
+    found = re.fullmatch(r"(\d{1,6})([dhms])", text, re.ASCII)
+    if not found:
+        raise Stop(f"{text!r} is no length of time; give e.g. 90d, 12h, 30m or 10s")
+    return float(int(found[1]) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[found[2]])
+
+
+def team_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,63}", name):
+        raise Stop(f"--team: {name[:80]!r} is no team name; use letters, digits, dots, dashes and spaces, at most 64")
+    return name
