@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from router.decision.decide import decide, refused
+from router.decision.decide import decide
+from router.decision.reasons import refused
 from router.errors import HeadgateError
 from router.ledger.entries import Ledger
 from router.records import Ask, Caller, Decision, Route, Snapshot

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from router import errors
-from router.decision import decide
+from router.decision import reasons
 from router.errors import HeadgateError
 from router.records import Decision, Refusal, Traits
 from serving.catalogue import DataClass, Model, Provider, Site
@@ -32,18 +32,26 @@ def commands(command: Any, above: str = "") -> list[str]:
 
 def settings() -> set[str]:
     """Every field of headgate.yaml as the README writes it: `a.b`, `list[].b`, `section.NAME.b`."""
+    return _fields(Site, "")
+
+
+def _fields(kind: type[BaseModel], before: str) -> set[str]:
     found = set()
-    for name, field in Site.model_fields.items():
+    for name, field in kind.model_fields.items():
+        path = before + (field.alias or name)
         holder, inner = typing.get_origin(field.annotation), typing.get_args(field.annotation)
-        record = OVERLAYS.get(name) or next((kind for kind in (field.annotation, *inner) if _is_record(kind)), None)
-        if record is None:
-            found.add(name)
-            continue
-        # A mapping by name; where only some names are allowed, the README says which word stands for them.
-        key = "ROUTE" if typing.get_origin(inner[0] if inner else None) is typing.Literal else "NAME"
-        prefix = f"{name}.{key}" if holder is dict else f"{name}[]" if holder is tuple else name
-        # The name of an entry is its key.
-        found |= {f"{prefix}.{one}" for one in record.model_fields if not (holder is dict and one == "name")}
+        record = next((one for one in (field.annotation, *inner) if _is_record(one)), None)
+        overlaid = OVERLAYS.get(name) if kind is Site else None
+        if record is None and overlaid is None:
+            found.add(path)
+        elif overlaid is not None:
+            # What is laid over an entry is described by the entry's own fields; its name is its key.
+            found |= {f"{path}.NAME.{one}" for one in overlaid.model_fields if one != "name"}
+        else:
+            # A mapping by name; where only some names are allowed, the README says which word stands for them.
+            key = "ROUTE" if typing.get_origin(inner[0] if inner else None) is typing.Literal else "NAME"
+            prefix = f"{path}.{key}." if holder is dict else f"{path}[]." if holder is tuple else f"{path}."
+            found |= _fields(record, prefix)
     return found
 
 
@@ -123,7 +131,7 @@ def codes_of_rules(sources: Tree) -> Iterator[tuple[str, int]]:
                 rule = getattr(node.args[position], "value", None)
                 # The one rule with two names chooses between them just before, and both can pass.
                 for name in (rule,) if rule else ("not_ready", "door_closed") if passing else ():
-                    told = decide.refused(refused_by(str(name), passing), 1)
+                    told = reasons.refused(refused_by(str(name), passing), 1)
                     yield told.code, told.status
 
 

@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from router.decision.eligibility import ROUNDING_USD, Question, judge, refuse, words, worst_cost
+from router.decision.eligibility import ROUNDING_USD, Question, judge, likely_fits, refuse, words, worst_cost
+from router.decision.escalation import CONTEXT, wished
 from router.decision.outgoing import dropped_for
 from router.decision.policies import POLICIES
+from router.decision.reasons import reason
 from router.decision.traits import choices, describe
-from router.errors import (
-    BadRequest,
-    Forbidden,
-    HeadgateError,
-    LimitReached,
-    NotFound,
-    Unavailable,
-    UnsupportedParameter,
-)
-from router.records import MOST_ATTEMPTS, Ask, Caller, Candidate, Decision, Findings, Refusal, Snapshot, Traits
+from router.errors import BadRequest, NotFound
+from router.records import MOST_ATTEMPTS, Ask, Caller, Candidate, Decision, Findings, Refusal, Snapshot
 from serving.catalogue import LANES, RouteSettings
 
 
 def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, policy: str = "cheapest") -> Decision:
     """Who may answer, in which order, and why not the others.
 
-    Raises NotFound for a model nobody knows, BadRequest where an ask cannot be decided at all.
+    Raises NotFound for a model nobody knows, BadRequest where an ask cannot be decided at all, Forbidden where it
+    asks for a stronger model and its key may not.
     """
     traits = describe(ask, caller, findings)
     _check_name(ask, snapshot)
     route = snapshot.catalogue.site.routes.get(ask.route, RouteSettings())
     droppable = frozenset(route.droppable)
-    question = Question(ask, caller, traits, snapshot, route)
-    candidates = [Candidate(snapshot.models[e.model], e) for e in snapshot.endpoints if e.model in snapshot.models]
-    eligible, refusals = judge(candidates, question)
+    wish = wished(ask, caller, traits, snapshot.catalogue.site.escalate)
+    question, ranked, refusals = _ranked(Question(ask, caller, traits, snapshot, route, wish), policy)
     refusals += _absent(question)
-    order, beyond = _within_budget(POLICIES[policy](eligible, traits), question)
+    check = route.check if _can_be_checked(ask) else ""
+    order, beyond = _within_budget(_with_room_first(ranked), question, check)
     refusals += beyond
+    trigger = _trigger(ranked, order, question)
     worst = tuple(worst_cost(c, traits, choices(ask)) for c in order)
     return Decision(
         # What is decided is recorded, so names that only this caller knows end here.
@@ -44,29 +40,79 @@ def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, pol
         order=order,
         refusals=tuple(refusals),
         policy=policy,
-        reason=_reason(order, traits, refusals, policy),
-        hold=most_cost(order, worst),
+        reason=reason(order, question, refusals, policy, trigger),
+        hold=most_cost(order, worst, bool(check)),
         worst=worst,
         dropped=dropped_for(ask, order[0], droppable) if order else (),
         droppable=droppable,
+        trigger=trigger,
+        check=check,
     )
 
 
-def most_cost(order: Sequence[Candidate], worst: Sequence[float | None]) -> float | None:
+def _ranked(question: Question, policy: str) -> tuple[Question, list[Candidate], list[Refusal]]:
+    """The eligible, the preferred first; with the question as it was asked in the end."""
+    snapshot, traits = question.snapshot, question.traits
+    candidates = [Candidate(snapshot.models[e.model], e) for e in snapshot.endpoints if e.model in snapshot.models]
+    eligible, refusals = judge(candidates, question)
+    if question.wish is None and _too_long(eligible, refusals, question):
+        question = replace(question, wish=CONTEXT)
+        eligible, refusals = judge(candidates, question)
+    ranked = POLICIES[policy](eligible, traits, snapshot.catalogue.site.run)
+    if (wish := question.wish) is not None:
+        ranked.sort(key=lambda candidate: not wish.meets(candidate))
+    return question, ranked, refusals
+
+
+def _too_long(eligible: Sequence[Candidate], refusals: Sequence[Refusal], question: Question) -> bool:
+    """Whether local models are there for this request, and its prompt is likely too long for every one of them."""
+    if question.traits.named is not None or question.traits.lane in ("private", "frontier"):
+        return False
+    near = [c for c in eligible if c.model.place == "local"]
+    models = question.snapshot.models
+    refused = any(r.rule == "context_length_exceeded" and models[r.model].place == "local" for r in refusals)
+    return (refused or bool(near)) and not any(likely_fits(c, question) for c in near)
+
+
+def _with_room_first(ranked: Sequence[Candidate]) -> list[Candidate]:
+    """What is full comes last: it is waited for only where nothing that has room may answer."""
+    return sorted(ranked, key=lambda candidate: candidate.endpoint.full)
+
+
+def _can_be_checked(ask: Ask) -> bool:
+    """Whether the answer will be there as a whole, and the caller gave a schema to hold it against."""
+    form = ask.body.get("response_format")
+    return not ask.stream and isinstance(form, Mapping) and form.get("type") == "json_schema"
+
+
+def _trigger(ranked: Sequence[Candidate], order: Sequence[Candidate], question: Question) -> str:
+    """Why another model comes first than would without a wish and without load; "" where none does."""
+    if not order:
+        return ""
+    if question.wish is not None and question.wish.meets(order[0]):
+        return question.wish.trigger
+    full = ranked[0].model.place == "local" and ranked[0].endpoint.full
+    return "overflow" if full and order[0].model.place == "hosted" else ""
+
+
+def most_cost(order: Sequence[Candidate], worst: Sequence[float | None], checked: bool = False) -> float | None:
     """US dollars the attempts can cost together. None where no price is known at all.
 
-    A hosted attempt that fails may still be billed, so what comes after it is added; a local one then costs nothing.
+    A hosted attempt that fails may still be billed, so what comes after it is added; a local one then costs nothing,
+    but where its whole answer is `checked` and found wanting.
     """
     most, sent = None if order else 0.0, 0.0
     for candidate, cost in list(zip(order, worst, strict=True))[:MOST_ATTEMPTS]:
         if cost is None:
             continue
         most = max(most or 0.0, sent + cost)
-        sent += cost if candidate.model.place == "hosted" else 0.0
+        sent += cost if checked or candidate.model.place == "hosted" else 0.0
     return most
 
 
-def _within_budget(order: Sequence[Candidate], question: Question) -> tuple[tuple[Candidate, ...], list[Refusal]]:
+def _within_budget(
+    order: Sequence[Candidate], question: Question, check: str
+) -> tuple[tuple[Candidate, ...], list[Refusal]]:
     """The order without the fallbacks that the key's budget no longer covers after those before them.
 
     Each alone is affordable, so the request itself goes on; held all together they would refuse it.
@@ -79,7 +125,8 @@ def _within_budget(order: Sequence[Candidate], question: Question) -> tuple[tupl
     refusals: list[Refusal] = []
     for candidate in order:
         tried = [*kept, candidate]
-        most = most_cost(tried, [worst_cost(c, question.traits, choices(question.ask)) for c in tried])
+        worst = [worst_cost(c, question.traits, choices(question.ask)) for c in tried]
+        most = most_cost(tried, worst, bool(check))
         if most is None or most == 0 or most <= left + ROUNDING_USD:
             kept.append(candidate)
             continue
@@ -139,54 +186,3 @@ def _absent_lane(question: Question) -> list[Refusal]:
         reason = f"no model that is served is in the lane {lane}"
         return [Refusal("", "", "not_served", reason, "in headgate.yaml, models.NAME.lanes")]
     return []
-
-
-def _reason(order: tuple[Candidate, ...], traits: Traits, refusals: list[Refusal], policy: str) -> str:
-    if not order:
-        return f"refused: {main_refusal(refusals).rule}" if refusals else "refused: nothing is served"
-    first = order[0]
-    if traits.named is not None:
-        asked = f"{traits.named} was named"
-    else:
-        asked = f"{policy} of {len(order)} eligible in {'lane ' + traits.lane if traits.lane else 'auto'}"
-    return f"{asked}; {traits.data_class.name} data may go to {first.model.name} ({first.model.place})"
-
-
-PRECEDENCE = (
-    "not_ready", "door_closed", "budget_exceeded", "unpriced", "context_length_exceeded", "unsupported_parameter",
-    "ability_missing", "lane_not_allowed", "data_class_not_cleared", "not_served", "other_lane", "other_model",
-)  # fmt: skip
-"""Which refusal answers the caller where there are several: the one that came closest to an answer first.
-
-So it is the order of RULES from the end: whoever was refused for the length of the prompt may have the data.
-"""
-
-
-def main_refusal(refusals: list[Refusal] | tuple[Refusal, ...]) -> Refusal:
-    """The refusal a caller is told. Those of other models than the named one say nothing and come last."""
-    return min(refusals, key=lambda r: PRECEDENCE.index(r.rule))
-
-
-def refused(decision: Decision, retry_after: int) -> HeadgateError:
-    """The error for a decision without candidates: 503 only where waiting can help, else lasting with the remedy."""
-    if not decision.refusals:
-        return Unavailable("No model is served here yet; see: headgate status", retry_after=retry_after)
-    main = main_refusal(decision.refusals)
-    name = f" ({main.param[:80]!r})" if main.param and repr(main.param) not in main.reason else ""
-    # A remedy that only tells more begins with "see: "; it changes nothing.
-    told = main.remedy.startswith("see: ")
-    way = f"S{main.remedy[1:]}" if told else f"To change it: {main.remedy}" if main.remedy else ""
-    text = f"{main.reason}{name}. {way}".rstrip()
-    if main.passing:
-        code = None if main.rule == "not_ready" else main.rule
-        return Unavailable(text, code=code, retry_after=retry_after)
-    match main.rule:
-        case "unsupported_parameter":
-            return UnsupportedParameter(text, param=main.param)
-        case "ability_missing" | "context_length_exceeded":
-            return BadRequest(text, code=main.rule)
-        case "budget_exceeded":
-            return LimitReached(text)
-        case "not_served":
-            return NotFound(text, code="model_not_found", param="model")
-    return Forbidden(text, code=main.rule)

@@ -8,16 +8,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from router.decision.escalation import LIKELY_BYTES_PER_TOKEN, Wish
 from router.decision.outgoing import may_drop
 from router.decision.traits import choices, prompts
-from router.records import Ask, Caller, Candidate, Refusal, Snapshot, Traits
-from serving.catalogue import DataClass, RouteSettings
+from router.records import Ask, Caller, Candidate, Gpu, Refusal, Snapshot, Traits
+from serving.catalogue import LANES, DataClass, RouteSettings
 from serving.parameters import CHAT, COMPLETIONS, EMBEDDINGS, OPENAI_CHAT, REFUSED, REFUSED_TEMPLATE_KEYS, accepted
 
 WORDS = CHAT | COMPLETIONS | EMBEDDINGS | OPENAI_CHAT | REFUSED.keys()
 """The field names of the APIs themselves. Any other name in a body is the caller's own text."""
 ROUNDING_USD = 1e-9
 """Sums of money in floats are off by less than this; the budget itself counts exactly."""
+OUT_OF_MEMORY_GB = 0.2
+"""A GPU with less free memory than this is about to fail: vLLM takes 92 % of a board and leaves more than this free."""
+THERMAL = frozenset({"hardware thermal", "software thermal"})
+"""What NVML's reasons for held-down clocks are called in `serving/gpus.py` where the cause is heat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class Question:
     snapshot: Snapshot
     route: RouteSettings = field(default_factory=RouteSettings)
     """What headgate.yaml says of the ask's route."""
+    wish: Wish | None = None
+    """What is wanted first, outside the lane asked for too."""
 
 
 Rule = Callable[[Candidate, Question], Refusal | None]
@@ -116,9 +123,20 @@ def fits(candidate: Candidate, question: Question) -> Refusal | None:
     return refuse(candidate, "context_length_exceeded", reason, remedy="shorten the prompt or lower max_tokens")
 
 
+def likely_fits(candidate: Candidate, question: Question) -> bool:
+    """Whether the prompt fits by a fair guess of its tokens; `fits` refuses only what cannot fit at all."""
+    context = candidate.endpoint.context or candidate.model.context
+    if "vision" in question.traits.needs:
+        return True
+    prompt = question.ask.size // LIKELY_BYTES_PER_TOKEN // prompts(question.ask)
+    return prompt + max((question.traits.output_tokens or 0) // choices(question.ask), 1) <= context
+
+
 def allowed(candidate: Candidate, question: Question) -> Refusal | None:
-    """The caller's key may use one of the model's lanes, and the model is in the lane asked for."""
-    model, caller, lane = candidate.model, question.caller, question.traits.lane
+    """The caller's key may use one of the model's lanes, and the model is in the lane asked for or is wanted first."""
+    model, caller, lane, wish = candidate.model, question.caller, question.traits.lane, question.wish
+    if wish is not None and wish.meets(candidate):
+        lane = wish.to if wish.to in LANES else None
     if lane is not None and lane not in model.lanes:
         return refuse(candidate, "other_lane", f"{model.name} is not in the lane {lane}")
     if caller.lanes & ({lane} if lane else set(model.lanes)):
@@ -174,7 +192,26 @@ def ready(candidate: Candidate, question: Question) -> Refusal | None:
     return refuse(candidate, rule, reason, remedy="see: headgate status", passing=True)
 
 
-RULES: tuple[Rule, ...] = (same_identity, cleared, allowed, capable, honours, fits, affordable, ready)
+def gpu_healthy(candidate: Candidate, question: Question) -> Refusal | None:
+    """None of its GPUs is lost, held down by heat, or out of memory. What cannot be read is no reason."""
+    for gpu in candidate.endpoint.gpus:
+        if trouble := _trouble(gpu):
+            reason = f"{candidate.endpoint.name} runs on GPU {gpu.index}, which {trouble}"
+            return refuse(candidate, "gpu_trouble", reason, remedy="see: headgate status", passing=True)
+    return None
+
+
+def _trouble(gpu: Gpu) -> str:
+    if gpu.fault:
+        return f"must not be used: {gpu.fault}"
+    if heat := THERMAL & set(gpu.throttle):
+        return f"is too hot and slowed down ({', '.join(sorted(heat))})"
+    if gpu.memory_free_gb is not None and gpu.memory_free_gb < OUT_OF_MEMORY_GB:
+        return f"is out of memory ({gpu.memory_free_gb:.2f} GB free)"
+    return ""
+
+
+RULES: tuple[Rule, ...] = (same_identity, cleared, allowed, capable, honours, fits, affordable, ready, gpu_healthy)
 
 
 def judge(candidates: Iterable[Candidate], question: Question) -> tuple[list[Candidate], list[Refusal]]:

@@ -58,13 +58,14 @@ def caller(data_class: str = "public", **changed: Any) -> Caller:
 
 def ask(
     model: str = "auto", route: Route = "chat/completions", raised: str | None = None, size: int = 80,
-    id: str = "req_1", session: str | None = None, **body: Any
+    id: str = "req_1", session: str | None = None, escalate: str | None = None, **body: Any
 ) -> Ask:  # fmt: skip
     """An ask of 80 bytes. `body`: fields beside the model and the text."""
     text = {"chat/completions": {"messages": MESSAGES}, "completions": {"prompt": "Hi"}, "embeddings": {"input": "Hi"}}
     return Ask(
         id=id, route=route, body={"model": model, **text[route], **body}, size=size, model=model,
         stream=body.get("stream") is True, data_class=DataClass[raised] if raised else None, session=session,
+        escalate=escalate,
     )  # fmt: skip
 
 

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.decision.decide import PRECEDENCE, decide, main_refusal, refused
+from router.decision.decide import decide
 from router.decision.eligibility import RULES
+from router.decision.reasons import PRECEDENCE, main_refusal, refused
 from router.errors import BadRequest, HeadgateError, NotFound
 from router.ledger.entries import decision_json
-from router.records import Ask, Caller, Decision, Endpoint, Findings, Refusal, Snapshot
-from serving.catalogue import LANES, DataClass, Model, Price
+from router.records import Ask, Caller, Decision, Endpoint, Findings, Gpu, Refusal, Snapshot
+from serving.catalogue import LANES, DataClass, EscalationRule, Model, Price
+from serving.site import When
 from tests.fakes.asking import TODAY, approval, ask, caller, decided, endpoint, hosted, local, snapshot
 
 NEAR, FAR = local(), hosted()
@@ -62,17 +64,33 @@ def situations(draw: st.DrawFn) -> tuple[Ask, Caller, Findings, Snapshot]:
     listed = draw(models())
     known = [m.name for m in listed]
     endpoints = [
-        endpoint(m, name=f"{m.name}{suffix}", state=draw(st.sampled_from(["ready", "ready", "starting", "closed"])))
+        endpoint(
+            m,
+            name=f"{m.name}{suffix}",
+            state=draw(st.sampled_from(["ready", "ready", "starting", "closed"])),
+            in_flight=draw(st.integers(0, 2)),
+            limit=draw(st.integers(0, 2)),
+            gpus=draw(st.sampled_from([(), (Gpu("g", 0),), (Gpu("g", 0, fault="GPU is lost"),)])),
+        )
         for m in listed
         for suffix in draw(st.sampled_from([[], [""], ["", "-b"]]))
     ]
     who = caller(
         draw(CLASSES), lanes=frozenset(draw(LANE_SETS)), substitute=draw(st.booleans()),
-        budget_usd=draw(st.none() | st.just(0.0) | st.just(10.0)),
+        budget_usd=draw(st.none() | st.just(0.0) | st.just(10.0)), scopes=frozenset({"escalate"}),
     )  # fmt: skip
-    asked = ask(draw(st.sampled_from([*known, *LANES, "auto"])), raised=draw(st.none() | CLASSES))
+    asked = ask(
+        draw(st.sampled_from([*known, *LANES, "auto"])), raised=draw(st.none() | CLASSES),
+        escalate=draw(st.sampled_from([None, None, "hard"])), size=draw(st.sampled_from([80, 80, 30_000])),
+    )  # fmt: skip
+    rules = [EscalationRule(name="all", when=When(team="search"), to=draw(st.sampled_from(["frontier", *known])))]
     findings = Findings(10, draw(st.sampled_from([(), ("messages[0].content[1]",)])))
-    return asked, who, findings, snapshot(*listed, endpoints=endpoints)
+    return (
+        asked,
+        who,
+        findings,
+        snapshot(*listed, endpoints=endpoints, escalate=tuple(rules[: draw(st.integers(0, 1))])),
+    )
 
 
 @given(situations())
@@ -91,14 +109,21 @@ def test_whoever_is_in_the_order_may_have_the_data(given_: tuple[Ask, Caller, Fi
             assert data_class is not DataClass.secret
             assert data_class is DataClass.public or (model.approved and model.approved.until >= TODAY)
         assert chosen.endpoint.state == "ready"
+        assert not any(gpu.fault for gpu in chosen.endpoint.gpus)
         lane = asked.model if asked.model in LANES else None
-        assert who.lanes & ({lane} & set(model.lanes) if lane else set(model.lanes))
+        assert who.lanes & set(model.lanes)
+        # Out of the lane that was asked for only by an escalation, and never out of `private` or `frontier`.
+        assert lane in (None, "cheap") or lane in model.lanes
+        assert lane is None or lane in model.lanes or decision.trigger or "was wanted" in decision.reason
         if lane == "private":
             assert model.place == "local"
         if decision.traits.named and not who.substitute:
+            assert not decision.trigger
             named = seen.models[asked.model]
             same = {model.name, model.same_as} - {None}
             assert same & {named.name, named.same_as}
+    # What has room comes before what is full.
+    assert [c.endpoint.full for c in decision.order] == sorted(c.endpoint.full for c in decision.order)
     # Everybody else has a refusal, and nobody has both.
     ruled_out = {r.endpoint for r in decision.refusals if r.endpoint}
     in_order = {c.endpoint.name for c in decision.order}
@@ -343,12 +368,12 @@ def test_bad_counts_are_refused_before_anything_is_decided() -> None:
 def test_every_rule_that_can_refuse_has_its_place() -> None:
     assert len(set(PRECEDENCE)) == len(PRECEDENCE)
     order = [  # the rules from the end, each with what it says
-        "not_ready", "door_closed", "budget_exceeded", "unpriced", "context_length_exceeded", "unsupported_parameter",
-        "ability_missing", "lane_not_allowed", "data_class_not_cleared",
+        "gpu_trouble", "not_ready", "door_closed", "budget_exceeded", "unpriced", "context_length_exceeded",
+        "unsupported_parameter", "ability_missing", "lane_not_allowed", "data_class_not_cleared",
     ]  # fmt: skip
     assert list(PRECEDENCE[: len(order)]) == order
     assert set(PRECEDENCE[len(order) :]) == {"not_served", "other_lane", "other_model"}
-    assert RULES[-1].__name__ == "ready"
+    assert [rule.__name__ for rule in RULES[-2:]] == ["ready", "gpu_healthy"]
 
 
 def test_of_several_refusals_the_one_closest_to_an_answer_is_told() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from router.decision import eligibility
 from router.decision.eligibility import RULES, Rule, judge, worst_cost
-from router.records import Ask, Caller, Candidate, Refusal
+from router.records import Ask, Caller, Candidate, Gpu, Refusal
 from serving.catalogue import DataClass, Model, Price
 from tests.fakes.asking import (
     TODAY,
@@ -45,7 +45,8 @@ def refusal(*given: Any, **state: Any) -> Refusal:
 
 def test_every_rule_is_in_the_list_once_and_privacy_comes_before_money() -> None:
     names = [rule.__name__ for rule in RULES]
-    assert names == ["same_identity", "cleared", "allowed", "capable", "honours", "fits", "affordable", "ready"]
+    assert names == ["same_identity", "cleared", "allowed", "capable", "honours", "fits", "affordable", "ready",
+                     "gpu_healthy"]  # fmt: skip
 
 
 def test_only_the_first_refusal_of_a_candidate_is_recorded() -> None:
@@ -349,6 +350,26 @@ def test_ready(model: Model, state: dict[str, Any], rule: str | None, says: str)
     found = verdict(eligibility.ready, ask(), caller(), model, **state)
     assert (found and found.rule) == rule
     assert found is None or (found.passing and says in found.reason)
+
+
+# gpu_healthy
+
+
+@pytest.mark.parametrize(
+    ("gpu", "says"),
+    [
+        (Gpu("u", 3), ""),  # nothing is known of it
+        (Gpu("u", 3, memory_free_gb=6.4, utilisation=1.0, temperature_c=70, throttle=("power cap",)), ""),
+        (Gpu("u", 3, fault="GPU is lost"), "GPU 3, which must not be used: GPU is lost"),
+        (Gpu("u", 3, throttle=("hardware thermal",)), "GPU 3, which is too hot and slowed down (hardware thermal)"),
+        (Gpu("u", 3, throttle=("power cap", "software thermal")), "slowed down (software thermal)"),
+        (Gpu("u", 3, memory_free_gb=0.02), "GPU 3, which is out of memory (0.02 GB free)"),
+    ],
+)
+def test_gpu_healthy(gpu: Gpu, says: str) -> None:
+    found = verdict(eligibility.gpu_healthy, ask(), caller(), NEAR, gpus=(Gpu("other", 0), gpu))
+    assert (found is None) is (says == "")
+    assert found is None or (found.rule == "gpu_trouble" and found.passing and says in found.reason)
 
 
 def test_a_refusal_names_model_and_endpoint() -> None:

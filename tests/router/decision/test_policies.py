@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from router.decision.policies import POLICIES
-from router.records import Candidate
+from router.records import Candidate, Gpu
 from serving.catalogue import Price
 from tests.fakes.asking import ask, caller, candidate, hosted, local, question, snapshot
 
@@ -17,10 +17,14 @@ UNPRICED = hosted("a-unpriced", price=None)
 FREE = hosted("a-free", price=Price(input=0, output=0))
 
 
-def order(*candidates: Candidate, named: str = "auto", body: dict[str, int] | None = None) -> list[str]:
+def order(
+    *candidates: Candidate, named: str = "auto", body: dict[str, int] | None = None, preferred: tuple[str, ...] = ()
+) -> list[str]:
     models = [c.model for c in candidates]
     traits = question(ask(named, **(body or {})), caller(), snapshot(*models, local())).traits
-    orders = {tuple(c.name for c in POLICIES["cheapest"](given, traits)) for given in permutations(candidates)}
+    orders = {
+        tuple(c.name for c in POLICIES["cheapest"](given, traits, preferred)) for given in permutations(candidates)
+    }
     assert len(orders) == 1  # it does not depend on the order it is given
     return list(orders.pop())
 
@@ -43,6 +47,32 @@ def test_among_equals_the_least_busy_and_then_by_name() -> None:
     busy, idle = candidate(near, name="a", in_flight=3), candidate(near, name="b", in_flight=1)
     also = candidate(near, name="c", in_flight=1)
     assert order(busy, also, idle) == ["near@b", "near@c", "near@a"]
+
+
+def test_the_sites_own_order_comes_before_load_and_load_decides_among_replicas() -> None:
+    default, code = local("qwen"), local("coder")
+    busy, idle = candidate(default, name="qwen-1", in_flight=7, limit=8), candidate(default, name="qwen-2", limit=8)
+    found = order(busy, candidate(code), idle, preferred=("qwen", "coder"))
+    assert found == ["qwen@qwen-2", "qwen@qwen-1", "coder"]
+
+
+def test_load_is_what_this_router_counts_and_what_the_engine_says() -> None:
+    near = local()
+    asked_by_others = candidate(near, name="a", in_flight=1, running=6, waiting=2, limit=16)
+    ours = candidate(near, name="b", in_flight=4, running=3, waiting=0, limit=16)
+    small = candidate(near, name="c", in_flight=4, running=4, limit=4)
+    assert order(asked_by_others, ours, small) == ["near@b", "near@a", "near@c"]
+
+
+def test_with_as_many_requests_the_emptier_cache_and_the_quieter_gpu_win_and_unknown_is_never_idle() -> None:
+    near = local()
+    caches = [candidate(near, name=name, kv_use=use) for name, use in (("a", None), ("b", 0.7), ("c", 0.1))]
+    assert order(*caches) == ["near@c", "near@b", "near@a"]
+    gpus = [
+        candidate(near, name=name, kv_use=0.5, gpus=(Gpu(name, 0, utilisation=use),))
+        for name, use in (("a", None), ("b", 0.99), ("c", 0.02))
+    ]
+    assert order(*gpus) == ["near@c", "near@b", "near@a"]
 
 
 @pytest.mark.parametrize(("named", "first"), [("near", "near"), ("twin", "twin")])

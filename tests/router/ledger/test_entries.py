@@ -14,7 +14,7 @@ import pytest
 
 from router.api.body import parse
 from router.api.inference import make_ask
-from router.decision.decide import refused
+from router.decision.reasons import refused
 from router.errors import BadRequest, Forbidden, HeadgateError, LimitReached, Unavailable, UpstreamFailed
 from router.ledger import store as store_module
 from router.ledger.budgets import Budgets
