@@ -18,17 +18,21 @@ from starlette.types import ASGIApp
 
 from router.api import admin, pages
 from router.api.inference import Inference
+from router.decision.checking import checked
 from router.decision.outgoing import body_for
 from router.ledger.budgets import Budgets
 from router.ledger.entries import Ledger, settle_lost
 from router.ledger.keys import Keyring
-from router.ledger.metrics import Metrics
+from router.ledger.metrics import Live, Metrics
+from router.ledger.prices import Prices
 from router.ledger.store import LedgerError, Store, connect
 from router.listen import Listen
 from router.pipeline import Pipeline
 from router.upstream.attempts import Attempts
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Fleet
+from router.upstream.room import Room
+from router.upstream.sending import Sending
 from serving.catalogue import Catalogue
 from serving.home import Home, listen_privately
 
@@ -65,9 +69,13 @@ def build(home: Home, catalogue: Catalogue) -> Built:
     connections = Connections(deadlines, Bounds())
     # The door is asked whenever a provider is enabled; where it does not run, hosted models are refused as closed.
     door = Address.parse(f"unix:{home.socket('door')}") if catalogue.hosted() else None
-    fleet = Fleet(catalogue, connections, Address.parse(f"unix:{home.socket('serving')}"), door)
-    ledger = Ledger(store, budgets, metrics)
-    attempts = Attempts(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
+    prices, room = Prices.of(catalogue, now), Room(settings.queue_length, settings.queue_wait_s)
+    serving = Address.parse(f"unix:{home.socket('serving')}")
+    fleet = Fleet(prices.catalogue, connections, serving, door, room, prices.rate)
+    ledger = Ledger(store, budgets, metrics, prices)
+    metrics.watch(lambda: _live(fleet, room, store))
+    sending = Sending(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
+    attempts = Attempts(sending, fleet, room, checked)
     pipeline = Pipeline(fleet, ledger, attempts, settings.queue_wait_s)
     rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store))
     public = Inference(pipeline, keyring, int(settings.max_body_mb * 2**20), rest)
@@ -84,6 +92,11 @@ def _lock(home: Home) -> BinaryIO:
         file.close()
         raise LedgerError(f"another router of {home.root} runs already; see: headgate status") from held
     return file
+
+
+def _live(fleet: Fleet, room: Room, store: Store) -> Live:
+    """What the metrics show of now."""
+    return Live(fleet.snapshot().endpoints, fleet.gpus, room.waiting(), store.healthy, fleet.door_open)
 
 
 def _unready(fleet: Fleet, store: Store) -> str:

@@ -11,6 +11,8 @@ HeadgateError
 ├── LimitReached 429          budget or rate
 ├── UpstreamFailed 502        an upstream answered wrongly, or stopped
 ├── Unavailable 503           waiting can help: Retry-After
+│   ├── QueueFull             too many wait for room already
+│   └── DeadlinePassed        no room came in time
 └── UpstreamTimeout 504
 """
 
@@ -85,6 +87,14 @@ class UpstreamFailed(HeadgateError):
 
 class Unavailable(HeadgateError):
     status, type, code = 503, "server_error", "no_local_capacity"
+
+
+class QueueFull(Unavailable):
+    code = "queue_full"
+
+
+class DeadlinePassed(Unavailable):
+    code = "queue_timeout"
 
 
 class UpstreamTimeout(HeadgateError):

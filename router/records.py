@@ -104,6 +104,9 @@ class Gpu:
     """Why its clocks are held down now."""
     fault: str = ""
     """Why it must not be used; empty where nothing is wrong."""
+    name: str = ""
+    memory_total_gb: float | None = None
+    power_w: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,11 @@ class Endpoint:
     context: int = 0
     """Tokens the running engine takes, where it says so; 0 is unknown."""
     gpus: tuple[Gpu, ...] = ()
+    restarts: int | None = None
+    """Starts of a local engine after its first; None for what is not started here."""
+    prompt_tokens: int | None = None
+    """All that the engine has read since it started, by its own count; `output_tokens` all it has made."""
+    output_tokens: int | None = None
 
     @property
     def full(self) -> bool:
@@ -209,6 +217,11 @@ class Decision:
     check: str = ""
     """What a whole answer is held against: `json_schema`, or nothing."""
 
+    @property
+    def lane(self) -> str:
+        """The lane that was asked for; `named` where the caller named a model, else `auto`."""
+        return self.traits.lane or ("named" if self.traits.named else "auto")
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -227,7 +240,7 @@ class Attempt:
     endpoint: str
     place: str
     outcome: str
-    """`answered`, `client_left`, or what went wrong."""
+    """`answered`, `check_failed` (answered, and another model was asked instead), `client_left`, or what went wrong."""
     status: int | None
     ms: float
     detail: str = ""
@@ -235,6 +248,8 @@ class Attempt:
     """Whether a provider may have worked on it; without known usage it is then charged at its worst cost."""
     cost: float | None = 0.0
     """US dollars; None is unpriced. Set by `ledger/entries.py` when the request has ended."""
+    usage: Usage | None = None
+    """That of an answer which was set aside; the outcome's usage is that of the answer that was passed on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,15 @@
 """Readings of this host's GPUs through NVML, and of its free main memory.
 
-What cannot be read is None, never 0; no driver is a normal answer. It knows nothing of models or of who owns a process.
+What cannot be read, or cannot be true, is None, never 0; no driver is a normal answer, and one that lies is survived.
+It knows nothing of models or of who owns a process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +19,9 @@ T = TypeVar("T")
 GB = 10**9
 
 # More than any board has; beyond these a reading is a driver's way of saying "I do not know".
-MOST_MEMORY_GB, MOST_POWER_W, MOST_TEMPERATURE_C = 10_000, 20_000, 200
+MOST_MEMORY_GB, MOST_POWER_W, MOST_TEMPERATURE_C, MOST_GPUS = 10_000, 20_000, 200, 256
+REASON_BITS = 16
+"""NVML has nine reasons for clocks held down; a reading with bits far beyond is a bus that answers with ones."""
 
 # A software power cap is how a card is meant to run, so it is named apart from the ones that mean trouble.
 THROTTLES = (
@@ -27,11 +31,15 @@ THROTTLES = (
     (pynvml.nvmlClocksEventReasonHwThermalSlowdown, "hardware thermal"),
     (pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown, "power brake"),
 )
+UNNAMED = "unknown-"
+NO_GPU = "no NVIDIA GPU here"
 FAULTS = {
     pynvml.NVML_ERROR_GPU_IS_LOST: "GPU is lost",
     pynvml.NVML_ERROR_RESET_REQUIRED: "GPU needs a reset",
     pynvml.NVML_ERROR_IRQ_ISSUE: "GPU has an interrupt problem",
 }
+LIES = (pynvml.NVMLLibraryMismatchError, ValueError, IndexError, OverflowError, MemoryError)
+"""What pynvml raises where the library's answer cannot be: text that is none, a list longer than it said."""
 NOTES = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver here",
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is installed but not loaded",
@@ -45,7 +53,7 @@ class Gpu:
     """One GPU as NVML shows it now. Memory in GB of 10^9 bytes; None is unknown."""
 
     uuid: str
-    """`unknown-INDEX` where the GPU does not even say who it is."""
+    """`unknown-INDEX` where the GPU does not say who it is and was not seen before."""
     name: str
     index: int
     memory_total_gb: float | None = None
@@ -54,8 +62,8 @@ class Gpu:
     """Share of time in which a kernel ran, 0 to 1."""
     power_w: float | None = None
     temperature_c: float | None = None
-    throttle: tuple[str, ...] = ()
-    """Why its clocks are held down now."""
+    throttle: tuple[str, ...] | None = None
+    """Why its clocks are held down now; empty where they are not."""
     compute: float | None = None
     """CUDA compute capability, e.g. 9.0."""
     processes: tuple[tuple[int, float | None], ...] = ()
@@ -70,6 +78,27 @@ class Readings:
 
     gpus: tuple[Gpu, ...] = ()
     note: str = ""
+    at: float | None = None
+    """Monotonic seconds when they were read."""
+
+    def after(self, before: Readings) -> Readings:
+        """These readings, with the GPUs that `before` knew by name and that no longer say who they are, or are gone.
+
+        A lost GPU gives no UUID, and the driver may count the rest anew; by its UUID an engine is known to be on it.
+        A driver that does not answer at all says nothing of its GPUs, and engines may well go on.
+        """
+        if not self.gpus and self.note != NO_GPU:
+            return self
+        named = {gpu.uuid for gpu in self.gpus}
+        missing = [gpu for gpu in before.gpus if gpu.uuid not in named and not gpu.uuid.startswith(UNNAMED)]
+        found = []
+        for gpu in self.gpus:
+            known = next((m for m in missing if m.index == gpu.index and gpu.uuid.startswith(UNNAMED)), None)
+            if known is not None:
+                missing.remove(known)
+            found.append(replace(gpu, uuid=known.uuid, name=known.name) if known else gpu)
+        gone = [Gpu(m.uuid, m.name, m.index, fault="GPU is gone: the driver no longer lists it") for m in missing]
+        return replace(self, gpus=(*found, *gone))
 
 
 def read() -> Readings:
@@ -80,7 +109,9 @@ def read() -> Readings:
         return Readings(note=NOTES.get(broken.value, f"the NVIDIA driver does not answer: {broken}"))
     try:
         count = pynvml.nvmlDeviceGetCount()
-        return Readings(tuple(_gpu(index) for index in range(count)), "" if count else "no NVIDIA GPU here")
+        if count > MOST_GPUS:
+            return Readings(note=f"the NVIDIA driver names {count} GPUs, which cannot be; restart the machine")
+        return Readings(tuple(_gpu(index) for index in range(count)), "" if count else NO_GPU, time.monotonic())
     except pynvml.NVMLError as broken:
         return Readings(note=f"the NVIDIA driver does not answer: {broken}")
     finally:
@@ -101,7 +132,7 @@ class _Device:
             return call(*args)
         except pynvml.NVMLError as broken:
             self.fault = self.fault or FAULTS.get(broken.value, "")
-        except (pynvml.NVMLLibraryMismatchError, UnicodeDecodeError):
+        except LIES:
             pass
         return None
 
@@ -110,7 +141,7 @@ def _gpu(index: int) -> Gpu:
     device = _Device()
     handle = device.ask(pynvml.nvmlDeviceGetHandleByIndex, index)
     if handle is None:
-        return Gpu(f"unknown-{index}", "unknown", index, fault=device.fault or "GPU does not answer")
+        return Gpu(f"{UNNAMED}{index}", "unknown", index, fault=device.fault or "GPU does not answer")
     memory = device.ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
     total = _within(memory.total / GB, MOST_MEMORY_GB) if memory else None
     rates = device.ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
@@ -120,7 +151,7 @@ def _gpu(index: int) -> Gpu:
         device.fault = device.fault or "GPU is split (MIG is on) and cannot be used whole"
     uuid = device.ask(pynvml.nvmlDeviceGetUUID, handle)
     return Gpu(
-        uuid=uuid or f"unknown-{index}",
+        uuid=uuid or f"{UNNAMED}{index}",
         name=device.ask(pynvml.nvmlDeviceGetName, handle) or "unknown",
         index=index,
         memory_total_gb=total or None,
@@ -149,12 +180,12 @@ def _temperature(device: _Device, handle: object) -> float | None:
     return None
 
 
-def _throttle(device: _Device, handle: object) -> tuple[str, ...]:
+def _throttle(device: _Device, handle: object) -> tuple[str, ...] | None:
     for call in (pynvml.nvmlDeviceGetCurrentClocksEventReasons, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons):
         bits = device.ask(call, handle)
         if bits is not None:
-            return tuple(name for bit, name in THROTTLES if bits & bit)
-    return ()
+            return None if bits >> REASON_BITS else tuple(name for bit, name in THROTTLES if bits & bit)
+    return None
 
 
 def _compute(device: _Device, handle: object) -> float | None:

@@ -82,7 +82,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(self._timing.gpus_s)
             # In a thread: a driver in trouble can hold the call for seconds.
-            self.readings = await asyncio.to_thread(self._read_gpus)
+            self.readings = (await asyncio.to_thread(self._read_gpus)).after(self.readings)
 
     def _noting(self, ensure: Callable[[Say], Awaitable[Engine]]) -> Callable[[Say], Awaitable[Engine]]:
         """The engine, made once for all who ask; a failure is tried again by the next who asks."""

@@ -54,7 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "serving.attached", "serving.catalogue", "serving.demo_model", "serving.endpoint", "serving.engines",
         "serving.gpus", "serving.home", "serving.local", "serving.placement", "serving.processes", "serving.weights",
     ),
-    "serving/status.py": ("serving.endpoint", "serving.gpus", "serving.supervisor"),
+    "serving/status.py": ("serving.endpoint", "serving.supervisor"),
     "serving/__main__.py": ("serving",),
     "router/records.py": ("serving.catalogue",),
     "router/errors.py": (),
@@ -85,8 +85,8 @@ PURE = ("router/decision/", "router/permit.py", "router/scanner/", "serving/plac
 """And every module whose docstring says that it is pure."""
 PURE_IMPORTS = frozenset({
     "__future__", "array", "base64", "collections", "collections.abc", "dataclasses", "datetime", "enum", "functools",
-    "hashlib", "hmac", "itertools", "json", "math", "orjson", "pathlib", "re", "router", "serving", "shlex", "signal",
-    "types", "typing", "urllib.parse",
+    "hashlib", "hmac", "itertools", "json", "jsonschema_rs", "math", "orjson", "pathlib", "re", "router", "serving",
+    "shlex", "signal", "types", "typing", "urllib.parse",
 })  # fmt: skip
 IMPURE_CALLS = frozenset({
     "open", "print", "input", "exec", "eval", "now", "today", "utcnow", "read_text", "read_bytes", "write_text",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -33,8 +34,10 @@ ROUTES: dict[str, Route] = {
 }
 BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 MAX_SESSION = 200
-CHOICES = ("data_class",)
+CHOICES = ("data_class", "escalate")
 """What a body may choose in `headgate: {…}`."""
+LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+"""The form of a reason for escalation. It is written down, so it must not be able to hold text of the request."""
 LOG = logging.getLogger("headgate.router")
 
 
@@ -131,9 +134,13 @@ def _head(answer: Answer, decision: Decision, request_id: str) -> list[tuple[byt
         ("x-request-id", request_id),
         ("x-headgate-model", model.name),
         ("x-headgate-place", model.place),
-        ("x-headgate-lane", decision.traits.lane or model.lanes[0]),
+        ("x-headgate-lane", decision.lane),
         ("x-headgate-reason", decision.reason),
     ]
+    if answer.trigger:
+        headers.append(("x-headgate-trigger", answer.trigger))
+    if answer.check:
+        headers.append(("x-headgate-check", answer.check))
     if answer.dropped:
         headers.append(("x-headgate-dropped", ",".join(answer.dropped)))
     if answer.stream:
@@ -197,6 +204,7 @@ def make_ask(request_id: str, route: Route, body: dict[str, Any], size: int, hea
         id=request_id, route=route, body=body, size=size, model=text_field(body, "model"), stream=stream,
         data_class=max(map(_class, raised), default=None),
         session=_session(given.get("x-headgate-session") or body.get("prompt_cache_key")),
+        escalate=_label(choices.get("escalate", given.get("x-headgate-escalate"))),
     )  # fmt: skip
 
 
@@ -205,6 +213,15 @@ def _class(text: Any) -> DataClass:
         return DataClass.parse(text)
     except ValueError as unknown:
         raise BadRequest(f"x-headgate-data-class: {unknown}", param="x-headgate-data-class") from unknown
+
+
+def _label(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and LABEL.fullmatch(value.strip()):
+        return value.strip()
+    form = "a short reason of small letters, digits, - and _, at most 40, such as low-confidence"
+    raise BadRequest(f"x-headgate-escalate: give {form}.", param="x-headgate-escalate")
 
 
 def _session(value: Any) -> str | None:

@@ -1,4 +1,4 @@
-"""What a person sees while things start, and of what runs. Plain lines where the output is not a terminal."""
+"""What a person sees while things start. Plain lines where the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -15,7 +14,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from router import keeper
-from router.commands.context import Stop, ask_socket, plain, see_log, table
+from router.commands.context import Stop, ask_socket, see_log
 from serving.home import Home
 
 POLL_S = 0.3
@@ -179,70 +178,3 @@ def sentence(state: str, detail: str) -> str:
     """A state in words."""
     words = STEPS.get(state, state)
     return f"{words}: {detail}" if detail and state != "ready" else words
-
-
-def show_status(state: dict[str, Any], url: str, out: Console) -> None:
-    """The state of everything, as tables."""
-    serving = state.get("serving") or {}
-    if url:
-        out.print(f"endpoint  {url}/v1", soft_wrap=True)
-    loads = {e["name"]: e for e in state.get("endpoints", [])}
-    numbers = {gpu["uuid"]: f"GPU {gpu['index']}" for gpu in serving.get("gpus") or []}
-    rows = table("model", "state", "in flight", "running", "waiting", "where", whole=5)
-    for found in serving.get("instances", []):
-        load = found.get("load") or {}
-        in_flight = count(loads.get(found["name"], {}).get("in_flight"))
-        in_flight += f" of {found['limit']}" if found["limit"] else ""
-        where = ", ".join(numbers.get(g, g) for g in found["gpus"]) or "CPU"
-        where = f"attached {found['address']}" if found["attached"] else where
-        rows.add_row(
-            found["name"], found["state"], in_flight, count(load.get("running")), count(load.get("waiting")), where
-        )  # fmt: skip
-    for endpoint in loads.values():
-        if endpoint["address"] == "door":
-            rows.add_row(endpoint["name"], endpoint["state"], count(endpoint["in_flight"]), "", "", "door")
-    if rows.row_count:
-        out.print(rows)
-    _show_gpus(serving, out)
-    _show_trouble(state, out)
-
-
-def _show_trouble(state: dict[str, Any], out: Console) -> None:
-    """What is not as it should be, one line each, with the log's end where there is one."""
-    if "ledger" not in state:
-        out.print("router: it does not answer; see: headgate logs router")
-    elif not state["ledger"]["healthy"]:
-        out.print(f"ledger: {state['ledger']['trouble']}", soft_wrap=True)
-    closed: dict[str, list[str]] = {}
-    for endpoint in state.get("endpoints", []):
-        if endpoint["address"] == "door" and endpoint["state"] != "ready":
-            closed.setdefault(sentence(endpoint["state"], endpoint["detail"]), []).append(endpoint["name"])
-    for why, names in closed.items():
-        out.print(f"{', '.join(names)}: {why}", soft_wrap=True)
-    for found in (state.get("serving") or {}).get("instances", []):
-        again = f" (started again {found['restarts']} times)" if found["restarts"] else ""
-        if again or (found["detail"] and found["state"] != "ready"):
-            out.print(f"{found['name']}: {sentence(found['state'], found['detail'])}{again}", soft_wrap=True)
-        if found["state"] in LASTING and found["log"]:
-            out.print(f"\nlast lines of {found['name']} (all of it: headgate logs {found['name']})")
-            for line in found["log"]:
-                out.print(f"  {plain(line)}", soft_wrap=True)
-
-
-def _show_gpus(serving: dict[str, Any], out: Console) -> None:
-    gpus = serving.get("gpus") or []
-    if not gpus:
-        out.print(f"GPUs      {serving.get('gpu_note') or 'unknown'}")
-        return
-    rows = table("GPU", "free / total GB", "busy", "W", "°C", "trouble")
-    for gpu in gpus:
-        busy = "unknown" if gpu["utilisation"] is None else f"{gpu['utilisation']:.0%}"
-        trouble = ", ".join([*gpu["throttle"], *([gpu["fault"]] if gpu["fault"] else [])])
-        memory = f"{count(gpu['memory_free_gb'])} / {count(gpu['memory_total_gb'])}"
-        rows.add_row(gpu["name"], memory, busy, count(gpu["power_w"]), count(gpu["temperature_c"]), trouble)
-    out.print(rows)
-
-
-def count(value: float | None) -> str:
-    """A number for a table; "-" where it is not known."""
-    return "-" if value is None else f"{value:.1f}".removesuffix(".0")

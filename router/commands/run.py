@@ -1,4 +1,4 @@
-"""`up`, `down`, `status`, `logs`: the processes of this machine as a person sees them."""
+"""`up`, `down`: the processes of this machine, started and stopped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -20,18 +20,7 @@ from rich.console import Console
 from router import keeper, listen
 from router.commands import progress
 from router.commands.choosing import check_attached, choose
-from router.commands.context import (
-    ConfigOption,
-    Context,
-    JsonOption,
-    NotRunning,
-    Stop,
-    ask_socket,
-    console,
-    open_context,
-    say_json,
-    table,
-)  # fmt: skip
+from router.commands.context import ConfigOption, Context, Stop, console, open_context
 from router.commands.welcome import welcome
 from router.listen import Listen
 from serving import processes
@@ -175,66 +164,6 @@ def down() -> None:
     out.print("Stopping …")
     _stop_all(home, found.pid if found else None)
     out.print(f"Stopped; {count} processes ended, none left.")
-
-
-def status(as_json: JsonOption = False) -> None:
-    """Show what runs: models, GPUs, the door, and the last lines of a log where something is wrong.
-
-    Example: headgate status --json
-    """
-    home, out = find_home(), console()
-    found = keeper.running(home)
-    try:
-        state = _state(home)
-    except NotRunning as nothing:
-        if as_json:
-            say_json({"running": False, "starting": found is not None})
-            raise typer.Exit(1) from None
-        if found is not None:
-            raise Stop("Headgate is starting and does not answer yet; see: headgate logs keeper") from nothing
-        raise
-    if as_json:
-        say_json({"running": True, "url": found.url if found else None, **state})
-        return
-    progress.show_status(state, found.url if found else "", out)
-
-
-def _state(home: Home) -> dict[str, Any]:
-    """What the router knows; where it does not answer, what serving does. Raises NotRunning where neither does."""
-    try:
-        found: dict[str, Any] = ask_socket(home, "admin", "/status")
-        return found
-    except Stop:
-        return {"serving": ask_socket(home, "serving", "/instances"), "endpoints": [], "door": None}
-
-
-def logs(
-    name: Annotated[str, typer.Argument(help="keeper, serving, door, router, or a model's name.")] = "",
-    lines: Annotated[int, typer.Option("-n", help="How many lines.", min=1)] = 50,
-    follow: Annotated[bool, typer.Option("-f", help="Go on as lines come.")] = False,
-) -> None:
-    """Show the end of a log; without a name, which logs there are.
-
-    Example: headgate logs demo -n 20
-    """
-    out, folder = console(), find_home().logs
-    known = sorted(p.stem for p in folder.glob("*.log")) if folder.is_dir() else []
-    if not name:
-        rows = table("log", "bytes", "last written")
-        for each in known:
-            found = (folder / f"{each}.log").stat()
-            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.st_mtime))
-            rows.add_row(each, str(found.st_size), when)
-        out.print(rows if known else "There are no logs yet.")
-        if known:
-            out.print(f"They lie in {folder}", soft_wrap=True)
-        return
-    if name not in known:
-        raise Stop(f"there is no log called {name!r}; there are: {', '.join(known) or 'none yet'}")
-    # tail(1) is on every system this runs on, and follows rotated files as well.
-    command = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(folder / f"{name}.log")]
-    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how -f ends
-        raise typer.Exit(subprocess.run(command, check=False).returncode)
 
 
 def _start(

@@ -102,8 +102,10 @@ def most_cost(order: Sequence[Candidate], worst: Sequence[float | None], checked
     but where its whole answer is `checked` and found wanting.
     """
     most, sent = None if order else 0.0, 0.0
-    for candidate, cost in list(zip(order, worst, strict=True))[:MOST_ATTEMPTS]:
-        if cost is None:
+    for number, (candidate, cost) in enumerate(zip(order, worst, strict=True)):
+        # What is full is waited for, however far down it stands.
+        waited = candidate.endpoint.full and candidate.model.place == "local"
+        if cost is None or (number >= MOST_ATTEMPTS and not waited):
             continue
         most = max(most or 0.0, sent + cost)
         sent += cost if checked or candidate.model.place == "hosted" else 0.0

@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from router.errors import HeadgateError, Unavailable
-from router.ledger import prices
 from router.ledger.budgets import Budgets, Hold
 from router.ledger.metrics import Metrics
+from router.ledger.prices import Prices
 from router.ledger.store import Event, LedgerError, Store, connect
-from router.records import Ask, Attempt, Caller, Decision, Outcome, Usage
-from serving.catalogue import Model
+from router.records import Ask, Attempt, Caller, Candidate, Decision, Outcome, Usage
+from serving.catalogue import Catalogue, Model, Site
 
 CODE = re.compile(r"[a-z0-9_.-]{1,64}")
 """What an error code looks like. An upstream gives codes of its own, and they must not carry its prose."""
@@ -27,7 +27,9 @@ CODE = re.compile(r"[a-z0-9_.-]{1,64}")
 class Entry:
     """What is known so far of one request. Attempts and the relay write into it; `Ledger.entry` closes it."""
 
-    def __init__(self, ask: Ask, caller: Caller, decision: Decision, store: Store, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, ask: Ask, caller: Caller, decision: Decision, store: Store, prices: Prices, clock: Callable[[], float]
+    ) -> None:
         self.ask, self.caller, self.decision = ask, caller, decision
         self.attempts: list[Attempt] = []
         self.usage = Usage()
@@ -38,7 +40,9 @@ class Entry:
         self.estimated_output = 0
         """Deltas relayed: the output tokens counted where the upstream names none."""
         self.first_byte_ms: float | None = None
-        self._store, self._clock, self._start = store, clock, clock()
+        self.queued_ms: float | None = None
+        self.trigger, self.check = decision.trigger, ""
+        self._store, self._prices, self._clock, self._start = store, prices, clock, clock()
 
     def elapsed_ms(self) -> float:
         return (self._clock() - self._start) * 1000
@@ -58,14 +62,18 @@ class Entry:
         """How it ended: usage as the upstream says, else estimated and marked; the cost is that of all attempts."""
         usage, known = self._usage()
         attempts = tuple(replace(a, cost=self._cost(a, usage, known)) for a in self.attempts)
-        charged = [a.cost for a in attempts if a.sent and a.outcome != "answered"]
-        estimated = bool(charged) or not known
+        aside = [a for a in attempts if a.usage is not None]
+        lost = [a for a in attempts if a.sent and a.outcome != "answered" and a.usage is None]
+        estimated = bool(lost) or not known or any(None in (a.usage.prompt, a.usage.output) for a in aside if a.usage)
+        charged = [a.cost for a in (*aside, *lost)]
         if self.model is not None:
             charged.append(self._answer_cost(self.model, usage, known))
         priced = [cost for cost in charged if cost is not None]
         return Outcome(
-            self.outcome or "answered", self.status, attempts, usage, sum(priced) if priced or not charged else None,
-            estimated, self.first_byte_ms, self.elapsed_ms(), error,
+            outcome=self.outcome or "answered", status=self.status, attempts=attempts, usage=usage,
+            cost=sum(priced) if priced or not charged else None, estimated=estimated,
+            first_byte_ms=self.first_byte_ms, queued_ms=self.queued_ms, trigger=self.trigger, check=self.check,
+            total_ms=self.elapsed_ms(), error=error,
         )  # fmt: skip
 
     def _usage(self) -> tuple[Usage, bool]:
@@ -74,13 +82,19 @@ class Entry:
         if self.ask.route == "embeddings" and usage.prompt is not None and usage.output is None:
             usage = Usage(usage.prompt, 0, usage.cached)  # vectors are no tokens
         if self.model is not None and (usage.prompt is None or usage.output is None):
-            prompt = self.decision.traits.prompt_tokens if usage.prompt is None else usage.prompt
-            output = self.estimated_output if usage.output is None else usage.output
-            return Usage(prompt, output, usage.cached), False
+            return self._filled(usage, self.estimated_output), False
         return usage, True
+
+    def _filled(self, usage: Usage, output: int) -> Usage:
+        """With estimates for what the upstream did not say."""
+        prompt = self.decision.traits.prompt_tokens if usage.prompt is None else usage.prompt
+        return Usage(prompt, output if usage.output is None else usage.output, usage.cached)
 
     def _cost(self, attempt: Attempt, usage: Usage, known: bool) -> float | None:
         """US dollars of one attempt; one that a provider may have worked on in vain costs what it can cost at most."""
+        if attempt.usage is not None and (model := self._model(attempt.endpoint)) is not None:
+            said = None not in (attempt.usage.prompt, attempt.usage.output)
+            return self._answer_cost(model, self._filled(attempt.usage, 0), said)
         if attempt.outcome == "answered" and self.model is not None:
             return self._answer_cost(self.model, usage, known)
         return self._worst(attempt.endpoint) if attempt.sent else 0.0
@@ -89,7 +103,10 @@ class Entry:
         # A provider bills what it generated, which is more than what was relayed where thinking is hidden.
         if model.place == "hosted" and not known:
             return self._worst(model.name)
-        return prices.cost(model.price, usage)
+        return self._prices.cost(model, usage, self._start)
+
+    def _model(self, endpoint: str) -> Model | None:
+        return next((c.model for c in self.decision.order if c.endpoint.name == endpoint), None)
 
     def _worst(self, endpoint: str) -> float | None:
         worst = zip(self.decision.order, self.decision.worst, strict=True)
@@ -100,9 +117,12 @@ class Ledger:
     """Opens and closes entries. Budgets, store and metrics are told together, so that they agree."""
 
     def __init__(
-        self, store: Store, budgets: Budgets, metrics: Metrics, clock: Callable[[], float] = time.time
-    ) -> None:
+        self, store: Store, budgets: Budgets, metrics: Metrics, prices: Prices | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        """Without `prices` an answer costs what its model's own entry says."""
         self.store, self.budgets, self.metrics = store, budgets, metrics
+        self._prices = prices or Prices(Catalogue(models={}, providers={}, site=Site()), {}, 0.0)
         self._clock = clock
 
     def refused(self, request: str, caller: Caller, route: str, error: HeadgateError) -> None:
@@ -124,7 +144,7 @@ class Ledger:
         if self.store.full:
             raise Unavailable("The ledger's disk takes no more records.", code="ledger_unavailable", retry_after=30)
         now = self._clock()
-        entry = Entry(ask, caller, decision, self.store, self._clock)
+        entry = Entry(ask, caller, decision, self.store, self._prices, self._clock)
         self.store.append(Event(now, "opened", ask.id, caller.key, opened(ask, caller, decision), decision.hold))
         self.metrics.opened(decision)
         hold, error = None, ""
@@ -136,7 +156,9 @@ class Ledger:
             entry.status, error = failed.status, failed.code if CODE.fullmatch(failed.code) else "other"
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            entry.outcome, entry.status = "client_left", 499
+            if entry.outcome != "left_queue":
+                entry.outcome = "client_left"
+            entry.status = 499
             raise
         except BaseException:
             entry.outcome, entry.status, error = "failed", 500, "internal_error"
@@ -148,7 +170,10 @@ class Ledger:
         outcome = entry.result(error)
         if hold is not None:
             self.budgets.settle(hold, outcome.cost or 0.0)  # what has no price is in no sum, here and after a restart
-        body = closed(entry.model, outcome)
+        body = closed(
+            entry.model, outcome, lane=entry.decision.lane,
+            price_source=self._prices.source(entry.model.name) if entry.model else "",
+        )  # fmt: skip
         self.store.append(Event(self._clock(), "closed", entry.ask.id, entry.caller.key, body, outcome.cost))
         self.metrics.closed(entry.decision, entry.model, outcome)
 
@@ -178,7 +203,7 @@ def opened(ask: Ask, caller: Caller, decision: Decision) -> dict[str, Any]:
     """The body of an `opened` event: who asked for what, and the decision. Never any text of the request."""
     return {
         "route": ask.route, "asked": ask.model, "stream": ask.stream, "bytes": ask.size, "team": caller.team,
-        "session": _session(ask, caller), **decision_json(decision),
+        "session": _session(ask, caller), "escalate": ask.escalate, **decision_json(decision),
     }  # fmt: skip
 
 
@@ -200,7 +225,9 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "prompt_tokens_at_most": traits.prompt_tokens,
         "policy": decision.policy,
         "reason": decision.reason,
-        "order": [{"model": c.model.name, "endpoint": c.endpoint.name, "place": c.model.place} for c in decision.order],
+        "trigger": decision.trigger,
+        "check": decision.check,
+        "order": [_candidate(c) for c in decision.order],
         "refusals": [
             {"model": r.model, "endpoint": r.endpoint, "rule": r.rule, "reason": r.reason, "remedy": r.remedy}
             for r in decision.refusals
@@ -210,27 +237,54 @@ def decision_json(decision: Decision) -> dict[str, Any]:
     }
 
 
-def closed(model: Model | None, outcome: Outcome) -> dict[str, Any]:
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    """One of the order with what was known of its load; what is not known is null."""
+    endpoint = candidate.endpoint
+    return {
+        "model": candidate.model.name, "endpoint": endpoint.name, "place": candidate.model.place,
+        "full": endpoint.full, "in_flight": endpoint.in_flight, "limit": endpoint.limit or None,
+        "running": endpoint.running, "waiting": endpoint.waiting, "kv_use": endpoint.kv_use,
+        "gpus": [
+            {"index": gpu.index, "utilisation": gpu.utilisation, "memory_free_gb": gpu.memory_free_gb,
+             "throttle": list(gpu.throttle), "fault": gpu.fault}
+            for gpu in endpoint.gpus
+        ],
+    }  # fmt: skip
+
+
+def closed(model: Model | None, outcome: Outcome, *, lane: str | None = None, price_source: str = "") -> dict[str, Any]:
     """The body of a `closed` event. Never any text of the request or the answer."""
-    # With a status the words are the upstream's, and engines quote what they refuse.
-    details = [a.detail if a.status is None else "" for a in outcome.attempts]
     return {
         "outcome": outcome.outcome,
         "status": outcome.status,
         "model": model.name if model else None,
         "place": model.place if model else None,
-        "attempts": [
-            {"model": a.model, "endpoint": a.endpoint, "place": a.place, "outcome": a.outcome, "status": a.status,
-             "ms": round(a.ms, 2), "detail": detail, "cost_usd": a.cost}
-            for a, detail in zip(outcome.attempts, details, strict=True)
-        ],
+        "lane": lane,
+        "trigger": outcome.trigger,
+        "check": outcome.check,
+        "attempts": [_attempt(attempt) for attempt in outcome.attempts],
         "prompt_tokens": outcome.usage.prompt,
         "output_tokens": outcome.usage.output,
         "cached_tokens": outcome.usage.cached,
         "cost_usd": outcome.cost,
+        "price_source": price_source,
         "unpriced": outcome.cost is None or any(a.cost is None for a in outcome.attempts),
         "estimated": outcome.estimated,
+        "queued_ms": outcome.queued_ms and round(outcome.queued_ms, 2),
         "first_byte_ms": outcome.first_byte_ms and round(outcome.first_byte_ms, 2),
         "total_ms": round(outcome.total_ms, 2),
         "error": outcome.error,
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    # With an error's status the words are the upstream's, and engines quote what they refuse.
+    ours = attempt.status is None or attempt.outcome in ("answered", "check_failed")
+    found = {
+        "model": attempt.model, "endpoint": attempt.endpoint, "place": attempt.place, "outcome": attempt.outcome,
+        "status": attempt.status, "ms": round(attempt.ms, 2), "detail": attempt.detail if ours else "",
+        "cost_usd": attempt.cost,
     }  # fmt: skip
+    if (usage := attempt.usage) is not None:
+        found |= {"prompt_tokens": usage.prompt, "output_tokens": usage.output, "cached_tokens": usage.cached}
+    return found

@@ -25,6 +25,9 @@ class Log(Protocol):
     outcome: str
     status: int
     estimated_output: int
+    queued_ms: float | None
+    trigger: str
+    check: str
 
     def first_byte(self) -> None: ...
     async def durable(self) -> None: ...
@@ -32,6 +35,11 @@ class Log(Protocol):
 
 class Unusable(Exception):
     """The answer ended or failed before its first delta; the text says how."""
+
+    def __init__(self, text: str, *, full: bool = False) -> None:
+        super().__init__(text)
+        self.full = full
+        """Whether the upstream said that it takes no more now."""
 
 
 class Answer:
@@ -66,10 +74,24 @@ class Answer:
                 if self._reader.started or self._reader.done:
                     return
                 if self._reader.error is not None:
-                    raise Unusable(self._reader.error)
+                    raise Unusable(self._reader.error, full=self._reader.full)
         except StreamError as broken:
             raise Unusable(str(broken)) from broken
         raise Unusable("the stream ended before its first delta")
+
+    @property
+    def trigger(self) -> str:
+        """Why it comes from another model than the first choice; "" where it does not."""
+        return self._log.trigger
+
+    @property
+    def check(self) -> str:
+        """`passed` or `failed` where it was held against what was asked for."""
+        return self._log.check
+
+    def whole(self) -> bytes:
+        """The body that was read by `begin`; all of it, where it is no stream."""
+        return b"".join(self._begun)
 
     def keep(self, cleanup: ExitStack) -> None:
         """Take over what is to be closed with this answer."""
@@ -78,7 +100,7 @@ class Answer:
     async def parts(self) -> AsyncIterator[bytes]:
         """The bytes for the caller, as they come; the way it ended goes into the log, and usage when it is closed."""
         self._log.first_byte()
-        if begun := b"".join(self._begun):
+        if begun := self.whole():
             yield begun
         if self.stream:
             async for relayed in self._rest():

@@ -1,87 +1,202 @@
 """Attempts: the order is tried from the first to the last, one try each, until one answers.
 
-Layers, outermost first: `first_answer` (fallback along the order) → `once` (one try, recorded) → `_send` (up to the
-commit point) → `_to_local` or `_to_door`.
+Layers, outermost first: `first_answer` (waiting for room) → `_cascade` (an answer that fails its check is asked of
+another model) → `_fallback` (along the order) → `once` (one try, recorded) → `Sending.send`.
 Nothing here can widen the order, and a request whose class exceeds a model's clearance is stopped again right here.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-import orjson
-
-from router.errors import Forbidden, HeadgateError, Unavailable, UpstreamFailed
-from router.permit import LIFETIME_S, Permit, body_hash, seal
+from router.errors import DeadlinePassed, Forbidden, HeadgateError, QueueFull
 from router.records import MOST_ATTEMPTS, Ask, Attempt, Caller, Candidate, Decision
-from router.upstream.answer import Answer, Log, Unusable
-from router.upstream.connection import Address, Connections, Response, UpstreamError
-from router.upstream.failures import RETRY_AFTER_S, Failure, refusal, unreachable
-from router.upstream.fleet import Access, Fleet
+from router.upstream.answer import Answer, Log
+from router.upstream.failures import OVERLOADED, TOO_LONG, Failure, most_telling
+from router.upstream.fleet import Fleet
+from router.upstream.room import Room
+from router.upstream.sending import Sending
+
+FIRST_PAUSE_S = 0.25
+"""How long a request leaves an engine alone that was full though it seemed to have room; doubled each time."""
+
+
+@dataclass(slots=True)
+class Walk:
+    """One request on its way along the order."""
+
+    ask: Ask
+    caller: Caller
+    decision: Decision
+    log: Log
+    full: list[Candidate]
+    """To be waited for."""
+    errors: list[HeadgateError] = field(default_factory=list)
+    tried: set[str] = field(default_factory=set)
+    """Endpoints that were asked."""
+    trigger: str = ""
+    """Why a hosted model answers where only a local one's turn showed it: `overflow` or `context`."""
+    since: float | None = None
+    """When it first had to wait; None until then."""
+    pause_s: float = 0.0
 
 
 class Attempts:
-    """Sends asks to endpoints. Built once, with what it needs to reach them."""
+    """Walks along orders. Built once."""
 
-    def __init__(
-        self,
-        connections: Connections,
-        fleet: Fleet,
-        door: Address | None,
-        permit_secret: str,
-        policy: str,
-        outgoing: Callable[[Ask, Candidate, frozenset[str]], tuple[dict[str, Any], tuple[str, ...]]],
-    ) -> None:
-        self._connections, self._fleet, self._door = connections, fleet, door
-        self._permit_secret, self._outgoing = permit_secret, outgoing
-        # The router's own, not what the door says of itself: the door compares the two.
-        self._policy = policy
-        self._keys: dict[str, tuple[int, str]] = {}
+    def __init__(self, sending: Sending, fleet: Fleet, room: Room, checks: Callable[[Ask, bytes], str | None]) -> None:
+        """`checks`: why a whole answer is not what its ask wants, "" where it is, None where that cannot be said."""
+        self._sending, self._fleet, self._room, self._checks = sending, fleet, room, checks
 
     async def first_answer(self, ask: Ask, caller: Caller, decision: Decision, log: Log) -> Answer:
-        """Fallback: walk the order until one answers. Raises the error that tells the caller most."""
-        errors: list[HeadgateError] = []
-        for candidate in decision.order[:MOST_ATTEMPTS]:
+        """Waiting: what has room is tried first; then room at what was full is waited for, until one answers.
+
+        Raises the error that tells the caller most.
+        """
+        reach = within_hold(decision.order)
+        walk = Walk(ask, caller, decision, log, [c for c in reach if c.endpoint.full])
+        answer = await self._cascade(walk, [c for c in reach if not c.endpoint.full])
+        while answer is None:
+            candidate = await self._turn(walk)
+            answer = await self._cascade(walk, [candidate], granted=True)
+            walk.pause_s = max(FIRST_PAUSE_S, 2 * walk.pause_s)
+        return answer
+
+    async def _turn(self, walk: Walk) -> Candidate:
+        """Wait for a place at one of those that were full; it is taken then. Raises where none comes, or none can."""
+        if not walk.full:
+            raise most_telling(walk.errors)
+        log, started = walk.log, time.monotonic()
+        first = walk.since is None
+        since = walk.since = started if walk.since is None else walk.since
+        names = {c.endpoint.name: c for c in walk.full}
+        log.outcome = "left_queue"  # should the caller leave now
+        try:
+            name = await self._room.turn(
+                tuple(names), since + self._room.wait_s, since=None if first else since, pause_s=walk.pause_s
+            )
+            log.outcome = ""
+        except QueueFull:
+            log.outcome = "queue_full"
+            raise
+        except DeadlinePassed:
+            log.outcome = "deadline_passed"
+            raise
+        finally:
+            if log.outcome != "queue_full":
+                log.queued_ms = (log.queued_ms or 0.0) + (time.monotonic() - started) * 1000
+        walk.full.remove(names[name])
+        return names[name]
+
+    async def _cascade(self, walk: Walk, candidates: Sequence[Candidate], *, granted: bool = False) -> Answer | None:
+        """Cascade: a whole answer is held against what was asked for; one that fails is asked of another model once."""
+        answer = await self._fallback(walk, candidates, granted=granted)
+        if answer is None or not walk.decision.check or answer.stream:
+            return answer
+        failed = self._check(walk, answer)
+        other = self._another(walk, answer) if failed else None
+        if other is None:
+            return answer
+        answer.close()  # it was read to its end: its place is free while another model is asked
+        return await self._second(walk, answer, other)
+
+    async def _second(self, walk: Walk, first: Answer, other: Candidate) -> Answer:
+        """The answer of `other`, whatever its check says; where it has none, the first one."""
+        log, number, usage = walk.log, len(walk.log.attempts) - 1, walk.log.usage
+        try:
+            second = await self.once(walk, other)
+        except Failure:
+            return first
+        log.attempts[number] = replace(log.attempts[number], outcome="check_failed", usage=usage)
+        log.trigger = "cascade"
+        self._check(walk, second)
+        return second
+
+    def _check(self, walk: Walk, answer: Answer) -> bool:
+        """Hold an answer against what was asked for, and write down how that went. True where it fails."""
+        log = walk.log
+        with ExitStack() as unless_judged:
+            unless_judged.callback(answer.close)
+            reason = self._checks(walk.ask, answer.whole())
+            unless_judged.pop_all()
+        log.check = "" if reason is None else "failed" if reason else "passed"
+        if reason:
+            log.attempts[-1] = replace(log.attempts[-1], detail=reason)
+        return bool(reason)
+
+    def _another(self, walk: Walk, answer: Answer) -> Candidate | None:
+        """The next of the order that is another model, was not asked yet and has room."""
+        order = within_hold(walk.decision.order)
+        later = order[order.index(answer.candidate) + 1 :]
+        for candidate in later:
+            name = candidate.endpoint.name
+            other = candidate.model.name != answer.candidate.model.name
+            if other and name not in walk.tried and not self._room.is_full(name):
+                return candidate
+        return None
+
+    async def _fallback(self, walk: Walk, candidates: Sequence[Candidate], *, granted: bool = False) -> Answer | None:
+        """Fallback: walk along `candidates` until one answers; None where none does.
+
+        Those that are full by now are kept to be waited for. `granted`: there is one, and its place is taken already.
+        """
+        for candidate in candidates:
+            if not granted and self._room.is_full(candidate.endpoint.name):
+                walk.full.append(candidate)
+                if candidate.model.place == "local":
+                    walk.trigger = "overflow"
+                continue
             try:
-                return await self.once(ask, caller, decision, candidate, log)
+                answer = await self.once(walk, candidate, granted=granted)
             except Failure as failed:
                 if failed.final:
                     raise failed.error from failed
-                errors.append(failed.error)
-        raise next((e for e in errors if e.retry_after), errors[0])
+                walk.errors.append(failed.error)
+                if _refused_for_room(candidate, failed):
+                    walk.full.append(candidate)
+                    walk.trigger = "overflow"
+                elif failed.outcome == TOO_LONG and candidate.model.place == "local":
+                    walk.trigger = "context"
+                continue
+            if candidate.model.place == "hosted":
+                walk.log.trigger = walk.log.trigger or walk.trigger
+            return answer
+        return None
 
-    async def once(self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, log: Log) -> Answer:
+    async def once(self, walk: Walk, candidate: Candidate, *, granted: bool = False) -> Answer:
         """One try at one endpoint, recorded however it ends: a provider bills one that nobody waits for too.
 
-        Raises Failure.
+        Counted as in flight until the answer is closed. Raises Failure.
         """
-        started, place = time.monotonic(), candidate.model.place
+        log, started, place = walk.log, time.monotonic(), candidate.model.place
+        name, endpoint = candidate.model.name, candidate.endpoint.name
         outcome, status, detail, sent = "failed", None, "", False
-        try:
-            await self._admit(decision, candidate, log)
-            sent = place == "hosted"
-            answer = await self._send(ask, caller, decision, candidate, log)
-            outcome, status = "answered", answer.status
-            log.model, log.status = candidate.model, answer.status
-            return answer
-        except Failure as failed:
-            outcome, status, detail = failed.outcome, failed.status, failed.error.code
-            sent = sent and failed.sent
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            outcome = "client_left"
-            raise
-        finally:
-            ms = (time.monotonic() - started) * 1000
-            name, endpoint = candidate.model.name, candidate.endpoint.name
-            log.attempts.append(Attempt(name, endpoint, place, outcome, status, ms, detail, sent))
+        walk.tried.add(endpoint)
+        with ExitStack() as held:
+            held.enter_context(self._room.busy(endpoint, granted=granted))
+            try:
+                await self._admit(walk.decision, candidate, log)
+                sent = place == "hosted"
+                answer = await self._sending.send(walk.ask, walk.caller, walk.decision, candidate, log, held)
+                outcome, status = "answered", answer.status
+                log.model, log.status = candidate.model, answer.status
+                return answer
+            except Failure as failed:
+                outcome, status, detail = failed.outcome, failed.status, failed.error.code
+                sent = sent and failed.sent
+                if _refused_for_room(candidate, failed):
+                    self._room.told_full(endpoint)
+                raise
+            except (asyncio.CancelledError, GeneratorExit):
+                outcome = "client_left"
+                raise
+            finally:
+                ms = (time.monotonic() - started) * 1000
+                log.attempts.append(Attempt(name, endpoint, place, outcome, status, ms, detail, sent))
 
     async def _admit(self, decision: Decision, candidate: Candidate, log: Log) -> None:
         """The last look before anything is sent. Raises Failure."""
@@ -94,87 +209,16 @@ class Attempts:
             except HeadgateError as late:
                 raise Failure(late, "not_recorded") from late
 
-    async def _send(self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, log: Log) -> Answer:
-        """Send it and read up to the commit point, counted as in flight until the answer is closed. Raises Failure.
 
-        Whatever ends it before that, the caller leaving included, closes the connection.
-        """
-        body, dropped = self._outgoing(ask, candidate, decision.droppable)
-        raw = orjson.dumps(body)
-        with ExitStack() as stack:
-            stack.enter_context(self._fleet.busy(candidate.endpoint.name))
-            try:
-                if candidate.model.place == "hosted":
-                    response = await self._to_door(ask, caller, decision, candidate, raw)
-                else:
-                    response = await self._to_local(ask, candidate, raw)
-                stack.callback(response.close)
-                await _check_head(ask, candidate, response)
-                hide = ask.stream and not (ask.body.get("stream_options") or {}).get("include_usage")
-                answer = Answer(candidate, response, log, stream=ask.stream, hide_usage=hide, dropped=dropped)
-                await answer.begin()
-            except UpstreamError as failed:
-                raise unreachable(candidate, failed) from failed
-            except Unusable as failed:
-                unusable = UpstreamFailed(f"{candidate.name} gave no usable answer: {failed}")
-                raise Failure(unusable, "unusable") from failed
-            answer.keep(stack.pop_all())
-        return answer
-
-    async def _to_local(self, ask: Ask, candidate: Candidate, raw: bytes) -> Response:
-        try:
-            access = self._fleet.access(candidate.endpoint.name)
-        except KeyError as gone:
-            raise UpstreamError("refused", "the endpoint is gone") from gone
-        headers = [("content-type", "application/json"), ("x-request-id", ask.id)]
-        if key := self._key(candidate, access):
-            headers.append(("authorization", f"Bearer {key}"))
-        return await self._connections.post(access.address, f"/v1/{ask.route}", headers, raw)
-
-    async def _to_door(
-        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, raw: bytes
-    ) -> Response:
-        assert self._door is not None
-        door = self._fleet.door
-        permit = Permit(
-            id=secrets.token_hex(16), door=door.instance, request=ask.id, key=caller.key, team=caller.team,
-            route=ask.route, provider=candidate.model.provider, model=candidate.model.name, path=ask.route,
-            data_class=decision.traits.data_class.name, body=body_hash(raw), policy=self._policy,
-            expires=time.time() + LIFETIME_S,
-        )  # fmt: skip
-        headers = [("content-type", "application/json"), ("x-headgate-permit", seal(permit, self._permit_secret))]
-        return await self._connections.post(self._door, "/send", headers, raw)
-
-    def _key(self, candidate: Candidate, access: Access) -> str:
-        """An attached server's key; a rotated file is read again. Raises Failure where it cannot be sent."""
-        setting, key = "key_env", os.environ.get(access.key_env, "")
-        if access.key_file:
-            setting = "key_file"
-            try:
-                key = self._from_file(access.key_file)
-            except (OSError, ValueError):
-                key = ""
-        elif not key:  # the variable need not be set: most servers ask for no key
-            return ""
-        if not key or not (key.isascii() and key.isprintable()):
-            # Neither the path nor what stands in it: callers read this.
-            text = f"{candidate.name} cannot be asked: its attach[].{setting} in headgate.yaml gives no usable key."
-            raise Failure(Unavailable(text, retry_after=RETRY_AFTER_S), "no_key", sent=False)
-        return key
-
-    def _from_file(self, name: str) -> str:
-        path = Path(name).expanduser()
-        changed = path.stat().st_mtime_ns
-        known = self._keys.get(name)
-        if known is None or known[0] != changed:
-            known = self._keys[name] = changed, path.read_text().strip()
-        return known[1]
+def within_hold(order: Sequence[Candidate]) -> list[Candidate]:
+    """What may be tried: the first MOST_ATTEMPTS, which the hold covers, and local ones that are waited for."""
+    return [
+        candidate
+        for number, candidate in enumerate(order)
+        if number < MOST_ATTEMPTS or (candidate.endpoint.full and candidate.model.place == "local")
+    ]
 
 
-async def _check_head(ask: Ask, candidate: Candidate, response: Response) -> None:
-    """Raises Failure unless an answer of the kind that was asked for begins here."""
-    if response.status != 200:
-        raise await refusal(candidate, response)
-    expected = "text/event-stream" if ask.stream else "application/json"
-    if not response.headers.get("content-type", "").startswith(expected):
-        raise Failure(UpstreamFailed(f"{candidate.name} answered something else than {expected}."), "wrong_type", 200)
+def _refused_for_room(candidate: Candidate, failed: Failure) -> bool:
+    """Whether an engine's own admission limit refused it (vLLM answers 503); of a provider nothing is waited for."""
+    return candidate.model.place == "local" and failed.outcome == OVERLOADED

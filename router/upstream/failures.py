@@ -5,6 +5,8 @@ Whether to go on along the order is the attempts' business; here it is only said
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import orjson
 
 from router.errors import (
@@ -28,6 +30,12 @@ REFUSED_BY_PROVIDER = frozenset({"provider_refused_key", "provider_redirected"})
 """The door's words for a provider's 3xx, 401 and 403, which it passes on as 502."""
 
 
+OVERLOADED = "overloaded"
+"""The outcome of a try that was refused with 503 or 529."""
+TOO_LONG = "too_long"
+"""The outcome of a try whose prompt the model's context does not hold; a longer one may still answer."""
+
+
 class Failure(Exception):
     """One try that did not answer. `final` stops the walk: another model would say the same."""
 
@@ -38,6 +46,11 @@ class Failure(Exception):
         self.error, self.outcome, self.status, self.final = error, outcome, status, final
         self.sent = sent
         """Whether the upstream may have worked on it. A provider bills that."""
+
+
+def most_telling(errors: Sequence[HeadgateError]) -> HeadgateError:
+    """Of several tries in vain, the error for the caller: one that waiting can help, else that of the first choice."""
+    return next((e for e in errors if e.retry_after), errors[0])
 
 
 def unreachable(candidate: Candidate, failed: UpstreamError) -> Failure:
@@ -71,18 +84,26 @@ async def refusal(candidate: Candidate, response: Response) -> Failure:
         if "context length" in message or "maximum context" in message:
             code = "context_length_exceeded"
         bad = BadRequest(message or f"{name} refused the request.", code=code or "invalid_request")
-        return Failure(bad, "bad_request", status, final=True, sent=False)
+        # Only of a prompt that is too long another model may say something else.
+        final = code != "context_length_exceeded"
+        return Failure(bad, TOO_LONG if not final else "bad_request", status, final=final, sent=False)
     if status == 429:
         limit = LimitReached(f"{name} takes no more requests now.", code="rate_limit_exceeded", retry_after=after)
         return Failure(limit, "rate_limited", status, sent=False)
     if status in (503, 529):
-        return Failure(Unavailable(f"{name} is full or not ready.", retry_after=after), "overloaded", status)
+        return overloaded(candidate, status, after)
     if status == 504:
         return Failure(UpstreamTimeout(f"{name} did not answer in time."), "timeout", status)
     detail = f": {message}" if candidate.model.place == "hosted" and message else ""
     failed = UpstreamFailed(f"{name} answered with status {status}{detail}", code=code or None)
     # Whoever refuses generates nothing and bills nothing.
     return Failure(failed, "error", status, sent=status >= 500 and code not in REFUSED_BY_PROVIDER)
+
+
+def overloaded(candidate: Candidate, status: int, retry_after: int = RETRY_AFTER_S) -> Failure:
+    """It takes no more now."""
+    full = Unavailable(f"{candidate.name} is full or not ready.", retry_after=retry_after)
+    return Failure(full, OVERLOADED, status)
 
 
 def _by_door(response: Response, name: str, message: str, code: str) -> Failure | None:

@@ -40,6 +40,8 @@ class StreamReader:
         self.done = False
         self.error: str | None = None
         """The message of an error event. It is passed on, and nothing after it."""
+        self.full = False
+        """Whether that error says that the upstream takes no more now. vLLM refuses a stream so, with status 200."""
         self.events = 0
         """Data lines since the first delta, `[DONE]` and usage left out; about one token each."""
         self._hide_usage = hide_usage
@@ -152,6 +154,7 @@ class StreamReader:
     def _found(self, event: bytes, found: dict[str, Any]) -> bool:
         self.error = _error_message(found)
         if self.error is not None:
+            self.full = _says_full(found)
             return True
         if isinstance(found.get("usage"), dict):
             self.usage = _usage(found)
@@ -225,6 +228,11 @@ def _error_message(found: dict[str, Any]) -> str | None:
         return None
     message = error.get("message") if isinstance(error, dict) else error
     return message if isinstance(message, str) and message else "the upstream reported an error"
+
+
+def _says_full(found: dict[str, Any]) -> bool:
+    error = found if found.get("object") == "error" else found.get("error")
+    return isinstance(error, dict) and error.get("code") in (503, 529, "503", "529")
 
 
 def _has_delta(found: dict[str, Any]) -> bool:

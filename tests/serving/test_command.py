@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serving import command
+from serving import catalogue, command
 from serving.catalogue import Model
 from serving.demo_model import demo_model
 from serving.gpus import Gpu, Readings
@@ -69,6 +69,22 @@ def test_on_a_cpu() -> None:
     assert "--enforce-eager" in made.args and "--gpu-memory-utilization" not in made.args
     assert made.environment["VLLM_CPU_KVCACHE_SPACE"] == "8" and made.environment["CUDA_VISIBLE_DEVICES"] == ""
     assert build(placed(Readings(), {"device": "cpu"})).environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+
+
+def test_every_local_engine_refuses_what_is_over_its_limit_and_says_what_it_had_cached() -> None:
+    """Without the one a full engine lets requests wait without end; without the other nobody knows what was cached."""
+    local = [model for model in catalogue.load().models.values() if model.place == "local"]
+    shipped = [model.model_copy(update={"remote_code": False}) for model in local]
+    cards = Readings(tuple(Gpu(f"GPU-{i}", "B300", i, 999, 999, compute=10.3) for i in range(16)))
+    lines = [what for model in [*shipped, demo_model()] for what in place([model], cards, 64).placed]
+    lines += place([demo_model()], Readings(), 4).placed
+    assert len(lines) == len(shipped) + 2
+    for what in lines:
+        made = build(what)
+        limit = int(made.args[made.args.index("--max-num-queued-reqs") + 1])
+        assert limit == what.limit > 0, what.model.name
+        assert "--enable-prompt-tokens-details" in made.args
+    assert ("--max-num-queued-reqs", "7") in pairs(build(placed(limit=7)).args)
 
 
 def test_flags_of_the_variant_over_those_of_the_model_over_ours() -> None:
@@ -175,6 +191,7 @@ def test_vllm_itself_accepts_the_line(engine_python: Path) -> None:
         "parser = make_arg_parser(FlexibleArgumentParser())\n"
         "found = [parser.parse_args(line) for line in json.loads(sys.argv[1])]\n"
         "print([(f.uds, f.host, f.served_model_name, f.max_num_queued_reqs) for f in found])\n"
+        "print([f.enable_prompt_tokens_details for f in found])\n"
         "print([f.allowed_media_domains for f in found], [f.allowed_local_media_path for f in found])\n"
         "from vllm.multimodal.media.connector import MediaConnector\n"
         "connector = MediaConnector(allowed_media_domains=found[0].allowed_media_domains)\n"
@@ -190,5 +207,6 @@ def test_vllm_itself_accepts_the_line(engine_python: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "('/run/qwen.sock', None, ['demo'], 16)" in done.stdout
+    assert "[True, True, True]\n" in done.stdout
     assert "[['none.invalid'], ['none.invalid'], ['none.invalid']] ['', '', '']" in done.stdout
     assert done.stdout.count("refused ") == 3, done.stdout

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,77 +15,37 @@ from typing import Any
 import pytest
 
 from serving import gpus
+from tests.fakes import nvml
 
-STUB = r"""
-#include <stdlib.h>
-#include <string.h>
-#include <stdio.h>
-/* $NVML says what is wrong: "absurd", "lost", "mute", "mig", "none", "broken", several at once. */
-static int is(const char *word) { const char *all = getenv("NVML"); return all && strstr(all, word) != NULL; }
-static long of(void *device) { return (long)device - 1; }
-int nvmlInitWithFlags(unsigned flags) { return is("broken") ? 18 : is("unloaded") ? 9 : 0; }
-int nvmlShutdown(void) { return 0; }
-int nvmlDeviceGetCount_v2(unsigned *n) { *n = is("none") ? 0 : 2; return 0; }
-int nvmlDeviceGetHandleByIndex_v2(unsigned i, void **d) {
-  *d = (void *)(long)(i + 1); return i == 1 && is("gone") ? 15 : 0;
-}
-int nvmlDeviceGetUUID(void *d, char *s, unsigned n) { snprintf(s, n, "GPU-%ld", of(d)); return 0; }
-int nvmlDeviceGetName(void *d, char *s, unsigned n) { snprintf(s, n, "Test Card"); return 0; }
-typedef struct { unsigned long long total, free, used; } Memory;
-int nvmlDeviceGetMemoryInfo(void *d, Memory *m) {
-  if (of(d) == 1 && is("lost")) return 15;
-  m->total = 80000000000ULL; m->free = is("absurd") ? 90000000000ULL : 60000000000ULL; m->used = 20000000000ULL;
-  return 0;
-}
-typedef struct { unsigned gpu, memory; } Rates;
-int nvmlDeviceGetUtilizationRates(void *d, Rates *r) {
-  r->gpu = is("absurd") ? 4000000000U : 25; r->memory = 0; return 0;
-}
-int nvmlDeviceGetPowerUsage(void *d, unsigned *mw) {
-  *mw = is("absurd") ? 4294967295U : 123000; return is("denied") ? 4 : 0;
-}
-int nvmlDeviceGetMigMode(void *d, unsigned *now, unsigned *later) {
-  *now = *later = is("mig"); return is("mig") ? 0 : 3;
-}
-#ifndef OLD
-int nvmlDeviceGetTemperatureV(void *d, int *t) { t[2] = is("absurd") ? -40 : 51; return 0; }
-int nvmlDeviceGetCurrentClocksEventReasons(void *d, unsigned long long *r) { *r = 0x4 | 0x80; return 0; }
-typedef struct { unsigned pid; unsigned long long used; unsigned a, b; } Process;
-int nvmlDeviceGetComputeRunningProcesses_v3(void *d, unsigned *n, Process *p) {
-  if (!p) { *n = 2; return 7; }
-  *n = 2; p[0].pid = 41; p[0].used = 20000000000ULL; p[1].pid = 42; p[1].used = ~0ULL;
-  return 0;
-}
-int nvmlDeviceGetCudaComputeCapability(void *d, int *major, int *minor) {
-  *major = is("absurd") ? -1 : 9; *minor = 0; return 0;
-}
-#else
-int nvmlDeviceGetTemperature(void *d, unsigned sensor, unsigned *t) { *t = 50; return 0; }
-#endif
+READ = """
+import dataclasses, json, os, sys
+from serving import gpus
+found = gpus.Readings()
+for wrong in sys.argv[1:]:
+    os.environ["NVML"] = wrong
+    found = gpus.read().after(found)
+print(json.dumps(dataclasses.asdict(found)))
 """
-READ = "import json, dataclasses; from serving import gpus; print(json.dumps(dataclasses.asdict(gpus.read())))"
 
 
-def library(tmp_path: Path, *flags: str) -> Path:
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no C compiler to build the simulated driver with")
-    (tmp_path / "nvml.c").write_text(STUB)
-    built = tmp_path / "libnvidia-ml.so.1"
-    subprocess.run([compiler, "-shared", "-fPIC", "-w", *flags, "-o", built, tmp_path / "nvml.c"], check=True)
-    return tmp_path
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the simulated driver."""
+    return nvml.library(tmp_path_factory.mktemp("nvml"))
 
 
-def read(folder: Path, wrong: str = "") -> dict[str, Any]:
-    environ = {**os.environ, "LD_LIBRARY_PATH": str(folder), "NVML": wrong}
-    done = subprocess.run([sys.executable, "-c", READ], env=environ, capture_output=True, text=True, check=True)
+def read(folder: Path, *wrong: str) -> dict[str, Any]:
+    """What one process reads, once for each word of what is wrong then."""
+    environ = {**os.environ, "LD_LIBRARY_PATH": str(folder)}
+    command = [sys.executable, "-c", READ, *(wrong or [""])]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
-def test_two_gpus_with_all_they_say(tmp_path: Path) -> None:
-    found = read(library(tmp_path))
-    assert found["note"] == "" and [g["uuid"] for g in found["gpus"]] == ["GPU-0", "GPU-1"]
+def test_two_gpus_with_all_they_say(driver: Path) -> None:
+    found = read(driver)
+    assert found["note"] == "" and [g["uuid"] for g in found["gpus"]] == ["GPU-0", "GPU-1"] and found["at"] > 0
     assert found["gpus"][0] == {
         "uuid": "GPU-0", "name": "Test Card", "index": 0, "memory_total_gb": 80, "memory_free_gb": 60,
         "utilisation": 0.25, "power_w": 123, "temperature_c": 51, "throttle": ["power cap", "power brake"],
@@ -94,41 +53,118 @@ def test_two_gpus_with_all_they_say(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_absurd_readings_are_unknown_and_never_zero(tmp_path: Path) -> None:
-    gpu = read(library(tmp_path), "absurd")["gpus"][0]
-    for name in ("memory_free_gb", "utilisation", "power_w", "temperature_c", "compute"):
-        assert gpu[name] is None, name
-    assert gpu["memory_total_gb"] == 80 and gpu["fault"] == ""
+@pytest.mark.parametrize(
+    ("wrong", "unknown"),
+    [
+        ("absurd", {"memory_free_gb", "utilisation", "power_w", "temperature_c", "throttle", "compute"}),
+        ("minus", {"memory_free_gb", "utilisation", "power_w", "temperature_c"}),
+        ("endless", {"memory_total_gb", "memory_free_gb"}),
+        ("empty", {"memory_total_gb", "memory_free_gb"}),
+    ],
+)
+def test_what_cannot_be_true_is_unknown_and_never_zero(driver: Path, wrong: str, unknown: set[str]) -> None:
+    """300 % busy, less than nothing free, more free than there is, -1 W, 255 degrees, a bus that answers with ones."""
+    gpu = read(driver, wrong)["gpus"][0]
+    assert {name for name, value in gpu.items() if value is None} == unknown
+    assert gpu["uuid"] == "GPU-0" and gpu["fault"] == ""
 
 
-def test_a_reading_that_is_not_permitted_takes_no_other_with_it(tmp_path: Path) -> None:
-    gpu = read(library(tmp_path), "denied")["gpus"][0]
+def test_a_driver_that_lies_about_lengths_and_texts_is_survived(driver: Path) -> None:
+    gpu = read(driver, "absurd")["gpus"][0]
+    assert (gpu["name"], gpu["processes"]) == ("unknown", [])
+    countless = read(driver, "countless")
+    assert countless["gpus"] == [] and "4000000000 GPUs, which cannot be" in countless["note"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "throttle"),
+    [
+        ("hot", ["hardware slow-down", "software thermal", "hardware thermal"]), ("cool", []),
+        ("", ["power cap", "power brake"]),
+    ],
+)  # fmt: skip
+def test_why_clocks_are_held_down_is_named(driver: Path, wrong: str, throttle: list[str]) -> None:
+    """An idle card and a display's setting are no reason to worry, and are not named."""
+    assert read(driver, wrong)["gpus"][0]["throttle"] == throttle
+
+
+def test_memory_that_is_used_up_is_a_reading_and_not_unknown(driver: Path) -> None:
+    assert read(driver, "full")["gpus"][0]["memory_free_gb"] == 0.05
+
+
+def test_a_reading_that_is_not_permitted_takes_no_other_with_it(driver: Path) -> None:
+    gpu = read(driver, "denied")["gpus"][0]
     assert gpu["power_w"] is None and gpu["utilisation"] == 0.25 and gpu["fault"] == ""
 
 
 def test_an_old_driver_without_the_newer_calls(tmp_path: Path) -> None:
-    gpu = read(library(tmp_path, "-DOLD"))["gpus"][0]
-    assert (gpu["temperature_c"], gpu["compute"], gpu["throttle"], gpu["processes"]) == (50, None, [], [])
+    gpu = read(nvml.library(tmp_path, "-DOLD"))["gpus"][0]
+    assert (gpu["temperature_c"], gpu["compute"], gpu["throttle"], gpu["processes"]) == (50, None, None, [])
     assert gpu["memory_free_gb"] == 60 and gpu["fault"] == ""
 
 
 @pytest.mark.parametrize("wrong", ["lost", "gone"])
-def test_a_lost_gpu_is_named_and_the_other_still_read(tmp_path: Path, wrong: str) -> None:
-    healthy, lost = read(library(tmp_path), wrong)["gpus"]
+def test_a_lost_gpu_is_named_and_the_other_still_read(driver: Path, wrong: str) -> None:
+    healthy, lost = read(driver, wrong)["gpus"]
     assert healthy["fault"] == "" and healthy["memory_free_gb"] == 60
     assert lost["fault"] == "GPU is lost" and lost["memory_free_gb"] is None and lost["index"] == 1
 
 
-def test_a_split_gpu_is_not_offered_whole(tmp_path: Path) -> None:
-    assert "MIG" in read(library(tmp_path), "mig")["gpus"][0]["fault"]
+@pytest.mark.parametrize(
+    ("wrong", "fault"), [("gone", "GPU is lost"), ("fewer", "GPU is gone"), ("none", "GPU is gone")]
+)
+def test_a_gpu_lost_in_mid_run_keeps_the_name_that_engines_know_it_by(driver: Path, wrong: str, fault: str) -> None:
+    """Lost, it gives no UUID; gone from the list, the driver counts the others anew. Both go on being known."""
+    for looks in (("", wrong), ("", wrong, wrong)):
+        found = {gpu["uuid"]: gpu["fault"] for gpu in read(driver, *looks)["gpus"]}
+        assert set(found) == {"GPU-0", "GPU-1"}
+        assert any(why.startswith(fault) for why in found.values())
+        assert (found["GPU-1"] == "") is (wrong == "fewer")
+    again = read(driver, "", wrong, "")["gpus"]
+    assert [(g["uuid"], g["fault"]) for g in again] == [("GPU-0", ""), ("GPU-1", "")]
+
+
+def test_two_gpus_lost_one_after_the_other_are_both_known() -> None:
+    one, two = gpus.Gpu("GPU-a", "H", 0), gpus.Gpu("GPU-b", "H", 1)
+    first = gpus.Readings((gpus.Gpu("GPU-b", "H", 0),)).after(gpus.Readings((one, two)))
+    then = gpus.Readings((gpus.Gpu("unknown-0", "unknown", 0, fault="GPU is lost"),)).after(first)
+    assert {g.uuid: g.fault[:11] for g in then.gpus} == {"GPU-a": "GPU is gone", "GPU-b": "GPU is lost"}
+
+
+@pytest.mark.parametrize("wrong", ["refused", "broken", "unloaded"])
+def test_a_driver_that_fails_in_mid_run_accuses_no_gpu(driver: Path, wrong: str) -> None:
+    """Engines go on while the driver's library was exchanged under them; nothing is known then, nothing is wrong."""
+    found = read(driver, "", wrong)
+    assert found["gpus"] == [] and found["note"]
+
+
+def test_a_gpu_that_names_nothing_is_not_used(driver: Path) -> None:
+    gpu = read(driver, "nameless")["gpus"][0]
+    assert (gpu["uuid"], gpu["fault"]) == ("unknown-0", "GPU does not say its UUID")
+
+
+def test_a_split_gpu_is_not_offered_whole(driver: Path) -> None:
+    assert "MIG" in read(driver, "mig")["gpus"][0]["fault"]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "note"), [("none", "no NVIDIA GPU"), ("broken", "restart the machine"), ("unloaded", "not loaded")]
-)
-def test_a_driver_without_gpus_or_out_of_order_is_said(tmp_path: Path, wrong: str, note: str) -> None:
-    found = read(library(tmp_path), wrong)
+    ("wrong", "note"),
+    [
+        ("none", "no NVIDIA GPU"), ("broken", "restart the machine"), ("unloaded", "not loaded"),
+        ("refused", "does not answer"),
+    ],
+)  # fmt: skip
+def test_a_driver_without_gpus_or_out_of_order_is_said(driver: Path, wrong: str, note: str) -> None:
+    found = read(driver, wrong)
     assert found["gpus"] == [] and note in found["note"]
+
+
+def test_a_library_that_is_none_is_no_driver(tmp_path: Path) -> None:
+    (tmp_path / "libnvidia-ml.so.1").write_text("not a library")
+    found = read(tmp_path)
+    if found["gpus"]:
+        pytest.skip("this machine has NVIDIA GPUs, and its own library is found instead")
+    assert found["note"] == "no NVIDIA driver here"
 
 
 def test_no_driver_is_a_normal_answer(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from router.ledger.listed import find
+from router.ledger.prices import Prices
 from serving import command
 from serving.catalogue import ABILITIES, Catalogue, DataClass, Model, Shipped, Site, Variant, Vetted, load
 from serving.parameters import BOOKKEEPING, OPENAI_CHAT, OUTPUT_LIMITS, REFUSED
@@ -29,6 +31,8 @@ OWN_ADDRESS = {"azure", "bedrock", "litellm"}
 """Providers whose address is the site's own."""
 
 CATALOGUE = load()
+NOW = dt.datetime(2026, 11, 21, tzinfo=dt.UTC).timestamp()
+PRICED = Prices.of(CATALOGUE, NOW, all_hosted=True).catalogue
 LOCAL = [m for m in CATALOGUE.models.values() if m.place == "local"]
 HOSTED = [m for m in CATALOGUE.models.values() if m.place == "hosted"]
 EACH_LOCAL = pytest.mark.parametrize("model", LOCAL, ids=lambda m: m.name)
@@ -110,13 +114,29 @@ def test_a_hosted_model_receives_public_data_only_and_names_what_it_honours(mode
 
 
 @EACH_HOSTED
-def test_a_price_has_its_date_and_a_cached_token_is_not_dearer(model: Model) -> None:
-    if model.price is None:
-        assert model.provider in OWN_ADDRESS, "its price is the contract's"
-        return
-    assert model.price.as_of is not None
-    assert 0 < model.price.input < model.price.output
-    assert model.price.cached is None or model.price.cached < model.price.input
+def test_a_price_stands_here_only_where_the_list_has_none(model: Model) -> None:
+    listed = find(model, CATALOGUE.providers[model.provider])
+    if model.price is not None:
+        assert listed is None, "one fact in one place: delete the price here"
+        assert model.price.as_of is not None
+    elif listed is None:
+        assert model.provider in OWN_ADDRESS, "neither here nor in the list: give it a price"
+
+
+@EACH_HOSTED
+def test_a_cached_token_is_not_dearer_and_output_not_cheaper(model: Model) -> None:
+    price = PRICED.models[model.name].price
+    if price is not None:
+        assert 0 < price.input < price.output
+        assert price.cached is not None and price.cached < price.input
+
+
+@EACH_HOSTED
+def test_no_context_reaches_into_a_dearer_price(model: Model) -> None:
+    """What is held is the most that can be charged: a tier within the context would make every hold that dear."""
+    listed = find(model, CATALOGUE.providers[model.provider])
+    if listed is not None:
+        assert listed.most(model.context, NOW) == listed.most(1, NOW)
 
 
 def test_each_provider_has_a_model_and_the_large_ones_two() -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,11 @@ VIEW = View(
 class Told:
     """Stands in for the supervisor: what it was told to say."""
 
-    def __init__(self, *views: View, gpus: tuple[Gpu, ...] = (), engine: Engine | None = None) -> None:
+    def __init__(
+        self, *views: View, gpus: tuple[Gpu, ...] = (), engine: Engine | None = None, at: float | None = None
+    ) -> None:
         self.engine = engine
-        self.readings = Readings(gpus, "no driver")
+        self.readings = Readings(gpus, "no driver", at)
         self._views = list(views)
 
     def views(self) -> list[View]:
@@ -54,7 +57,7 @@ def document(*views: View, **more: Any) -> dict[str, Any]:
 
 def test_the_document_has_exactly_the_fields_of_version_1() -> None:
     found = document(VIEW, gpus=(Gpu("GPU-1", "H", 0),), engine=Engine(Path("/e/python"), "vllm", "0.33.0"))
-    assert set(found) == {"version", "host", "boot", "at", "engine", "gpus", "gpu_note", "instances"}
+    assert set(found) == {"version", "host", "boot", "at", "engine", "gpus", "gpus_age_s", "gpu_note", "instances"}
     assert (found["version"], found["host"], found["boot"], found["at"]) == (1, "here", "b001", 9.0)
     assert found["engine"] == {"package": "vllm", "version": "0.33.0", "python": "/e/python"}
     assert set(found["gpus"][0]) == {
@@ -69,21 +72,31 @@ def test_the_document_has_exactly_the_fields_of_version_1() -> None:
 
 def test_an_unknown_reading_is_null_and_not_zero() -> None:
     load = document(VIEW)["instances"][0]["load"]
-    assert load == {"running": 2, "waiting": None, "kv_use": None, "asleep": None, "age_s": 0.5}
+    assert load == {
+        "running": 2, "waiting": None, "kv_use": None, "asleep": None, "preemptions": None, "rejections": None,
+        "prompt_tokens": None, "output_tokens": None, "age_s": 0.5,
+    }  # fmt: skip
+    gpu = document(gpus=(Gpu("GPU-1", "H", 0, memory_free_gb=0.0),))["gpus"][0]
+    assert gpu["memory_free_gb"] == 0
+    assert {name for name, value in gpu.items() if value is None} == {
+        "memory_total_gb", "utilisation", "power_w", "temperature_c", "throttle",
+    }  # fmt: skip
+
+
+def test_the_whole_load_of_an_engine_is_published() -> None:
+    load = Load(3, 1, 0.25, False, 4, 5, 1200, 34)
+    published = document(replace(VIEW, load=load))["instances"][0]["load"]
+    assert published == {**asdict(load), "age_s": 0.5}
+
+
+def test_readings_of_gpus_have_an_age_so_that_old_ones_are_not_believed() -> None:
+    assert document(gpus=(Gpu("GPU-1", "H", 0),), at=time.monotonic() - 40)["gpus_age_s"] == pytest.approx(40, abs=2)
+    assert document()["gpus_age_s"] is None
 
 
 def test_without_an_engine_and_gpus_it_says_so() -> None:
     found = document()
     assert (found["engine"], found["gpus"], found["gpu_note"], found["instances"]) == (None, [], "no driver", [])
-
-
-def test_prometheus_leaves_out_what_is_unknown() -> None:
-    told = Told(VIEW, gpus=(Gpu("GPU-1", "H", 0, memory_free_gb=2.0, fault="XID 79"),))
-    text = "\n".join(str(sample) for family in status._Collector(told).collect() for sample in family.samples)  # type: ignore[arg-type]
-    assert "headgate_instance_running" in text
-    assert "headgate_instance_waiting" not in text
-    assert "headgate_gpu_power_watts" not in text
-    assert "headgate_gpu_fault" in text
 
 
 def get(path: Path, page: str) -> tuple[int, bytes]:
@@ -172,8 +185,7 @@ def test_attached_alone_needs_no_engine_and_stops_clean(run: Run, theirs: tuple[
     socket = run.home.socket("serving")
     assert stat.S_IMODE(socket.stat().st_mode) == 0o600
     assert get(socket, "/health") == (200, b'{"status":"ok"}')
-    assert b'headgate_instance_state{instance="fake",model="fake",state="ready"} 1.0' in get(socket, "/metrics")[1]
-    assert get(socket, "/nothing")[0] == 404
+    assert get(socket, "/metrics")[0] == 404  # Prometheus asks the router alone
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=10)
     assert process.returncode == 0, told

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import os
 import secrets
 import signal
@@ -24,7 +25,7 @@ from serving.catalogue import Attached, Model
 from serving.command import Command
 from serving.endpoint import Timing, View
 from serving.engines import Engine, EngineError
-from serving.gpus import Readings
+from serving.gpus import Gpu, Readings
 from serving.home import Home
 from serving.local import Means, Say
 from serving.placement import Misfit, Placed, Plan
@@ -61,8 +62,9 @@ class Rig:
         self._running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
 
     def start(
-        self, *names: str, attached: tuple[Attached, ...] = (), misfits: tuple[Misfit, ...] = (), timing: Timing = QUICK
-    ) -> Supervisor:
+        self, *names: str, attached: tuple[Attached, ...] = (), misfits: tuple[Misfit, ...] = (),
+        timing: Timing = QUICK, read_gpus: Callable[[], Readings] = Readings,
+    ) -> Supervisor:  # fmt: skip
         means = Means(
             home=self.home,
             installation=self.home.installation(),
@@ -79,7 +81,7 @@ class Rig:
             attached=attached,
             means=means,
             timing=timing,
-            read_gpus=Readings,
+            read_gpus=read_gpus,
             readings=Readings(),
             providers=self.providers,
         )
@@ -421,6 +423,17 @@ async def test_a_slow_server_does_not_delay_the_others(rig: Rig, tmp_path: Path)
         listening.close()
         for task in asyncio.all_tasks() - tasks_before:
             task.cancel()
+
+
+async def test_a_gpu_lost_while_engines_run_is_named_as_they_know_it(rig: Rig) -> None:
+    lost = Gpu("unknown-0", "unknown", 0, fault="GPU is lost")
+    looks = itertools.chain([Readings((Gpu("GPU-a", "H200", 0),))], itertools.repeat(Readings((lost,))))
+    supervisor = rig.start(timing=dataclasses.replace(QUICK, gpus_s=0.01), read_gpus=lambda: next(looks))
+    end = time.monotonic() + 10
+    while not (supervisor.readings.gpus and supervisor.readings.gpus[0].fault):
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+    assert [(g.uuid, g.name, g.fault) for g in supervisor.readings.gpus] == [("GPU-a", "H200", "GPU is lost")]
 
 
 async def test_two_endpoints_of_one_model_have_names_of_their_own(rig: Rig, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ async def test_an_answer_says_who_gave_it_and_why(house: House) -> None:
     assert reply.json()["choices"]
     assert reply.headers["x-headgate-model"] == "small"
     assert reply.headers["x-headgate-place"] == "local"
-    assert reply.headers["x-headgate-lane"] == "private"
+    assert reply.headers["x-headgate-lane"] == "named"
     assert "private data may go to small" in reply.headers["x-headgate-reason"]
     assert reply.headers["x-request-id"].startswith("req_")
 
@@ -141,7 +141,7 @@ async def test_a_client_that_leaves_stops_the_engine(house: House, stream: bool)
     await house.local.until(lambda: not house.local.open)
     assert house.built is not None
     fleet = house.built.fleet
-    await until(lambda: fleet.in_flight() == 0)
+    await until(lambda: fleet.state()["in_flight"] == 0)
     await house.built.store.durable()
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import re
+from collections.abc import Callable
+from typing import Any
 
+from rich.console import Console
+
+from router.commands.look import _show_decision, _show_record
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from serving.home import Home
 from tests.fakes.command_line import Headgate, Server
@@ -40,3 +46,66 @@ def test_a_dry_run_without_a_key_names_no_key_that_is_not_there(headgate: Headga
 
     status, text = asked(headgate.home, "/explain?data_class=pubic")
     assert status == 400 and "public, internal, private, secret" in text
+
+
+CARD = {"index": 0, "utilisation": 0.87, "memory_free_gb": 20.25, "throttle": ["power cap"], "fault": ""}
+NEAR = {
+    "model": "near", "endpoint": "near-1", "place": "local", "full": True, "in_flight": 16, "limit": 16, "running": 15,
+    "waiting": 2, "kv_use": 0.93, "gpus": [CARD, {**CARD, "index": 1, "utilisation": None, "memory_free_gb": None,
+                                                   "throttle": [], "fault": "GPU is lost"}],
+}  # fmt: skip
+FAR = {"model": "far", "endpoint": "far", "place": "hosted", "full": False, "in_flight": 1, "limit": None, "gpus": []}
+DECISION = {
+    "asked": "auto", "data_class": "public", "why_class": "k1 is public", "order": [FAR, NEAR], "reason": "overflow",
+    "trigger": "overflow", "check": "json_schema", "hold_usd": 0.01, "prompt_tokens_at_most": 30, "refusals": [],
+}  # fmt: skip
+CLOSED = {
+    "kind": "closed", "attempts": [], "outcome": "answered", "status": 200, "total_ms": 1200.1, "estimated": False,
+    "prompt_tokens": 10, "output_tokens": 20, "cost_usd": 0.000123,
+}  # fmt: skip
+
+
+def lines(show: Callable[..., None], *given: Any) -> list[str]:
+    file = io.StringIO()
+    show(*given, Console(file=file, width=80, markup=False, highlight=False))
+    return file.getvalue().splitlines()
+
+
+def record(**closed: Any) -> list[str]:
+    opened = {"kind": "opened", "key": "k1", "team": "t", "route": "chat/completions", **DECISION}
+    return lines(_show_record, {"request": "req_1", "events": [opened, {**CLOSED, **closed}]})
+
+
+def test_the_load_of_each_candidate_is_shown_as_it_was_known_then() -> None:
+    shown = lines(_show_decision, DECISION)
+    for line in (
+        "trigger    overflow", "load       far: 1 in flight",
+        "load       near-1: 16 of 16 in flight, full, running 15, waiting 2, KV 93%",
+        "           GPU 0: busy 87%, 20.2 GB free, power cap",
+        "           GPU 1: busy unknown, memory unknown, GPU is lost",
+        "check      a whole answer is held against json_schema",
+    ):  # fmt: skip
+        assert line in shown
+
+
+def test_a_load_that_nobody_knew_is_unknown() -> None:
+    mute = {**NEAR, "full": False, "limit": None, "running": None, "waiting": None, "kv_use": None, "gpus": []}
+    shown = lines(_show_decision, {**DECISION, "order": [mute]})
+    assert "load       near-1: 16 in flight, running unknown, waiting unknown, KV unknown" in shown
+
+
+def test_how_a_request_went_on_after_its_decision_is_shown() -> None:
+    shown = record(queued_ms=512.3, trigger="cascade", check="passed", price_source="list")
+    assert {"waited     512 ms for local room", "trigger    overflow", "trigger    cascade"} <= set(shown)
+    assert {"checked    passed", "cost       $0.000123, by list price"} <= set(shown)
+    assert "cost       $0.000123, by GPU-hours" in record(price_source="gpu-hours")
+    assert [line for line in record(trigger="overflow") if line.startswith("trigger")] == ["trigger    overflow"]
+
+
+def test_a_record_of_an_earlier_release_is_shown_without_what_it_does_not_hold() -> None:
+    old = {name: value for name, value in DECISION.items() if name not in ("trigger", "check")}
+    old["order"] = [{"model": "near", "endpoint": "near-1", "place": "local"}]
+    shown = lines(_show_decision, old)
+    assert "goes to    near (local)" in shown
+    assert not any(line.startswith(("load", "trigger", "check")) for line in shown)
+    assert "cost       $0.000123" in record()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from router.commands import progress
 from router.commands.context import NotRunning, Stop
-from router.commands.progress import Start, follow, show_closed, show_status, starting
+from router.commands.progress import Start, follow, show_closed, starting
 from serving.home import Home
 from tests.conftest import instance
 
@@ -137,37 +136,3 @@ def test_a_part_that_dies_again_and_again_is_not_waited_for(home: Home, sockets:
     (home.logs / "keeper.log").write_text(again * 3)
     with pytest.raises(Stop, match=r"router ended with code 1; .* no space; see: headgate logs"):
         follow(start(home), console())
-
-
-def test_status_shows_what_is_wrong_and_how_a_log_ends() -> None:
-    broken = instance("small", URL, state="failed", detail="died", restarts=2, log=["\x1b[31mKeyError\x1b[0m [/x]"])
-    state = {
-        "serving": {"instances": [broken], "gpus": [], "gpu_note": "no driver"},
-        "endpoints": [
-            {"name": n, "state": "closed", "detail": "no key", "address": "door", "in_flight": 0} for n in ("a", "b")
-        ],
-        "door": None,
-        "ledger": {"healthy": False, "trouble": "the disk is full"},
-    }
-    out = console()
-    show_status(state, "http://h:1", out)
-    for line in (
-        "endpoint  http://h:1/v1", "ledger: the disk is full", "a, b: closed: no key",
-        "small: FAILED: died (started again 2 times)", "  KeyError [/x]", "GPUs      no driver",
-    ):  # fmt: skip
-        assert f"{line}\n" in text(out)
-
-
-def test_status_shows_gpus_and_says_unknown_where_it_is(tmp_path: Path) -> None:
-    gpu = {
-        "uuid": "GPU-1", "name": "H200", "index": 3, "memory_total_gb": 141.0, "memory_free_gb": 20.25,
-        "utilisation": None, "power_w": 700.0, "temperature_c": None, "throttle": ["thermal"], "fault": "",
-    }  # fmt: skip
-    state = {
-        "serving": {"instances": [instance("small", URL, gpus=["GPU-1"])], "gpus": [gpu]}, "endpoints": [],
-        "ledger": {"healthy": True},
-    }  # fmt: skip
-    out = console()
-    show_status(state, "", out)
-    assert "GPU 3" in text(out)
-    assert "20.2 / 141" in text(out) and "unknown" in text(out) and "thermal" in text(out)

@@ -20,9 +20,10 @@ from router.ledger import store as store_module
 from router.ledger.budgets import Budgets
 from router.ledger.entries import Entry, Ledger
 from router.ledger.metrics import Metrics
+from router.ledger.prices import Prices
 from router.ledger.store import LedgerError, Store
-from router.records import Attempt, Decision, Usage
-from serving.catalogue import Model, Price
+from router.records import Attempt, Decision, Gpu, Usage
+from serving.catalogue import Catalogue, Model, Price, Site
 from tests.fakes.asking import ask, caller, decided, endpoint, hosted, local
 
 WHO = caller("private", budget_usd=10.0)
@@ -69,7 +70,9 @@ def test_answered(ledger: Ledger) -> None:
         entry.first_byte()
     opened, closed = both(ledger)
     assert (opened["cost"], opened["hold_usd"], opened["data_class"]) == (decision.hold, decision.hold, "private")
-    assert opened["order"] == [{"model": "near", "endpoint": "near", "place": "local"}]
+    assert [(c["model"], c["endpoint"], c["place"], c["full"]) for c in opened["order"]] == [
+        ("near", "near", "local", False)
+    ]
     assert (opened["team"], opened["asked"], opened["bytes"]) == ("search", "auto", 80)
     assert (closed["outcome"], closed["status"], closed["model"], closed["place"]) == ("answered", 200, "near", "local")
     assert (closed["prompt_tokens"], closed["output_tokens"], closed["cached_tokens"]) == (10, 20, 5)
@@ -279,6 +282,96 @@ async def test_nothing_may_leave_without_a_record_on_disk(ledger: Ledger, monkey
             await entry.durable()
     assert (stopped.value.code, stopped.value.retry_after) == ("ledger_unavailable", 10)
     monkeypatch.undo()
+
+
+def aside(model: Model, usage: Usage, detail: str = "") -> Attempt:
+    """An answer that was not passed on since it failed its check."""
+    sent = model.place == "hosted"
+    return Attempt(model.name, model.name, model.place, "check_failed", 200, 1.0, detail, sent, usage=usage)
+
+
+@pytest.mark.parametrize(
+    ("first", "usage", "cost", "estimated"),
+    [
+        (local(), Usage(10, 20), (10 * 1 + 20 * 2) / 1e6, False),
+        (local(), Usage(), 80 * 1 / 1e6, True),
+        (hosted("one"), Usage(10, 20), (10 * 10 + 20 * 50) / 1e6, False),
+        (hosted("one"), Usage(10), None, True),  # what it may have cost at most
+    ],
+)
+def test_an_answer_that_was_set_aside_is_paid_too(
+    ledger: Ledger, first: Model, usage: Usage, cost: float | None, estimated: bool
+) -> None:
+    far, who = hosted(lanes=("cheap",)), caller(budget_usd=10.0)
+    decision = decided(ask(), who, first, far)
+    with ledger.entry(ask(), who, decision) as entry:
+        entry.attempts += [aside(first, usage, "choice 0: no JSON"), tried(far, "answered", sent=True)]
+        entry.model, entry.usage, entry.trigger, entry.check = far, Usage(1, 2), "cascade", "passed"
+    _, closed = both(ledger)
+    paid, answered = (a["cost_usd"] for a in closed["attempts"])
+    worst = dict(zip((c.model.name for c in decision.order), decision.worst, strict=True))[first.name]
+    assert paid == pytest.approx(worst if cost is None else cost)
+    assert closed["cost"] == pytest.approx(paid + answered)
+    assert (closed["estimated"], closed["prompt_tokens"], closed["output_tokens"]) == (estimated, 1, 2)
+    assert (closed["trigger"], closed["check"], closed["attempts"][0]["detail"]) == (
+        "cascade", "passed", "choice 0: no JSON",
+    )  # fmt: skip
+    assert closed["attempts"][0]["prompt_tokens"] == usage.prompt
+    assert "prompt_tokens" not in closed["attempts"][1]
+
+
+@pytest.mark.parametrize("outcome", ["queue_full", "deadline_passed"])
+def test_a_queue_that_let_nobody_in_is_its_own_outcome(ledger: Ledger, outcome: str) -> None:
+    with pytest.raises(Unavailable), ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)) as entry:
+        entry.outcome, entry.queued_ms = outcome, 12.345
+        raise Unavailable("No room.", code="queue_timeout")
+    _, closed = both(ledger)
+    assert (closed["outcome"], closed["status"], closed["error"]) == (outcome, 503, "queue_timeout")
+    assert closed["queued_ms"] == pytest.approx(12.345, abs=0.01)
+
+
+@pytest.mark.parametrize(("known", "told"), [("left_queue", "left_queue"), ("", "client_left"), ("cut", "client_left")])
+def test_whoever_left_the_queue_did_not_leave_an_answer(ledger: Ledger, known: str, told: str) -> None:
+    with pytest.raises(asyncio.CancelledError), ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)) as entry:
+        entry.outcome = known
+        raise asyncio.CancelledError
+    _, closed = both(ledger)
+    assert (closed["outcome"], closed["status"]) == (told, 499)
+
+
+def test_lane_and_source_of_the_price_are_on_record(store: Store) -> None:
+    unpriced = local("dark", price=None)
+    prices = Prices(Catalogue(models={"near": NEAR, "dark": unpriced}, providers={}, site=Site()), {}, 0.0)
+    ledger = Ledger(store, Budgets(), Metrics(), prices)
+    found = []
+    for number, (model, asked) in enumerate([(NEAR, "auto"), (NEAR, "cheap"), (unpriced, "dark"), (None, "auto")]):
+        this = ask(asked, id=f"req_{number}", escalate="hard" if number else None)
+        who = caller("private", scopes=frozenset({"escalate"}))
+        with ledger.entry(this, who, decided(this, who, NEAR, unpriced)) as entry:
+            entry.model, entry.usage = model, Usage(1, 1)
+        opened, closed = both(ledger, f"req_{number}")
+        found.append((closed["lane"], closed["price_source"], opened["escalate"]))
+    assert found == [("auto", "set", None), ("cheap", "set", "hard"), ("named", "", "hard"), ("auto", "", "hard")]
+
+
+def test_the_load_that_was_known_is_on_record_and_what_was_not_is_null(ledger: Ledger) -> None:
+    gpu = Gpu("GPU-1", 0, memory_free_gb=3.5, utilisation=0.9, throttle=("hw_thermal",))
+    busy = endpoint(NEAR, in_flight=2, limit=2, running=2, waiting=1, kv_use=0.7, gpus=(gpu,))
+    decision = decided(ask(), WHO, NEAR, endpoints=[busy, endpoint(NEAR, name="near-2")])
+    with ledger.entry(ask(), WHO, decision) as entry:
+        entry.model = NEAR
+    opened, _ = both(ledger)
+    load = {c.pop("endpoint"): c for c in opened["order"]}
+    assert load["near"] == {
+        "model": "near", "place": "local", "full": True, "in_flight": 2, "limit": 2, "running": 2, "waiting": 1,
+        "kv_use": 0.7, "gpus": [{"index": 0, "utilisation": 0.9, "memory_free_gb": 3.5, "throttle": ["hw_thermal"],
+                                 "fault": ""}],
+    }  # fmt: skip
+    assert load["near-2"] == {
+        "model": "near", "place": "local", "full": False, "in_flight": 0, "limit": None, "running": None,
+        "waiting": None, "kv_use": None, "gpus": [],
+    }  # fmt: skip
+    assert (opened["trigger"], opened["check"]) == ("", "")
 
 
 def canary() -> str:

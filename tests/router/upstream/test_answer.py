@@ -34,6 +34,9 @@ class Notes:
     outcome: str = ""
     status: int = 0
     estimated_output: int = 0
+    queued_ms: float | None = None
+    trigger: str = ""
+    check: str = ""
     begun: int = 0
 
     def first_byte(self) -> None:
@@ -160,6 +163,14 @@ async def test_a_body_that_breaks_off_is_no_answer(desk: Desk) -> None:
 async def test_a_whole_answer_is_passed_on_as_it_came(desk: Desk) -> None:
     assert await desk.take({"body": completion("Grüße")}, stream=False) == completion("Grüße").encode()
     assert (desk.notes.usage, desk.notes.begun, desk.notes.outcome) == (Usage(9, 3), 1, "")
+
+
+async def test_an_answer_that_was_read_whole_is_there_after_its_place_was_given_back(desk: Desk) -> None:
+    """While another model is asked instead, the first answer is kept and holds nothing."""
+    answer = await desk.begin({"body": completion("Grüße")}, stream=False)
+    answer.close()
+    assert answer.whole() == completion("Grüße").encode()
+    assert b"".join([part async for part in answer.parts()]) == answer.whole()
 
 
 async def test_what_was_read_is_known_even_where_the_relay_never_ended(desk: Desk) -> None:

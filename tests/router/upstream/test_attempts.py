@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from router.decision.checking import checked
 from router.decision.outgoing import body_for
 from router.errors import HeadgateError
 from router.ledger.budgets import Budgets
@@ -23,6 +24,8 @@ from router.records import MOST_ATTEMPTS, Ask, Decision
 from router.upstream.attempts import Attempts
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Access, Fleet
+from router.upstream.room import Room
+from router.upstream.sending import Sending
 from serving.catalogue import Catalogue, DataClass, Model, Site
 from tests.conftest import House, instance, until
 from tests.conftest import ask as body
@@ -43,6 +46,8 @@ class Rig:
     near: Upstream
     door: Upstream
     fleet: Fleet
+    room: Room
+    sending: Sending
     attempts: Attempts
     ledger: Ledger
 
@@ -80,13 +85,16 @@ async def rig_at(folder: Path, **endpoint: Any) -> AsyncIterator[Rig]:
         document = {"version": 1, "instances": [instance("near", near.address, **endpoint)]}
         serving.script = {"body": json.dumps(document)}
         catalogue = Catalogue(models={"near": NEAR}, providers={}, site=Site())
-        fleet = Fleet(catalogue, connections, Address.parse(serving.address), None)
+        room = Room(length=2, wait_s=30, busy_s=0.05)
+        fleet = Fleet(catalogue, connections, Address.parse(serving.address), None, room)
         polling = asyncio.create_task(fleet.run())
         await until(lambda: fleet.snapshot().endpoints, polling)
         polling.cancel()
-        attempts = Attempts(connections, fleet, Address.parse(door.address), "s" * 32, "v1", body_for)
+        room.refresh({"near": endpoint.get("limit", 4), "far": 0})
+        sending = Sending(connections, fleet, Address.parse(door.address), "s" * 32, "v1", body_for)
+        attempts = Attempts(sending, fleet, room, checked)
         store = Store(folder / "ledger.sqlite")
-        yield Rig(near, door, fleet, attempts, Ledger(store, Budgets(), Metrics()))
+        yield Rig(near, door, fleet, room, sending, attempts, Ledger(store, Budgets(), Metrics()))
         store.close()
         await connections.close()
 
@@ -142,7 +150,7 @@ async def test_a_hosted_attempt_without_an_answer_costs_what_it_may_have_cost(
     cost = pytest.approx(decision.hold) if charged else 0
     assert [(a["outcome"], a["cost_usd"]) for a in closed["attempts"]] == [(outcome, cost)]
     assert (closed["outcome"], closed["cost"], closed["estimated"]) == ("failed", cost, charged)
-    assert rig.fleet.in_flight() == 0
+    assert rig.room.total() == 0
 
 
 async def test_without_a_door_nothing_is_charged_and_waiting_helps(rig: Rig) -> None:
@@ -222,14 +230,14 @@ async def test_a_bug_after_sending_is_recorded_and_charged(rig: Rig, monkeypatch
     async def broken(*_: object) -> None:
         raise Surprise
 
-    monkeypatch.setattr("router.upstream.attempts._check_head", broken)
+    monkeypatch.setattr("router.upstream.sending._check_head", broken)
     decision = decided(ask("frontier"), WHO, FAR)
     with pytest.raises(Surprise):
         await rig.run(decision, ask("frontier"))
     closed = rig.closed()
     assert (closed["outcome"], closed["attempts"][0]["outcome"]) == ("failed", "failed")
     assert closed["cost"] == pytest.approx(decision.hold)
-    assert rig.fleet.in_flight() == 0
+    assert rig.room.total() == 0
 
 
 async def test_a_key_that_hangs_up_again_and_again_runs_out_of_budget(house: House) -> None:
@@ -242,7 +250,7 @@ async def test_a_key_that_hangs_up_again_and_again_runs_out_of_budget(house: Hou
         work = asyncio.create_task(house.post(body("big"), key))
         await house.provider.until(lambda wanted=count: len(house.provider.requests) == wanted)
         work.cancel()
-        await until(lambda: fleet.in_flight() == 0)
+        await until(lambda: fleet.state()["in_flight"] == 0)
     reply = await asyncio.wait_for(house.post(body("big"), key), 5)
     assert (reply.status, reply.error["code"]) == (429, "budget_exceeded")
     assert len(house.provider.requests) == 2
@@ -270,7 +278,7 @@ async def test_a_caller_that_leaves_stops_the_upstream_and_is_recorded(
         if stage == "connecting":  # a TLS handshake that nobody answers
             silent = Address.parse(f"https://127.0.0.1:{upstream.port}")
             monkeypatch.setattr(rig.fleet, "access", lambda _: Access(silent))
-            monkeypatch.setattr(rig.attempts, "_door", silent)
+            monkeypatch.setattr(rig.sending, "_door", silent)
         asked = ask(model.name, stream=stage in ("first delta", "mid-stream"))
         decision, begun = decided(asked, WHO, model), asyncio.Event()
         work = asyncio.create_task(rig.run(decision, asked, begun))
@@ -280,11 +288,11 @@ async def test_a_caller_that_leaves_stops_the_upstream_and_is_recorded(
             await asyncio.sleep(0.02)
         elif stage == "mid-stream":
             await begun.wait()
-        assert rig.fleet.in_flight() == 1
+        assert rig.room.total() == 1
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
             await work
-        assert rig.fleet.in_flight() == 0
+        assert rig.room.total() == 0
         await upstream.until(lambda: not upstream.open)
         closed = rig.closed()
         assert (closed["outcome"], closed["status"]) == ("client_left", 499)
@@ -307,7 +315,7 @@ async def test_a_caller_that_leaves_stops_the_upstream_and_is_recorded(
 async def test_an_answer_that_is_not_used_is_stopped(rig: Rig, script: Script) -> None:
     rig.near.script = script
     await rig.fails(ask("near", stream=True), NEAR)
-    assert rig.fleet.in_flight() == 0
+    assert rig.room.total() == 0
     await rig.near.until(lambda: not rig.near.open)
 
 

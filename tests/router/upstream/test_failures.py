@@ -19,7 +19,7 @@ from router.errors import (
 )
 from router.upstream.address import Kind
 from router.upstream.connection import Address, Bounds, Connections, Deadlines, UpstreamError
-from router.upstream.failures import MAX_RETRY_AFTER_S, RETRY_AFTER_S, Failure, refusal, unreachable
+from router.upstream.failures import MAX_RETRY_AFTER_S, RETRY_AFTER_S, Failure, most_telling, refusal, unreachable
 from tests.fakes.asking import candidate, hosted, local
 from tests.fakes.upstream import Upstream
 
@@ -185,3 +185,12 @@ async def test_an_engines_inner_error_is_not_shown_and_a_providers_is(upstream: 
     script = {"status": 500, "body": said("CUDA error at line 7")}
     assert "CUDA" not in (await failed(upstream, script)).error.message
     assert "CUDA" in (await failed(upstream, script, place="hosted")).error.message
+
+
+def test_of_several_errors_the_one_that_waiting_can_help_is_told_else_that_of_the_first_choice() -> None:
+    wrong, lasting = UpstreamFailed("near broke"), Forbidden("the door refused it")
+    passing, later = Unavailable("near restarts", retry_after=5), LimitReached("far is busy", retry_after=9)
+    assert most_telling([wrong, lasting]) is wrong
+    assert most_telling([lasting, wrong]) is lasting
+    assert most_telling([wrong, passing, later]) is passing
+    assert most_telling([passing]) is passing

@@ -1,4 +1,4 @@
-"""The fleet: serving's word is checked before anything is sent, and no answer, however odd, hides the other models."""
+"""The fleet: its snapshots are of now, and no answer of serving or door, however odd, ends the polling."""
 
 from __future__ import annotations
 
@@ -7,42 +7,20 @@ import datetime as dt
 import itertools
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from router.upstream import fleet as fleets
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
-from router.upstream.fleet import Fleet, unlisted
-from serving.catalogue import Attached, Catalogue, Model, Provider, Site
+from router.upstream.fleet import Door, Fleet
+from router.upstream.room import Room
 from serving.home import Home
 from tests.conftest import instance, until
+from tests.fakes.serving import CATALOGUE, GPU, document
 from tests.fakes.upstream import Upstream
-
-CATALOGUE = Catalogue(
-    models={
-        "small": Model(name="small", place="local", lanes=("private",), context=4096, output=64),
-        "big": Model(
-            name="big", place="hosted", lanes=("frontier",), context=4096, output=64, provider="far", provider_model="b"
-        ),
-    },
-    providers={
-        "far": Provider(enabled=True, base_url="https://api.provider.example/v1"),
-        "near": Provider(base_url="http://127.0.0.1:4000/v1"),
-        "odd": Provider(base_url="https://["),
-    },
-    site=Site(
-        attach=(
-            Attached(url="http://gpu-7.internal:8000/v1/", allow_cleartext=True),
-            Attached(url="http://gpu-8.internal:8000"),
-            Attached(url="unix:/x", allow_cleartext=True),
-            Attached(url="http://8.8.8.8:8000", allow_cleartext=True),
-        )
-    ),
-    version="v",
-)
 
 
 @pytest.fixture
@@ -53,100 +31,60 @@ async def connections() -> AsyncIterator[Connections]:
 
 
 @pytest.fixture
-def fleet(connections: Connections, tmp_path: Path) -> Fleet:
-    return Fleet(CATALOGUE, connections, Address.parse(f"unix:{tmp_path}/none"), None)
+def room() -> Room:
+    return Room(length=2, wait_s=1)
 
 
-def document(*instances: Any) -> dict[str, Any]:
-    return {"version": 1, "host": "h", "boot": "b", "at": 0, "gpus": [], "gpu_note": "", "instances": list(instances)}
+@pytest.fixture
+def fleet(connections: Connections, room: Room, tmp_path: Path) -> Fleet:
+    return Fleet(CATALOGUE, connections, Address.parse(f"unix:{tmp_path}/none"), None, room)
 
 
-def state(fleet: Fleet, name: str = "x") -> tuple[str, str, bool]:
-    """State and detail of an endpoint, and whether it can be reached."""
-    endpoint = next(e for e in fleet.snapshot().endpoints if e.name == name)
-    try:
-        fleet.access(name)
-    except KeyError:
-        return endpoint.state, endpoint.detail, False
-    return endpoint.state, endpoint.detail, True
+def test_what_is_in_flight_is_what_the_room_counts(fleet: Fleet, room: Room) -> None:
+    fleet._take(document(instance("small", "unix:/run/small")))
+    with room.busy("small"), room.busy("big"), room.busy("big"):
+        small, big = fleet.snapshot().endpoints
+        assert (small.in_flight, big.in_flight) == (1, 2)
+        assert fleet.state()["in_flight"] == 3 and fleet.state()["waiting"] == 0
+    assert [e.in_flight for e in fleet.snapshot().endpoints] == [0, 0]
 
 
-@pytest.mark.parametrize(
-    ("address", "ca_file"),
-    [
-        ("unix:/run/engine.sock", ""), ("http://127.0.0.1:8000", ""), ("http://localhost:8000", ""),
-        ("http://[::1]:8000", ""), ("http://gpu-7.internal:8000", ""), ("https://gpu-9.internal:8000", "/etc/ca.pem"),
-        ("https://10.0.0.9", "/etc/ca.pem"),
-    ],
-)  # fmt: skip
-def test_what_is_this_sites_own_is_reached(fleet: Fleet, address: str, ca_file: str) -> None:
-    fleet._take_instances(document(instance("x", address, ca_file=ca_file)))
-    assert state(fleet) == ("ready", "", True)
-    assert fleet.access("x").address.ca_file == ("" if address.startswith("unix") else ca_file)
+async def test_what_has_said_that_it_is_full_is_full(fleet: Fleet, room: Room) -> None:
+    fleet._take(document(instance("small", "unix:/run/small", limit=0)))
+    assert not fleet.snapshot().endpoints[0].full
+    with room.busy("small"):
+        room.told_full("small")
+        assert fleet.snapshot().endpoints[0].full and not fleet.snapshot().endpoints[1].full
 
 
-@pytest.mark.parametrize(
-    ("address", "ca_file", "words"),
-    [
-        ("https://gpu-9.internal:8000", "", "attach[].ca_file"),
-        ("https://anything.example", "", "attach[].ca_file"),
-        ("http://gpu-8.internal:8000", "/etc/ca.pem", "allow_cleartext"),
-        ("http://gpu-7.internal:8001", "", "allow_cleartext"),
-        ("http://10.0.0.7:8000", "", "allow_cleartext"),
-        ("http://localhost.invalid:8000", "", "allow_cleartext"),
-        ("http://8.8.8.8:8000", "", "public address"),
-        ("https://8.8.8.8", "/etc/ca.pem", "public address"),
-        ("https://[::ffff:8.8.8.8]", "/etc/ca.pem", "public address"),
-        ("https://134744072", "/etc/ca.pem", "public address"),
-        ("https://api.provider.example", "/etc/ca.pem", "hosted provider"),
-        ("https://API.provider.example.:444", "/etc/ca.pem", "hosted provider"),
-        ("http://localhost:4000", "", "hosted provider"),
-    ],
-)
-def test_servings_word_alone_opens_no_address(fleet: Fleet, address: str, ca_file: str, words: str) -> None:
-    """Serving refuses these too; this holds where its own check is wrong or gone."""
-    fleet._take_instances(document(instance("x", address, ca_file=ca_file, attached=True)))
-    found, detail, reached = state(fleet)
-    assert (found, reached) == ("failed", False) and words in detail
+def test_a_place_is_waited_for_only_where_requests_are_taken(fleet: Fleet) -> None:
+    fleet._take(document(
+        instance("a", "unix:/a", limit=7), instance("b", "unix:/b", state="starting"),
+        instance("c", "unix:/c", load={"asleep": True}), instance("d", "https://away.example"),
+    ))  # fmt: skip
+    assert fleet._limits() == {"a": 7, "big": 0}
 
 
-def test_servings_own_reason_is_kept_where_it_refused_first(fleet: Fleet) -> None:
-    fleet._take_instances(document(instance("x", "https://a.example", state="failed", detail="put it into the file")))
-    assert state(fleet) == ("failed", "put it into the file", False)
+def test_readings_that_serving_gave_long_ago_are_unknown(fleet: Fleet) -> None:
+    load = {"running": 3, "waiting": 1, "kv_use": 0.25, "asleep": False, "age_s": 0.1}
+    fleet._take(document(instance("small", "unix:/run/small", load=load, gpus=["GPU-a"]), gpus=[GPU]))
+    fresh = fleet.snapshot().endpoints[0]
+    assert (fresh.running, fresh.kv_use, [g.uuid for g in fresh.gpus]) == (3, 0.25, ["GPU-a"])
+    assert [g.name for g in fleet.gpus] == ["H200"]
+    fleet.heard -= 16
+    old = fleet.snapshot().endpoints[0]
+    assert (old.state, old.running, old.waiting, old.kv_use, old.gpus) == ("ready", None, None, None, ())
+    assert fleet.gpus == ()
 
 
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"model": "two words"}, {"model": "auto"}, {"model": 7}, {"address": "ftp://x"}, {"address": "http://a/b"},
-        {"address": ["unix:/x"]}, {"address": ""}, {"context": "many"}, {"context": -1}, {"limit": True},
-        {"load": "full"}, {"load": {"running": "two"}}, {"state": 1}, {"ca_file": 1}, {"key_env": {}}, {"served": []},
-        {"detail": 1.5}, {"model": "big"},
-    ],
-)  # fmt: skip
-def test_one_odd_entry_fails_alone_and_says_why(fleet: Fleet, changed: dict[str, Any]) -> None:
-    odd = instance("x", "unix:/x") | changed
-    assert fleet._take_instances(document(odd, instance("small", "unix:/run/small"))) == 0
-    found, detail, reached = state(fleet)
-    assert (found, reached) == ("failed", False) and detail and "\n" not in detail
-    assert state(fleet, "small") == ("ready", "", True)
-    assert {e.model for e in fleet.snapshot().endpoints} <= set(fleet.snapshot().models)
-
-
-@pytest.mark.parametrize("odd", [None, 1, "x", [], {}, {"name": None}, {"name": ""}, {"name": "a b"}, {"name": "auto"}])
-def test_an_entry_without_a_usable_name_is_left_out(fleet: Fleet, odd: Any) -> None:
-    assert fleet._take_instances(document(odd, instance("small", "unix:/run/small"))) == 1
-    assert [e.name for e in fleet.snapshot().endpoints] == ["small", "big"]
-
-
-def test_a_second_entry_of_one_name_does_not_take_over_the_first(fleet: Fleet) -> None:
-    assert fleet._take_instances(document(instance("small", "unix:/a"), instance("small", "unix:/b"))) == 1
-    assert str(fleet.access("small").address) == "unix:/a"
-
-
-def test_an_entry_that_says_little_is_taken(fleet: Fleet) -> None:
-    fleet._take_instances(document({"name": "x", "state": "starting"}))
-    assert state(fleet) == ("starting", "", False)
+def test_a_door_is_open_closed_or_not_there(fleet: Fleet, connections: Connections, room: Room) -> None:
+    assert fleet.door_open is None
+    behind = Fleet(CATALOGUE, connections, Address.parse("unix:/none"), Address.parse("unix:/door"), room)
+    assert behind.door_open is False
+    behind.door = Door("i", "v", open=True, at=time.time())
+    assert behind.door_open is True
+    behind.door = Door("i", "v", open=True, at=time.time() - 6)
+    assert behind.door_open is False  # it has not answered for too long
 
 
 def test_the_day_is_the_snapshots(fleet: Fleet) -> None:
@@ -169,7 +107,8 @@ async def polled(
     monkeypatch.setattr(fleets, "POLL_WHILE_STARTING_S", 0.002)
     async with Upstream(path=home.socket("serving")) as serving, Upstream(path=home.socket("door")) as door:
         serving.script = door.script = {"body": "{}"}
-        fleet = Fleet(CATALOGUE, connections, Address.parse(serving.address), Address.parse(door.address))
+        room = Room(length=2, wait_s=1)
+        fleet = Fleet(CATALOGUE, connections, Address.parse(serving.address), Address.parse(door.address), room)
         task = asyncio.create_task(fleet.run())
         yield fleet, serving, door, task
         task.cancel()
@@ -201,11 +140,7 @@ async def test_what_answers_again_is_used_again(
     fine = {"instance": "i", "policy": "v", "open": True, "closed_because": "", "providers": {"far": {"reason": None}}}
     door.script = {"body": json.dumps(fine)}
     await until(lambda: [e.state for e in fleet.snapshot().endpoints] == ["ready", "ready"], task)
+    assert fleet._room.in_flight(await fleet._room.turn(["small"], time.monotonic() + 5)) == 1  # places are handed out
     messages = {r.getMessage() for r in caplog.records}
     assert {"serving: it speaks another version", "serving answers again", "door answers again"} <= messages
     assert json.loads(json.dumps(fleet.state()))["door"]["providers"] == {"far": ""}
-
-
-def test_an_unlisted_model_can_do_what_serving_says_of_it() -> None:
-    assert unlisted("demo", 0, ["chat"]).abilities == {"chat"}
-    assert "embeddings" in unlisted("theirs", 0).abilities

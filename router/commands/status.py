@@ -1,0 +1,179 @@
+"""`status`, `logs`: what runs now and how it fares, and the end of a log."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from router import keeper
+from router.commands.context import JsonOption, NotRunning, Stop, ask_socket, console, plain, say_json, table
+from router.commands.progress import LASTING, sentence
+from router.upstream.instances import STALE_S
+from serving.home import Home, find_home
+
+UNKNOWN = "unknown"
+READINGS = ("memory_total_gb", "memory_free_gb", "utilisation", "power_w", "temperature_c", "throttle")
+
+
+def status(as_json: JsonOption = False) -> None:
+    """Show what runs: models and their load, GPUs, the door, and the last lines of a log where something is wrong.
+
+    Example: headgate status --json
+    """
+    home, out = find_home(), console()
+    found = keeper.running(home)
+    try:
+        state = _state(home)
+    except NotRunning as nothing:
+        if as_json:
+            say_json({"running": False, "starting": found is not None})
+            raise typer.Exit(1) from None
+        if found is not None:
+            raise Stop("Headgate is starting and does not answer yet; see: headgate logs keeper") from nothing
+        raise
+    if as_json:
+        say_json({"running": True, "url": found.url if found else None, **state})
+        return
+    show(state, found.url if found else "", time.time(), out)
+
+
+def _state(home: Home) -> dict[str, Any]:
+    """What the router knows; where it does not answer, what serving does. Raises NotRunning where neither does."""
+    try:
+        found: dict[str, Any] = ask_socket(home, "admin", "/status")
+        return found
+    except Stop:
+        return {"serving": ask_socket(home, "serving", "/instances"), "endpoints": [], "door": None}
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="keeper, serving, door, router, or a model's name.")] = "",
+    lines: Annotated[int, typer.Option("-n", help="How many lines.", min=1)] = 50,
+    follow: Annotated[bool, typer.Option("-f", help="Go on as lines come.")] = False,
+) -> None:
+    """Show the end of a log; without a name, which logs there are.
+
+    Example: headgate logs demo -n 20
+    """
+    out, folder = console(), find_home().logs
+    known = sorted(p.stem for p in folder.glob("*.log")) if folder.is_dir() else []
+    if not name:
+        rows = table("log", "bytes", "last written")
+        for each in known:
+            found = (folder / f"{each}.log").stat()
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(found.st_mtime))
+            rows.add_row(each, str(found.st_size), when)
+        out.print(rows if known else "There are no logs yet.")
+        if known:
+            out.print(f"They lie in {folder}", soft_wrap=True)
+        return
+    if name not in known:
+        raise Stop(f"there is no log called {name!r}; there are: {', '.join(known) or 'none yet'}")
+    # tail(1) is on every system this runs on, and follows rotated files as well.
+    command = ["tail", "-n", str(lines), *(["-F"] if follow else []), str(folder / f"{name}.log")]
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how -f ends
+        raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+def show(state: dict[str, Any], url: str, now: float, out: Console) -> None:
+    """The state of everything, as tables. `now` in Unix seconds."""
+    if url:
+        out.print(f"endpoint  {url}/v1", soft_wrap=True)
+    _show_models(state, out)
+    if (waiting := state.get("waiting")) is not None:
+        out.print(f"queue     {waiting} waiting for local room")
+    serving = state.get("serving") or {}
+    silent_s = now - state["serving_heard"] if state.get("serving_heard") else 0.0
+    _show_gpus(serving, silent_s + (serving.get("gpus_age_s") or 0.0), out)
+    _show_trouble(state, silent_s, out)
+
+
+def _show_models(state: dict[str, Any], out: Console) -> None:
+    serving, endpoints = state.get("serving") or {}, {e["name"]: e for e in state.get("endpoints", [])}
+    indexes = {gpu["uuid"]: gpu["index"] for gpu in serving.get("gpus") or []}
+    rows = table("model", "in flight", "running", "waiting", "KV", "on", "state", whole=6)
+    for found in serving.get("instances", []):
+        endpoint = endpoints.get(found["name"], {})
+        # What the router believes of it, for it leaves out what is too old; without a router, serving's own word.
+        load = endpoint or found.get("load") or {}
+        in_flight = known(endpoint.get("in_flight")) + (f" of {found['limit']}" if found["limit"] else "")
+        on = f"GPU {numbers([indexes[u] for u in found['gpus'] if u in indexes])}" if found["gpus"] else "CPU"
+        rows.add_row(
+            found["name"], in_flight, known(load.get("running")), known(load.get("waiting")),
+            share(load.get("kv_use")), "attached" if found["attached"] else on, found["state"],
+        )  # fmt: skip
+    for endpoint in endpoints.values():
+        if endpoint["address"] == "door":
+            in_flight = known(endpoint["in_flight"]) + (f" of {endpoint['limit']}" if endpoint.get("limit") else "")
+            rows.add_row(endpoint["name"], in_flight, "", "", "", "door", endpoint["state"])
+    if rows.row_count:
+        out.print(rows)
+    for found in serving.get("instances", []):
+        if found["attached"]:
+            out.print(f"{found['name']}: attached at {found['address']}", soft_wrap=True)
+
+
+def _show_gpus(serving: dict[str, Any], age_s: float, out: Console) -> None:
+    gpus = serving.get("gpus") or []
+    if not gpus:
+        out.print(f"GPUs      {serving.get('gpu_note') or UNKNOWN}", soft_wrap=True)
+        return
+    rows = table("GPU", "name", "busy", "GB used", "W", "°C", "trouble", whole=1)
+    for gpu in gpus:
+        if age_s > STALE_S:
+            gpu = gpu | dict.fromkeys(READINGS)
+        free, total = gpu["memory_free_gb"], gpu["memory_total_gb"]
+        used = UNKNOWN if free is None or total is None else f"{known(total - free)} of {known(total)}"
+        trouble = [gpu["fault"]] if gpu["fault"] else []
+        trouble += [UNKNOWN] if gpu["throttle"] is None and not trouble else gpu["throttle"] or []
+        rows.add_row(
+            str(gpu["index"]), gpu["name"], share(gpu["utilisation"]), used, known(gpu["power_w"], 0),
+            known(gpu["temperature_c"], 0), ", ".join(trouble),
+        )  # fmt: skip
+    out.print(rows)
+
+
+def _show_trouble(state: dict[str, Any], silent_s: float, out: Console) -> None:
+    """What is not as it should be, one line each, with the log's end where there is one."""
+    if "ledger" not in state:
+        out.print("router: it does not answer; see: headgate logs router")
+    elif not state["ledger"]["healthy"]:
+        out.print(f"ledger: {state['ledger']['trouble']}", soft_wrap=True)
+    if silent_s > STALE_S:
+        out.print(f"serving: it has not answered for {silent_s:.0f} s; see: headgate logs serving")
+    closed: dict[str, list[str]] = {}
+    for endpoint in state.get("endpoints", []):
+        if endpoint["address"] == "door" and endpoint["state"] != "ready":
+            closed.setdefault(sentence(endpoint["state"], endpoint["detail"]), []).append(endpoint["name"])
+    for why, names in closed.items():
+        out.print(f"{', '.join(names)}: {why}", soft_wrap=True)
+    for found in (state.get("serving") or {}).get("instances", []):
+        again = f" (started again {found['restarts']} times)" if found["restarts"] else ""
+        if again or (found["detail"] and found["state"] != "ready"):
+            out.print(f"{found['name']}: {sentence(found['state'], found['detail'])}{again}", soft_wrap=True)
+        if found["state"] in LASTING and found["log"]:
+            out.print(f"\nlast lines of {found['name']} (all of it: headgate logs {found['name']})")
+            for line in found["log"]:
+                out.print(f"  {plain(line)}", soft_wrap=True)
+
+
+def known(value: float | None, digits: int = 1) -> str:
+    """A number for a person."""
+    return UNKNOWN if value is None else f"{value:.{digits}f}".removesuffix(".0")
+
+
+def numbers(indexes: list[int]) -> str:
+    """Some numbers in short: `0-3` for a row of them, else `0,2`."""
+    found = sorted(indexes)
+    row = len(found) > 2 and found == list(range(found[0], found[0] + len(found)))
+    return f"{found[0]}-{found[-1]}" if row else ",".join(map(str, found)) or UNKNOWN
+
+
+def share(value: float | None) -> str:
+    """A share of 1 as a percentage."""
+    return UNKNOWN if value is None else f"{value:.0%}"

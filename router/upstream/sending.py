@@ -1,0 +1,130 @@
+"""One try at one endpoint: the request is sent, and its answer is read up to the commit point.
+
+What may be sent where is decided before; here a hosted try gets its permit and an attached server its key.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from router.errors import Unavailable, UpstreamFailed
+from router.permit import LIFETIME_S, Permit, body_hash, seal
+from router.records import Ask, Caller, Candidate, Decision
+from router.upstream.answer import Answer, Log, Unusable
+from router.upstream.connection import Address, Connections, Response, UpstreamError
+from router.upstream.failures import RETRY_AFTER_S, Failure, overloaded, refusal, unreachable
+from router.upstream.fleet import Access, Fleet
+
+
+class Sending:
+    """Knows how to reach every endpoint. Built once."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        fleet: Fleet,
+        door: Address | None,
+        permit_secret: str,
+        policy: str,
+        outgoing: Callable[[Ask, Candidate, frozenset[str]], tuple[dict[str, Any], tuple[str, ...]]],
+    ) -> None:
+        self._connections, self._fleet, self._door = connections, fleet, door
+        self._permit_secret, self._outgoing = permit_secret, outgoing
+        # The router's own, not what the door says of itself: the door compares the two.
+        self._policy = policy
+        self._keys: dict[str, tuple[int, str]] = {}
+
+    async def send(
+        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, log: Log, held: ExitStack
+    ) -> Answer:
+        """Send it and read up to the commit point. The answer takes over what is `held` for it. Raises Failure.
+
+        Whatever ends it before that, the caller leaving included, leaves the connection in `held` to be closed.
+        """
+        body, dropped = self._outgoing(ask, candidate, decision.droppable)
+        raw = orjson.dumps(body)
+        try:
+            if candidate.model.place == "hosted":
+                response = await self._to_door(ask, caller, decision, candidate, raw)
+            else:
+                response = await self._to_local(ask, candidate, raw)
+            held.callback(response.close)
+            await _check_head(ask, candidate, response)
+            hide = ask.stream and not (ask.body.get("stream_options") or {}).get("include_usage")
+            answer = Answer(candidate, response, log, stream=ask.stream, hide_usage=hide, dropped=dropped)
+            await answer.begin()
+        except UpstreamError as failed:
+            raise unreachable(candidate, failed) from failed
+        except Unusable as failed:
+            if failed.full:
+                raise overloaded(candidate, 503) from failed
+            unusable = UpstreamFailed(f"{candidate.name} gave no usable answer: {failed}")
+            raise Failure(unusable, "unusable") from failed
+        answer.keep(held.pop_all())
+        return answer
+
+    async def _to_local(self, ask: Ask, candidate: Candidate, raw: bytes) -> Response:
+        try:
+            access = self._fleet.access(candidate.endpoint.name)
+        except KeyError as gone:
+            raise UpstreamError("refused", "the endpoint is gone") from gone
+        headers = [("content-type", "application/json"), ("x-request-id", ask.id)]
+        if key := self._key(candidate, access):
+            headers.append(("authorization", f"Bearer {key}"))
+        return await self._connections.post(access.address, f"/v1/{ask.route}", headers, raw)
+
+    async def _to_door(
+        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, raw: bytes
+    ) -> Response:
+        assert self._door is not None
+        door = self._fleet.door
+        permit = Permit(
+            id=secrets.token_hex(16), door=door.instance, request=ask.id, key=caller.key, team=caller.team,
+            route=ask.route, provider=candidate.model.provider, model=candidate.model.name, path=ask.route,
+            data_class=decision.traits.data_class.name, body=body_hash(raw), policy=self._policy,
+            expires=time.time() + LIFETIME_S,
+        )  # fmt: skip
+        headers = [("content-type", "application/json"), ("x-headgate-permit", seal(permit, self._permit_secret))]
+        return await self._connections.post(self._door, "/send", headers, raw)
+
+    def _key(self, candidate: Candidate, access: Access) -> str:
+        """An attached server's key; a rotated file is read again. Raises Failure where it cannot be sent."""
+        setting, key = "key_env", os.environ.get(access.key_env, "")
+        if access.key_file:
+            setting = "key_file"
+            try:
+                key = self._from_file(access.key_file)
+            except (OSError, ValueError):
+                key = ""
+        elif not key:  # the variable need not be set: most servers ask for no key
+            return ""
+        if not key or not (key.isascii() and key.isprintable()):
+            # Neither the path nor what stands in it: callers read this.
+            text = f"{candidate.name} cannot be asked: its attach[].{setting} in headgate.yaml gives no usable key."
+            raise Failure(Unavailable(text, retry_after=RETRY_AFTER_S), "no_key", sent=False)
+        return key
+
+    def _from_file(self, name: str) -> str:
+        path = Path(name).expanduser()
+        changed = path.stat().st_mtime_ns
+        known = self._keys.get(name)
+        if known is None or known[0] != changed:
+            known = self._keys[name] = changed, path.read_text().strip()
+        return known[1]
+
+
+async def _check_head(ask: Ask, candidate: Candidate, response: Response) -> None:
+    """Raises Failure unless an answer of the kind that was asked for begins here."""
+    if response.status != 200:
+        raise await refusal(candidate, response)
+    expected = "text/event-stream" if ask.stream else "application/json"
+    if not response.headers.get("content-type", "").startswith(expected):
+        raise Failure(UpstreamFailed(f"{candidate.name} answered something else than {expected}."), "wrong_type", 200)

@@ -1,0 +1,113 @@
+"""`status`: what a person sees of models, their load, GPUs and what is wrong, on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from router.commands.status import numbers, show
+from tests.conftest import instance
+
+URL = "unix:/nowhere"
+NOW = 1000.0
+
+
+def gpu(index: int = 0, **changed: Any) -> dict[str, Any]:
+    return {
+        "uuid": f"GPU-{index}", "name": "H200", "index": index, "memory_total_gb": 141.0, "memory_free_gb": 20.25,
+        "utilisation": 0.87, "power_w": 612.4, "temperature_c": 71.0, "throttle": [], "fault": "", **changed,
+    }  # fmt: skip
+
+
+def endpoint(name: str, **changed: Any) -> dict[str, Any]:
+    return {
+        "name": name, "address": URL, "state": "ready", "detail": "", "in_flight": 3, "limit": 4, "running": 2,
+        "waiting": 1, "kv_use": 0.124, **changed,
+    }  # fmt: skip
+
+
+def said(instances: list[Any], gpus: list[Any], endpoints: list[Any], url: str = "", **more: Any) -> list[str]:
+    """The lines on a narrow terminal, without what pads them."""
+    state = {
+        "serving": {"instances": instances, "gpus": gpus, "gpu_note": "no driver"}, "serving_heard": NOW - 1,
+        "endpoints": endpoints, "door": None, "ledger": {"healthy": True}, "waiting": 0, **more,
+    }  # fmt: skip
+    file = io.StringIO()
+    show(state, url, NOW, Console(file=file, width=80, markup=False, highlight=False))
+    return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def cells(lines: list[str], first: str) -> list[str]:
+    """The row that begins with this cell."""
+    return next(row for line in lines if (row := [c.strip() for c in line.split("  ") if c.strip()])[:1] == [first])
+
+
+def test_each_model_is_shown_with_its_load() -> None:
+    lines = said(
+        [instance("small", URL, gpus=["GPU-0"]), instance("theirs", "http://gpu-7:8000", attached=True, limit=0)],
+        [gpu()], [endpoint("small"), endpoint("theirs", running=None, waiting=None, kv_use=None),
+                  endpoint("far", address="door", limit=9)], "http://h:1", waiting=2,
+    )  # fmt: skip
+    assert lines[0] == "endpoint  http://h:1/v1"
+    assert cells(lines, "small") == ["small", "3 of 4", "2", "1", "12%", "GPU 0", "ready"]
+    assert cells(lines, "theirs") == ["theirs", "3", "unknown", "unknown", "unknown", "attached", "ready"]
+    assert cells(lines, "far") == ["far", "3 of 9", "door", "ready"]
+    assert "theirs: attached at http://gpu-7:8000" in lines and "queue     2 waiting for local room" in lines
+
+
+def test_each_gpu_is_shown_and_unknown_is_said() -> None:
+    hot = gpu(1, throttle=["hardware thermal"])
+    mute = gpu(2, memory_free_gb=None, utilisation=None, power_w=None, temperature_c=None, throttle=None)
+    lines = said([], [gpu(), hot, mute, gpu(3, fault="GPU is lost", throttle=None)], [])
+    assert cells(lines, "0") == ["0", "H200", "87%", "120.8 of 141", "612", "71"]
+    assert cells(lines, "1")[-1] == "hardware thermal"
+    assert cells(lines, "2") == ["2", "H200", *["unknown"] * 5]
+    assert cells(lines, "3")[-1] == "GPU is lost"
+
+
+def test_what_serving_said_long_ago_is_not_shown_as_if_it_were_now() -> None:
+    lines = said([instance("small", URL)], [gpu()], [endpoint("small")], serving_heard=NOW - 60)
+    assert cells(lines, "0") == ["0", "H200", *["unknown"] * 5]
+    assert "serving: it has not answered for 60 s; see: headgate logs serving" in lines
+    late = said([], [gpu()], [], serving={"instances": [], "gpus": [gpu()], "gpus_age_s": 30.0})
+    assert cells(late, "0") == ["0", "H200", *["unknown"] * 5]  # serving answers, and the driver does not
+
+
+def test_without_a_router_servings_own_readings_are_shown() -> None:
+    load = {"running": 5, "waiting": 0, "kv_use": 0.5}
+    state = {"serving": {"instances": [instance("small", URL, load=load)], "gpus": []}, "endpoints": [], "door": None}
+    file = io.StringIO()
+    show(state, "", NOW, Console(file=file, width=80, markup=False, highlight=False))
+    assert cells(file.getvalue().splitlines(), "small")[:5] == ["small", "unknown of 4", "5", "0", "50%"]
+    assert "router: it does not answer; see: headgate logs router\n" in file.getvalue()
+    assert "GPUs      unknown\n" in file.getvalue()
+
+
+def test_what_is_wrong_is_shown_and_how_a_log_ends() -> None:
+    broken = instance("small", URL, state="failed", detail="died", restarts=2, log=["\x1b[31mKeyError\x1b[0m [/x]"])
+    closed = [endpoint(n, state="closed", detail="no key", address="door", in_flight=0) for n in ("a", "b")]
+    lines = said([broken], [], closed, ledger={"healthy": False, "trouble": "the disk is full"})
+    for line in (
+        "ledger: the disk is full", "a, b: closed: no key", "small: FAILED: died (started again 2 times)",
+        "  KeyError [/x]", "GPUs      no driver",
+    ):  # fmt: skip
+        assert line in lines
+
+
+def test_nothing_of_a_large_machine_is_cut_off_in_a_narrow_terminal() -> None:
+    names = [f"deepseek-v4.1-flash-{n:02}" for n in range(3)]
+    cards = [gpu(n, name="NVIDIA RTX PRO 6000 Blackwell Server Edition") for n in range(8)]
+    models = [instance(n, URL, gpus=[f"GPU-{i}" for i in range(8)], limit=1024) for n in names]
+    lines = said(models, cards, [endpoint(n, in_flight=1000, limit=1024, kv_use=None) for n in names])
+    assert max(map(len, lines)) <= 80 and not any("…" in line for line in lines)
+    assert cells(lines, names[0]) == [names[0], "1000 of 1024", "2", "1", "unknown", "GPU 0-7", "ready"]
+
+
+@pytest.mark.parametrize(
+    ("indexes", "text"), [([0], "0"), ([0, 1], "0,1"), ([3, 1, 2], "1-3"), ([0, 2, 3], "0,2,3"), ([], "unknown")]
+)
+def test_numbers_in_short(indexes: list[int], text: str) -> None:
+    assert numbers(indexes) == text

@@ -1,0 +1,317 @@
+"""Who waits for room gets it in turn, no place is given twice or lost, and whoever leaves stands in nobody's way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from router.errors import DeadlinePassed, QueueFull
+from router.upstream.room import Room
+
+FAR_S = 60.0
+
+
+def later() -> float:
+    return time.monotonic() + FAR_S
+
+
+async def settle() -> None:
+    """Let everything run that can run now."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+class Guest:
+    """One request: waits for a place at one of `names`, then keeps it until `end` is set."""
+
+    def __init__(self, room: Room, *names: str, **how: Any) -> None:
+        self.room, self.names, self.how = room, names, how
+        self.at: str | None = None
+        self.end = asyncio.Event()
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        name = await self.room.turn(self.names, self.how.pop("deadline", later()), **self.how)
+        with self.room.busy(name, granted=True):
+            self.at = name
+            await self.end.wait()
+
+    @property
+    def waits(self) -> bool:
+        return self.at is None and not self.task.done()
+
+    async def leave(self) -> None:
+        self.task.cancel()
+        await settle()
+        assert self.task.cancelled()
+
+
+def room(length: int = 10, wait_s: float = 7.2, busy_s: float = FAR_S, **limits: int) -> Room:
+    made = Room(length, wait_s, busy_s)
+    made.refresh(limits)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def guests(*made: Guest) -> AsyncIterator[tuple[Guest, ...]]:
+    try:
+        await settle()
+        yield made
+    finally:
+        for guest in made:
+            guest.task.cancel()
+        await asyncio.gather(*(g.task for g in made), return_exceptions=True)
+
+
+async def test_the_first_that_came_goes_first_and_the_limit_holds() -> None:
+    here = room(a=1)
+    async with guests(*(Guest(here, "a") for _ in range(4))) as came:
+        for served, guest in enumerate(came):
+            assert [g.at for g in came[served:]] == ["a"] + [None] * (3 - served)
+            assert (here.in_flight("a"), here.waiting()) == (1, 3 - served)
+            guest.end.set()
+            await settle()
+    assert (here.total(), here.waiting()) == (0, 0)
+
+
+async def test_a_newcomer_does_not_overtake_who_was_granted_a_place_and_has_not_gone_on() -> None:
+    here = room(a=1)
+    with here.busy("a"):
+        waiting = Guest(here, "a")
+        await settle()
+    # The place is free this instant, and the waiter has not run yet.
+    assert (here.in_flight("a"), here.is_full("a"), waiting.at) == (1, True, None)
+    async with guests(waiting, Guest(here, "a")) as (first, newcomer):
+        assert (first.at, newcomer.at) == ("a", None)
+
+
+async def test_whoever_can_use_the_place_gets_it_past_those_who_cannot() -> None:
+    here = room(a=1, b=1)
+    with here.busy("a"):
+        with here.busy("b"):
+            three = Guest(here, "a"), Guest(here, "b", "a"), Guest(here, "b")
+            await settle()
+        await settle()
+        async with guests(*three):
+            assert [g.at for g in three] == [None, "b", None]
+
+
+async def test_a_full_queue_says_so_at_once_and_when_to_come_back() -> None:
+    here = room(length=1, a=1)
+    with here.busy("a"):
+        async with guests(Guest(here, "a")):
+            with pytest.raises(QueueFull) as told:
+                await here.turn(["a"], later())
+            assert (told.value.status, told.value.code, told.value.retry_after) == (503, "queue_full", 8)
+            assert here.waiting() == 1
+
+
+async def test_no_queue_at_all_still_gives_what_is_free() -> None:
+    here = room(length=0, wait_s=0, a=1)
+    assert await here.turn(["a"], 0.0) == "a"
+    with pytest.raises(QueueFull) as told:
+        await here.turn(["a"], later())
+    assert told.value.retry_after == 1
+
+
+async def test_a_deadline_ends_the_wait_and_leaves_nothing_behind() -> None:
+    here = room(a=1)
+    with here.busy("a"):
+        with pytest.raises(DeadlinePassed) as told:
+            await here.turn(["a"], time.monotonic() + 0.01)
+        assert (told.value.status, told.value.code, told.value.retry_after) == (503, "queue_timeout", 8)
+        assert "7.2 s" in told.value.message
+        assert here.waiting() == 0
+    assert here.total() == 0
+
+
+async def test_whoever_leaves_makes_way_and_wakes_nobody_wrongly() -> None:
+    here = room(a=1)
+    with here.busy("a"):
+        first, second = Guest(here, "a"), Guest(here, "a")
+        await settle()
+        await first.leave()
+        assert (here.waiting(), second.at) == (1, None)
+    async with guests(second):
+        assert second.at == "a"
+
+
+async def test_a_place_granted_to_one_who_leaves_in_that_moment_goes_on_to_the_next() -> None:
+    here = room(a=1)
+    with here.busy("a"):
+        first, second = Guest(here, "a"), Guest(here, "a")
+        await settle()
+    first.task.cancel()  # granted, and not gone on yet
+    async with guests(first, second):
+        assert first.task.cancelled()
+        assert (second.at, here.in_flight("a")) == ("a", 1)
+    assert here.total() == 0
+
+
+async def test_a_place_that_becomes_free_while_one_is_leaving_is_not_lost() -> None:
+    here = room(a=1)
+    with here.busy("a"):
+        first, second = Guest(here, "a"), Guest(here, "a")
+        await settle()
+        first.task.cancel()  # leaving, and still in the queue when the place becomes free
+    async with guests(first, second):
+        assert (first.task.cancelled(), second.at) == (True, "a")
+
+
+async def test_more_room_and_new_endpoints_are_used_at_once_and_gone_ones_by_nobody() -> None:
+    here = room()
+    async with guests(*(Guest(here, "a", "b") for _ in range(4))) as came:
+        assert here.waiting() == 4  # nothing is known to take requests yet
+        here.refresh({"a": 2})
+        await settle()
+        assert [g.at for g in came] == ["a", "a", None, None]
+        here.refresh({"b": 1})  # a is gone
+        came[0].end.set()
+        await settle()
+        assert [g.at for g in came] == ["a", "a", "b", None]
+        here.refresh({"a": 0, "b": 1})  # back, without a limit that is known
+        await settle()
+        assert came[3].at == "a"
+
+
+async def test_an_endpoint_that_said_it_is_full_gets_nothing_until_one_ends_there() -> None:
+    here = room(a=3)
+    with here.busy("a"):
+        with here.busy("a"):
+            here.told_full("a")  # it refused this one
+            assert here.is_told_full("a")
+        assert here.is_full("a")  # the end of the one it refused made no room
+        waiting = Guest(here, "a")
+        await settle()
+        assert waiting.at is None
+    async with guests(waiting):
+        assert waiting.at == "a"
+        assert not here.is_told_full("a")
+
+
+async def test_an_endpoint_that_said_it_is_full_is_asked_again_after_a_while() -> None:
+    here = room(busy_s=0.01, a=0)
+    with here.busy("a"):
+        here.told_full("a")
+    with here.busy("a"):
+        here.told_full("a")  # said again: it counts from now
+    async with guests(Guest(here, "a")) as (waiting,):
+        assert (waiting.at, here.is_full("a")) == (None, True)
+        async with asyncio.timeout(5):
+            while waiting.waits:
+                await asyncio.sleep(0.001)
+        assert not here.is_told_full("a")
+    assert here.total() == 0
+
+
+async def test_whoever_comes_back_keeps_its_rank_and_is_not_turned_away() -> None:
+    here = room(length=1, a=1)
+    with here.busy("a"):
+        second = Guest(here, "a")
+        await settle()
+        back = Guest(here, "a", since=0.0)
+        await settle()
+        assert here.waiting() == 2
+    async with guests(back, second):
+        assert (back.at, second.at) == ("a", None)
+
+
+async def test_a_pause_leaves_the_place_to_others_and_ends_by_itself() -> None:
+    here = room(a=1)
+    async with guests(Guest(here, "a", since=0.0, pause_s=0.01)) as (pausing,):
+        assert (here.waiting(), here.is_full("a")) == (1, False)
+        async with guests(Guest(here, "a")) as (other,):
+            assert other.at == "a"
+        async with asyncio.timeout(5):
+            while pausing.waits:
+                await asyncio.sleep(0.001)
+        assert pausing.at == "a"
+    with pytest.raises(DeadlinePassed):
+        await here.turn(["a"], time.monotonic() + 0.005, since=0.0, pause_s=FAR_S)
+    assert (here.total(), here.waiting()) == (0, 0)
+
+
+# ---- any interleaving
+
+NAMES = st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a"), ("c", "a")])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("come"), NAMES),
+        st.tuples(st.just("end"), st.integers(0, 9)),
+        st.tuples(st.just("leave"), st.integers(0, 9)),
+        st.tuples(st.just("full"), st.integers(0, 9)),
+        st.tuples(st.just("refresh"), st.dictionaries(st.sampled_from("abc"), st.integers(0, 3))),
+        st.tuples(st.just("run"), st.none()),
+    ),
+    max_size=40,
+)
+
+
+class Watched(Room):
+    """Checks each place as it is taken: within the limit."""
+
+    def _take(self, endpoint: str) -> str:
+        limit = self._limits[endpoint]
+        taken = super()._take(endpoint)
+        assert not limit or self.in_flight(endpoint) <= limit
+        return taken
+
+
+@settings(max_examples=200, deadline=None)
+@given(STEPS)
+def test_whatever_happens_in_whatever_order(steps: list[tuple[str, Any]]) -> None:
+    asyncio.run(play(steps))
+
+
+async def play(steps: list[tuple[str, Any]]) -> None:
+    here = Watched(6, FAR_S, FAR_S)
+    here.refresh({"a": 1, "b": 2})
+    came: list[Guest] = []
+    for what, which in steps:
+        inside, queued = [g for g in came if g.at and not g.task.done()], [g for g in came if g.waits]
+        if what == "come":
+            came.append(Guest(here, *which))
+        elif what == "refresh":
+            here.refresh(which)
+        elif what == "end" and inside:
+            inside[which % len(inside)].end.set()
+        elif what == "full" and inside:
+            guest = inside[which % len(inside)]
+            if not guest.end.is_set():
+                here.told_full(str(guest.at))
+                guest.end.set()
+        elif what == "leave" and queued:
+            queued[which % len(queued)].task.cancel()
+        elif what == "run":
+            await settle()
+            check(here, came)
+    here.refresh({"a": 1, "b": 2, "c": 1})
+    for guest in came:  # they end one after the other, and each makes room for the next
+        guest.end.set()
+    for name in ("a", "b", "c"):
+        if here.is_told_full(name):
+            here._told_no_more(name)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(g.task for g in came), return_exceptions=True)
+    assert all(g.at or g.task.cancelled() or isinstance(g.task.exception(), QueueFull) for g in came)
+    assert (here.total(), here.waiting(), here._refused) == (0, 0, {})
+
+
+def check(here: Room, came: list[Guest]) -> None:
+    """What holds whenever everything has run that can run."""
+    queued = [g for g in came if g.waits]
+    assert here.waiting() == len(queued)
+    for name in ("a", "b", "c"):
+        assert here.in_flight(name) == sum(g.at == name and not g.task.done() for g in came)
+    for guest in queued:  # nobody waits for what is free
+        assert not any(name in here._limits and not here.is_full(name) for name in guest.names)
+    for names in {g.names for g in came}:  # who wants the same is served in turn
+        alike = [g for g in came if g.names == names and (g.at or g.waits)]
+        assert [bool(g.at) for g in alike] == sorted((bool(g.at) for g in alike), reverse=True)
