@@ -1,0 +1,117 @@
+"""The figures of the overhead benchmark: what each round read, and the medians over all of them. Pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.closed import Done
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kind of load. With `streams`, that many on each connection, one after the other."""
+
+    name: str
+    connections: int
+    streams: int = 0
+    pieces: int = 0
+    """Chunks of one stream."""
+
+    @property
+    def unit(self) -> str:
+        return "chunk" if self.streams else "request"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One round of one case at one target."""
+
+    case: str
+    target: str
+    units: int
+    """Requests, or chunks of streams."""
+    cpu_s: Mapping[str, float]
+    """CPU seconds by part."""
+    done: Done
+
+    def us(self, parts: Sequence[str] | None = None) -> float:
+        """Microseconds of CPU a unit, of these parts or of all."""
+        return sum(s for part, s in self.cpu_s.items() if parts is None or part in parts) / self.units * 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """The medians of all rounds of a case at a target. CPU in microseconds a unit, times in milliseconds."""
+
+    case: str
+    unit: str
+    target: str
+    cpu_us: float | None
+    lowest: float | None
+    highest: float | None
+    ratio: float | None
+    """CPU as a multiple of nginx's in the same run."""
+    per_s: float
+    p50_ms: float | None
+    p99_ms: float | None
+    added_p50_ms: float | None
+    """p50 above the one without anything in between; of streams: of the first token."""
+    added_p99_ms: float | None
+    errors: int
+
+
+VIEWS: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
+    ("direct", "direct", None),
+    ("nginx", "nginx", None),
+    ("router", "headgate", ("router",)),
+    ("headgate, all processes", "headgate", None),
+)
+"""A row of the table: its name, the target it reads, and the parts whose CPU it counts."""
+
+
+def figures(cases: Sequence[Case], readings: Sequence[Reading]) -> list[Figure]:
+    """The medians over the rounds. Pure. Rows without readings are left out."""
+    found = []
+    for case in cases:
+        here = [r for r in readings if r.case == case.name]
+        bare = [r for r in here if r.target == "direct"]
+        nginx_us = _median([r.us() for r in here if r.target == "nginx"])
+        for name, target, parts in VIEWS:
+            if rows := [r for r in here if r.target == target]:
+                found.append(_figure(case, name, rows, parts, bare, nginx_us))
+    return found
+
+
+def _figure(
+    case: Case, name: str, rows: Sequence[Reading], parts: tuple[str, ...] | None, bare: Sequence[Reading],
+    nginx_us: float | None,
+) -> Figure:  # fmt: skip
+    used = [r.us(parts) for r in rows] if rows[0].cpu_s else []
+    times = [_times(case, r.done) for r in rows]
+    without = [_times(case, r.done) for r in bare]
+    p50, p99 = _median([t[0] for t in times]), _median([t[1] for t in times])
+    bare50, bare99 = _median([t[0] for t in without]), _median([t[1] for t in without])
+    middle = _median(used)
+    return Figure(
+        case=case.name, unit=case.unit, target=name, cpu_us=middle, lowest=min(used, default=None),
+        highest=max(used, default=None), ratio=middle / nginx_us if middle is not None and nginx_us else None,
+        per_s=statistics.median(r.units / r.done.seconds for r in rows), p50_ms=p50, p99_ms=p99,
+        added_p50_ms=_minus(p50, bare50), added_p99_ms=_minus(p99, bare99), errors=sum(r.done.errors for r in rows),
+    )  # fmt: skip
+
+
+def _times(case: Case, done: Done) -> tuple[float | None, float | None]:
+    """p50 and p99 in milliseconds: of whole requests, and of the first token of streams."""
+    found = (done.first_token_p50, done.first_token_p99) if case.streams else (done.p50, done.p99)
+    return tuple(None if t is None else t * 1000 for t in found)  # type: ignore[return-value]
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.median(known) if known else None
+
+
+def _minus(value: float | None, other: float | None) -> float | None:
+    return None if value is None or other is None else value - other

@@ -1,0 +1,182 @@
+"""CPU accounting, the medians, the fixed upstream over a real socket, and what is said where a tool is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks import closed, cpu, machine, nginx, overhead, picture
+from benchmarks.asking import Asking
+from benchmarks.closed import Done, read_wrk
+from benchmarks.figures import Case, Figure, Reading, figures
+from benchmarks.installation import Stop, free_port, part_of
+from benchmarks.upstream import Peer, Script
+from serving import probe
+from serving.probe import Target
+from tests.fakes.upstream import Upstream
+
+STAT = "4242 (a (b) c) S 1 4242 4242 0 -1 4194560 900 0 3 0 {user} {system} 0 0 20 0 7 0 12345 1000 200"
+
+# ---- CPU
+
+
+def test_cpu_time_is_user_and_system_whatever_the_process_is_called() -> None:
+    assert cpu.ticks(STAT.format(user=150, system=25)) == 175
+    with pytest.raises(ValueError, match="no line"):
+        cpu.ticks("")
+
+
+def test_a_process_that_works_is_seen_to_work() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        before = cpu.seconds([child.pid])
+        end = time.monotonic() + 10
+        while cpu.between(before, cpu.seconds([child.pid]))[child.pid] < 0.1:
+            assert time.monotonic() < end
+        assert (cpu.resident_mb(child.pid) or 0) > 1
+    finally:
+        child.kill()
+        child.wait()
+    assert cpu.seconds([child.pid]) == {} and cpu.resident_mb(child.pid) is None
+
+
+def test_a_process_that_came_counts_whole_and_one_that_went_is_not_guessed() -> None:
+    assert cpu.between({1: 2.0}, {1: 2.5, 7: 0.25}) == {1: 0.5, 7: 0.25}
+    with pytest.raises(ValueError, match="7"):
+        cpu.between({1: 2.0, 7: 1.0}, {1: 2.5})
+
+
+def test_processes_are_told_apart_by_their_command() -> None:
+    python = [sys.executable, "-P", "-m"]
+    parts = [part_of([*python, module, "--x"]) for module in ("router", "serving", "router.door", "router.keeper")]
+    assert parts == ["router", "serving", "door", "keeper"]
+    assert part_of(["nginx: worker"]) == part_of([]) == "other"
+
+
+# ---- the figures
+
+CASES = (Case("one", 1), Case("streams", 2, streams=3, pieces=100))
+
+
+def reading(case: str, target: str, units: int, p50: float = 0.001, **used: float) -> Reading:
+    done = Done(requests=units, errors=0, seconds=2.0, p50=p50, p99=0.01, first_token_p50=p50 * 2, first_token_p99=0.02)
+    return Reading(case, target, units, used, done)
+
+
+READINGS = (
+    reading("one", "direct", 2000, p50=0.0004),
+    *(reading("one", "nginx", 1000, p50=0.0005, nginx=s) for s in (0.02, 0.03, 0.08)),
+    *(reading("one", "headgate", 1000, router=s, serving=0.06) for s in (0.2, 0.24, 0.9)),
+    reading("streams", "nginx", 1000, nginx=0.01),
+    reading("streams", "headgate", 1000, router=0.025, serving=0.005),
+)
+
+
+def test_medians_and_the_ratio_to_nginx() -> None:
+    found = {(f.case, f.target): f for f in figures(CASES, READINGS)}
+    assert found["one", "nginx"].cpu_us == pytest.approx(30)
+    router, everything = found["one", "router"], found["one", "headgate, all processes"]
+    assert (router.cpu_us, router.lowest, router.highest) == tuple(pytest.approx(v) for v in (240, 200, 900))
+    assert router.ratio == pytest.approx(8) and everything.ratio == pytest.approx(10)
+    assert router.per_s == 500 and router.added_p50_ms == pytest.approx(0.6)
+    assert found["one", "direct"].cpu_us is None
+    streams = found["streams", "router"]
+    assert (streams.unit, streams.ratio) == ("chunk", pytest.approx(2.5))
+    assert streams.p50_ms == pytest.approx(2.0) and streams.added_p50_ms is None, "there was no direct round"
+
+
+def test_the_figures_survive_their_file() -> None:
+    made = figures(CASES, READINGS)
+    text = json.dumps([dataclasses.asdict(f) for f in made])
+    assert [Figure(**entry) for entry in json.loads(text)] == made
+
+
+# ---- the load
+
+
+def test_wrks_figures_are_read_and_its_silence_is_an_error() -> None:
+    found = read_wrk("Running 1s test\n 2000 requests in 2s\nRESULT 2000 3 2000000 450 9100\n")
+    assert found == Done(requests=1997, errors=3, seconds=2.0, p50=0.00045, p99=0.0091)
+    with pytest.raises(Stop, match="unable to connect"):
+        read_wrk("", "unable to connect to 127.0.0.1:1 Connection refused")
+
+
+@pytest.mark.skipif(not closed.has_wrk(), reason="wrk is not installed")
+async def test_wrk_sends_our_body_and_key(tmp_path: Path) -> None:
+    async with Upstream() as upstream:
+        asking = Asking(url=upstream.address, key="hg_k", stream=False, extra={"stop": 'a"\\b'})
+        done = await asyncio.to_thread(closed.wrk, asking, 2, 1, tmp_path)
+        asked = upstream.requests[0]
+    assert done.requests > 0 and done.errors == 0 and (done.p50 or 0) > 0
+    assert asked.body == asking.body(0) and asked.headers["authorization"] == "Bearer hg_k"
+    assert (tmp_path / "post.lua").stat().st_mode & 0o077 == 0, "it holds the key"
+
+
+async def test_a_closed_loop_asks_again_only_after_the_answer() -> None:
+    async with Upstream(script={"delay_s": 0.05}) as upstream:
+        samples = await closed.keep_asking(Asking(url=upstream.address, stream=False), 2, 0.4)
+        assert upstream.accepted == 2
+    assert all(s.answered for s in samples) and 4 <= len(samples) <= 18
+    assert sorted(s.number for s in samples) == list(range(len(samples))), "every prompt is another one"
+
+
+async def test_the_upstream_answers_as_serving_and_the_load_expect() -> None:
+    loop, port = asyncio.get_running_loop(), free_port()
+    script = Script(size=400, chunks=5, chunk_size=190, pause_s=0.001)
+    server = await loop.create_server(lambda: Peer(script, loop), "127.0.0.1", port)
+    async with server:
+        target = Target(f"http://127.0.0.1:{port}")
+        (served,) = await probe.models(target)
+        assert (served.name, served.context) == ("bench", 32768)
+        assert "vllm:num_requests_running" in await probe.metrics(target)
+        asking = Asking(url=target.url)
+        streams = await closed.ask_times(asking, 2, 2)
+        whole = await closed.ask_times(dataclasses.replace(asking, stream=False), 2, 2)
+    assert [s.output_tokens for s in streams] == [5] * 4 and all(s.answered for s in streams + whole)
+    assert script.whole.endswith(b"}") and len(script.whole.partition(b"\r\n\r\n")[2]) == 400
+    assert len(script.pieces) == 7 and b"\r\nbe\r\ndata: " in script.pieces[0], "190 bytes a chunk"
+
+
+# ---- what may be missing
+
+
+def test_without_nginx_there_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(Stop, match="apt-get install nginx-light"), nginx.running(1, tmp_path):
+        pass
+
+
+def test_without_matplotlib_there_is_a_sentence_before_anything_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(picture, "find_spec", lambda _: None)
+    monkeypatch.setattr(overhead, "run", lambda _: pytest.fail("it measured"))
+    assert overhead.main([]) == 1
+    assert "matplotlib" in capsys.readouterr().err
+
+
+# ---- the machine
+
+
+def test_the_machine_is_named_without_its_name() -> None:
+    found = machine.describe("vllm 0.0")
+    assert found["cores"] == os.cpu_count() and found["vllm"] == "vllm 0.0" and found["memory_gb"] > 0
+    text = json.dumps(found)
+    assert os.uname().nodename not in text and str(Path.home()) not in text
+
+
+def test_result_files_say_what_when_and_where(tmp_path: Path) -> None:
+    plain = {"cores": 2, "gpus": [], "date": "2026-11-21"}
+    assert machine.result_path("cost", plain, tmp_path).name == "cost-2026-11-21-2cpu.json"
+    cards = {**plain, "gpus": [{"name": "NVIDIA H200"}, {"name": "NVIDIA H200"}]}
+    assert machine.word(cards) == "2x-h200"
+    assert machine.cpu_model("processor : 0\nmodel name\t: Some CPU @ 2GHz\n") == "Some CPU @ 2GHz"
+    assert machine.cpu_model("") is None
