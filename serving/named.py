@@ -19,6 +19,8 @@ def check_names(file: YamlFile, site: Site, models: Mapping[str, Model], provide
     """Raises ConfigError at the first name that is not known, or rule that cannot match."""
     local = ", ".join(n for n, m in models.items() if m.place == "local")
     for index, name in enumerate(site.run):
+        if name == DEMO:
+            continue
         if name not in models:
             raise file.error(("run", index), f"no model is called {name!r}; the local models are: {local}")
         if models[name].place == "hosted":

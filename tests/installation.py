@@ -60,7 +60,9 @@ class CountingRelay:
 class Installation:
     """Started once by `start`, stopped by `stop`; everything in between through the command line and the sockets."""
 
-    def __init__(self) -> None:
+    def __init__(self, site: dict[str, Any] | None = None, environment: dict[str, str] | None = None) -> None:
+        """`site`: laid over the headgate.yaml of the tests. `environment`: added to that of its processes."""
+        self._given, self._added = site or {}, environment or {}
         root = Path(tempfile.mkdtemp(prefix="hg-run-"))
         # The engines of this machine's own installation are used, and made there if they are missing.
         self.home = Home(root, find_home().engines)
@@ -68,8 +70,8 @@ class Installation:
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = ""
         self._provider: subprocess.Popen[bytes] | None = None
-        self._provider_port = _free_port()
-        self._relay = CountingRelay(self._provider_port)
+        self.provider_port = _free_port()
+        self._relay = CountingRelay(self.provider_port)
 
     def start(self) -> None:
         self.home.make()
@@ -103,8 +105,8 @@ class Installation:
     def first_key(self) -> str:
         return (self.home.secrets / "first-key").read_text()
 
-    def make_key(self, data_class: str) -> str:
-        made = self.run("keys", "create", "--team", "tests", "--data-class", data_class, "--json")
+    def make_key(self, data_class: str, *options: str, team: str = "tests") -> str:
+        made = self.run("keys", "create", "--team", team, "--data-class", data_class, *options, "--json")
         return str(json.loads(made.stdout)["key"])
 
     def ask(self, name: str, path: str) -> str:
@@ -154,6 +156,7 @@ class Installation:
             "HEADGATE_ENGINES": str(self.home.engines),
             "PYTHONPATH": str(ROOT),
             PROVIDER_KEY: "k" * 24,
+            **self._added,
         }
 
     def _site(self) -> dict[str, Any]:
@@ -166,7 +169,11 @@ class Installation:
             "enabled": True, "base_url": f"http://127.0.0.1:{self._relay.port}/v1", "key_env": PROVIDER_KEY,
             "private_ranges": ["127.0.0.0/8"],
         }  # fmt: skip
-        return {"models": {"far-demo": far}, "providers": {"far": provider}}
+        site: dict[str, Any] = {"models": {"far-demo": far}, "providers": {"far": provider}}
+        for section in ("models", "providers"):
+            for name, fields in self._given.get(section, {}).items():
+                site[section][name] = {**site[section].get(name, {}), **fields}
+        return {**self._given, **site}
 
     def _start_provider(self) -> None:
         """A second vLLM with the same demo weights, on loopback TCP: it plays the hosted service."""
@@ -179,13 +186,13 @@ class Installation:
             self._provider = subprocess.Popen(
                 [str(engine.python), "-m", "vllm.entrypoints.openai.api_server", "--model",
                  str(self.home.models / "demo"), "--served-model-name", "far-1", "--host", "127.0.0.1", "--port",
-                 str(self._provider_port), "--enforce-eager", "--max-model-len", "4096", "--api-key", "k" * 24],
+                 str(self.provider_port), "--enforce-eager", "--max-model-len", "4096", "--api-key", "k" * 24],
                 stdout=log, stderr=log, env=environment,
             )  # fmt: skip
         deadline = time.monotonic() + 240
         while time.monotonic() < deadline:
             assert self._provider.poll() is None, (self.home.logs / "provider.log").read_text()[-2000:]
-            connection = http.client.HTTPConnection("127.0.0.1", self._provider_port, timeout=5)
+            connection = http.client.HTTPConnection("127.0.0.1", self.provider_port, timeout=5)
             with contextlib.suppress(OSError), contextlib.closing(connection):
                 connection.request("GET", "/health")
                 if connection.getresponse().status == 200:

@@ -166,3 +166,32 @@ async def test_an_engine_that_says_itself_that_it_is_full(house: House) -> None:
     assert (reply.status, reply.headers["x-headgate-place"]) == (200, "local")
     assert (await house.events(reply))[-1]["queued_ms"] > 0
     assert len(house.provider.requests) == 2
+
+
+async def test_an_engine_that_refuses_a_stream_with_status_200_is_full_all_the_same(house: House) -> None:
+    """vLLM 0.32 has sent its head by then, so its refusal is the first event of the stream."""
+    await start(house, hosted=True, limit=4)
+    error = {"error": {"message": "The engine is currently busy.", "type": "Service Unavailable", "code": 503}}
+    house.local.script = {
+        "headers": {"content-type": "text/event-stream"}, "body": f"data: {json.dumps(error)}\n\ndata: [DONE]\n\n",
+    }  # fmt: skip
+    public = await house.post(ask(stream=True), house.key("public"))
+    assert (public.status, public.headers["x-headgate-place"]) == (200, "hosted")
+    assert public.headers["x-headgate-trigger"] == "overflow"
+    _, closed = await house.events(public)
+    assert [a["outcome"] for a in closed["attempts"]] == ["overloaded", "answered"]
+    private = asyncio.create_task(house.post(ask(stream=True), house.key("private")))
+    await until(lambda: live(house)["waiting"] == 1, private)
+    house.local.script = {}
+    assert (await private).headers["x-headgate-place"] == "local"
+
+
+async def test_a_prompt_that_only_the_engine_finds_too_long_goes_on_to_a_longer_model(house: House) -> None:
+    await start(house, hosted=True, limit=4)
+    told = {"message": "This model's maximum context length is 4096 tokens.", "code": 400}
+    house.local.script = {"status": 400, "body": json.dumps({"error": told})}
+    public = await house.post(ask(), house.key("public"))
+    assert (public.headers["x-headgate-place"], public.headers["x-headgate-trigger"]) == ("hosted", "context")
+    private = await house.post(ask(), house.key("private"))
+    assert (private.status, private.error["code"]) == (400, "context_length_exceeded")
+    assert len(house.provider.requests) == 1
