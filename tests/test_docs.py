@@ -15,10 +15,11 @@ import pytest
 import typer
 
 from router import cli
+from router.ledger.metrics import Metrics
 from tests import known
 from tests.house import ROOT, tree
 
-PAGES = ("README.md", "serving/README.md", "router/README.md", "tests/README.md")
+PAGES = ("README.md", "serving/README.md", "router/README.md", "tests/README.md", "benchmarks/README.md")
 HOUSES = PAGES[:3]
 ELSEWHERE = frozenset({"headgate.yaml", "body.json"})
 """Files that people have, not the checkout."""
@@ -235,6 +236,12 @@ def test_every_error_code_is_described(pages: dict[str, str]) -> None:
     sources = tree()
     of_door = known.codes_of_door(sources)
     assert error_codes(pages["README.md"], pages["router/README.md"], known.codes(sources), of_door) == []
+
+
+def test_every_metric_is_described(pages: dict[str, str]) -> None:
+    told = {ticked(row[0])[0] for row in rows(section(pages["README.md"], "Metrics"))}
+    bare = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in Metrics().names()}
+    assert told == {name for name in bare if not name.endswith("_created")}
 
 
 def test_every_path_leads_somewhere(pages: dict[str, str]) -> None:

@@ -131,7 +131,7 @@ class Metrics:
     def closed(self, decision: Decision, model: Model | None, outcome: Outcome) -> None:
         """Count a request that ended; `model` is the one that answered, if one did."""
         self._open.dec()
-        lane, trigger = decision.lane, (outcome.trigger or decision.trigger).partition(":")[0]
+        lane, trigger = decision.lane, outcome.trigger.partition(":")[0]
         first = decision.order[0].model.place if decision.order else ""
         name, place = (model.name, model.place) if model else ("", "")
         self._decisions[lane, first, trigger].inc()

@@ -63,6 +63,8 @@ class Attempts:
         while answer is None:
             candidate = await self._turn(walk)
             answer = await self._cascade(walk, [candidate], granted=True)
+            if answer is not None and log.trigger == "overflow":
+                log.trigger = ""  # it was to overflow, and was answered here after all
             walk.pause_s = max(FIRST_PAUSE_S, 2 * walk.pause_s)
         return answer
 

@@ -101,9 +101,9 @@ async def refusal(candidate: Candidate, response: Response) -> Failure:
 
 
 def overloaded(candidate: Candidate, status: int, retry_after: int = RETRY_AFTER_S) -> Failure:
-    """It takes no more now."""
+    """It takes no more now. Whoever says so has done nothing, and bills nothing."""
     full = Unavailable(f"{candidate.name} is full or not ready.", retry_after=retry_after)
-    return Failure(full, OVERLOADED, status)
+    return Failure(full, OVERLOADED, status, sent=False)
 
 
 def _by_door(response: Response, name: str, message: str, code: str) -> Failure | None:

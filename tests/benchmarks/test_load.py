@@ -130,7 +130,7 @@ def test_quantiles_are_of_the_nearest_rank() -> None:
 
 def test_late_sends_are_owned_up_to() -> None:
     assert not summary([sample(n, sent_s=0.01) for n in range(100)]).behind
-    late = [sample(n, sent_s=0.5 if n < 2 else 0.0) for n in range(100)]
+    late = [sample(n, sent_s=0.5 if n < 11 else 0.0) for n in range(100)]
     assert summary(late).behind and summary(late).latest_s == 0.5
 
 

@@ -135,8 +135,9 @@ def test_a_decision_is_counted_by_what_was_asked_for(model: str, lane: str) -> N
 @pytest.mark.parametrize(
     ("decided_by", "ended_by", "counted"),
     [
-        ("caller:low-confidence", "", "caller"), ("rule:proofs", "rule:proofs", "rule"), ("context", "", "context"),
-        ("overflow", "", "overflow"), ("", "overflow", "overflow"), ("rule:proofs", "cascade", "cascade"), ("", "", ""),
+        ("caller:low", "caller:low", "caller"), ("rule:proofs", "rule:proofs", "rule"), ("context", "context", "context"),
+        ("overflow", "", ""),  # there was room here in the end
+        ("", "overflow", "overflow"), ("rule:proofs", "cascade", "cascade"), ("", "", ""),
     ],
 )  # fmt: skip
 def test_a_trigger_is_counted_by_its_kind_and_not_by_what_callers_call_it(
@@ -151,7 +152,7 @@ def test_a_trigger_is_counted_by_its_kind_and_not_by_what_callers_call_it(
 def test_an_overflow_names_who_was_full_and_who_answered() -> None:
     served = [endpoint(NEAR, limit=4, in_flight=4), endpoint(FAR)]
     full = replace(decision(data_class="public", endpoints=served), trigger="overflow")
-    answer = Outcome("answered", 200, (tried("far", "hosted"),))
+    answer = Outcome("answered", 200, (tried("far", "hosted"),), trigger="overflow")
     assert named(ended(answer, full, FAR), "headgate_overflow_total") == {"near,far": 1}
     # It had room at last, so nothing went elsewhere.
     assert named(ended(Outcome("answered", 200, (tried(),)), full), "headgate_overflow_total") == {}

@@ -124,7 +124,7 @@ def said(status: int, mark: str, code: str = "x") -> Script:
         ({"body": "Hello", "headers": {"content-type": "text/plain", **SENT}}, "wrong_type", True),
         ({"body": "[]", "headers": SENT}, "unusable", True),
         (said(500, "sent"), "error", True),
-        (said(503, "sent"), "overloaded", True),
+        (said(503, "sent"), "overloaded", False),
         (said(504, "sent", "provider_timeout"), "timeout", True),
         (said(502, "sent", "provider_failed"), "error", True),
         # The provider refused: nothing was generated.

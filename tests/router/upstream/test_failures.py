@@ -67,9 +67,9 @@ WRONG = "upstream_bad_response"
         (429, LimitReached, "rate_limit_exceeded", RETRY_AFTER_S, False, False),
         (500, UpstreamFailed, WRONG, None, False, True),
         (502, UpstreamFailed, WRONG, None, False, True),
-        (503, Unavailable, FULL, RETRY_AFTER_S, False, True),
+        (503, Unavailable, FULL, RETRY_AFTER_S, False, False),
         (504, UpstreamTimeout, "upstream_timeout", None, False, True),
-        (529, Unavailable, FULL, RETRY_AFTER_S, False, True),
+        (529, Unavailable, FULL, RETRY_AFTER_S, False, False),
     ],
 )
 async def test_a_status(
