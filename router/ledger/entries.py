@@ -20,6 +20,11 @@ from router.ledger.store import Event, LedgerError, Store, connect
 from router.records import Ask, Attempt, Caller, Candidate, Decision, Outcome, Usage
 from serving.catalogue import Catalogue, Model, Site
 
+LOST = """
+SELECT request, key, cost FROM events o WHERE kind='opened' AND NOT EXISTS
+(SELECT 1 FROM events c INDEXED BY events_by_request WHERE c.request=o.request AND c.kind='closed')
+"""
+"""Requests that were opened and never closed. Left to itself SQLite looks through all that were closed for each one."""
 CODE = re.compile(r"[a-z0-9_.-]{1,64}")
 """What an error code looks like. An upstream gives codes of its own, and they must not carry its prose."""
 
@@ -185,10 +190,7 @@ def settle_lost(store: Store, now: float) -> int:
     """
     try:
         with closing(connect(store.path, read_only=True)) as db:
-            lost = db.execute(
-                "SELECT request, key, cost FROM events o WHERE kind='opened' AND NOT EXISTS "
-                "(SELECT 1 FROM events c WHERE c.request=o.request AND c.kind='closed')"
-            ).fetchall()
+            lost = db.execute(LOST).fetchall()
     except sqlite3.Error as broken:
         raise LedgerError(f"the ledger {store.path} cannot be read: {broken}") from broken
     error = "the router ended before the request did"

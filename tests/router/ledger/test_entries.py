@@ -18,10 +18,10 @@ from router.decision.reasons import refused
 from router.errors import BadRequest, Forbidden, HeadgateError, LimitReached, Unavailable, UpstreamFailed
 from router.ledger import store as store_module
 from router.ledger.budgets import Budgets
-from router.ledger.entries import Entry, Ledger
+from router.ledger.entries import LOST, Entry, Ledger
 from router.ledger.metrics import Metrics
 from router.ledger.prices import Prices
-from router.ledger.store import LedgerError, Store
+from router.ledger.store import Event, LedgerError, Store, connect
 from router.records import Attempt, Decision, Gpu, Usage
 from serving.catalogue import Catalogue, Model, Price, Site
 from tests.fakes.asking import ask, caller, decided, endpoint, hosted, local
@@ -460,3 +460,24 @@ def test_a_decision_on_record_says_all_that_explains_it(ledger: Ledger) -> None:
     ]  # fmt: skip
     assert opened["reason"].startswith("near was named")
     assert opened["why_class"] == "key k1 is public"
+
+
+def test_looking_for_lost_requests_takes_as_long_as_there_are_requests(store: Store) -> None:
+    """And not the square of it: a router with a large ledger must start as soon as one with a small one."""
+    with contextlib.closing(connect(store.path, read_only=True)) as db:
+        steps = []
+        for _ in range(2):
+            store_requests(store, 200)
+            counted = [0]
+            db.set_progress_handler(lambda count=counted: count.__setitem__(0, count[0] + 1), 10)
+            assert db.execute(LOST).fetchall() == []
+            steps.append(counted[0])
+    assert steps[1] < 3 * steps[0]
+
+
+def store_requests(store: Store, count: int) -> None:
+    for number in range(count):
+        name = f"req_{number}_{secrets.token_hex(4)}"
+        for kind in ("opened", "closed"):
+            store.append(Event(0.0, kind, name, "k1", {}, 0.0))
+    store.flush()

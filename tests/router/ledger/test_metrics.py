@@ -135,7 +135,8 @@ def test_a_decision_is_counted_by_what_was_asked_for(model: str, lane: str) -> N
 @pytest.mark.parametrize(
     ("decided_by", "ended_by", "counted"),
     [
-        ("caller:low", "caller:low", "caller"), ("rule:proofs", "rule:proofs", "rule"), ("context", "context", "context"),
+        ("caller:low", "caller:low", "caller"), ("rule:proofs", "rule:proofs", "rule"),
+        ("context", "context", "context"),
         ("overflow", "", ""),  # there was room here in the end
         ("", "overflow", "overflow"), ("rule:proofs", "cascade", "cascade"), ("", "", ""),
     ],
