@@ -105,6 +105,8 @@ def _template(candidate: Candidate, question: Question) -> Refusal | None:
 
 def words(question: Question) -> frozenset[str]:
     """The asked fields that are words of an API or of some model's entry, so that they may be recorded."""
+    if question.traits.parameters <= WORDS:  # nearly always
+        return question.traits.parameters
     models = question.snapshot.models.values()
     listed = {name for m in models if m.parameters != "vllm" for name in m.parameters}
     return question.traits.parameters & (WORDS | listed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from router.records import Ask, Candidate
@@ -33,6 +34,7 @@ def dropped_for(ask: Ask, candidate: Candidate, droppable: frozenset[str] = froz
     return tuple(sorted(n for n, v in ask.body.items() if v is not None and n in optional and n not in takes))
 
 
+@lru_cache(maxsize=16)
 def may_drop(droppable: frozenset[str]) -> frozenset[str]:
     """Every field that may be left out where a model does not take it; never one that is refused outright."""
     return (BOOKKEEPING | droppable | {"stream_options"}) - REFUSED.keys()

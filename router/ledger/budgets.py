@@ -71,4 +71,5 @@ def _pico(usd: float) -> int:
 
 
 def _month(now: float) -> str:
-    return dt.datetime.fromtimestamp(now, dt.UTC).strftime("%Y-%m")
+    day = dt.datetime.fromtimestamp(now, dt.UTC)
+    return f"{day.year:04}-{day.month:02}"

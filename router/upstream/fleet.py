@@ -59,6 +59,8 @@ class Fleet:
         self._catalogue, self._connections, self._room, self._rate = catalogue, connections, room, rate
         self._serving_address, self._door_address = serving, door
         self._inside = Inside(catalogue)
+        self._far = catalogue.hosted()
+        """The hosted models, whose providers are enabled."""
         self._known = Instances(dict(catalogue.models))
         self._said: dict[str, str] = {}
         """What was last logged of each part that is asked."""
@@ -84,7 +86,7 @@ class Fleet:
         # Old readings would tell of a load that is long gone; the engines themselves may well go on.
         read = self._known.endpoints if now - self.heard <= STALE_S else map(instances.unread, self._known.endpoints)
         endpoints = [replace(e, in_flight=room.in_flight(e.name), busy=room.is_told_full(e.name)) for e in read]
-        endpoints += [self._hosted(m, now) for m in self._catalogue.hosted()]
+        endpoints += [self._hosted(m, now) for m in self._far]
         return Snapshot(
             at=now, today=self.today(), catalogue=self._catalogue, models=self.models,
             endpoints=tuple(endpoints), spent=spent,
@@ -143,7 +145,7 @@ class Fleet:
 
     def _limits(self) -> dict[str, int]:
         """How many requests each endpoint takes at once that could take one now, by name; 0 is no limit."""
-        limits = {m.name: m.limit for m in self._catalogue.hosted()}
+        limits = {m.name: m.limit for m in self._far}
         return limits | {e.name: e.limit for e in self._known.endpoints if e.state == "ready" and not e.asleep}
 
     async def _ask_serving(self) -> None:
