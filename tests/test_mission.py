@@ -2,6 +2,9 @@
 
 The local one stands on a GPU that is simulated (a stub of NVML), for there may be none here; all else is real:
 processes, sockets, the door, the ledger, vLLM's own counters and admission limit, the official client.
+
+That no file is needed to start, and two commands are enough, is in test_one_request.py; the example, containers and
+units in tests/deploy; the benchmarks in tests/benchmarks; a driver that fails in every other way in test_gpus.py.
 """
 
 from __future__ import annotations
@@ -55,7 +58,12 @@ def site() -> dict[str, Any]:
         "run": ["demo"],
         "models": {
             "demo": demo,
-            "far-demo": {"context": 4096, "output": 256, "price": {"input": 2, "output": 10, "cached": 0.2}},
+            "far-demo": {
+                "context": 4096,
+                "output": 256,
+                "price": {"input": 2, "output": 10, "cached": 0.2},
+                "abilities": ["chat", "completions", "tools", "schema"],
+            },
             "far-gone": HOSTED | {"lanes": ["cheap"], "provider": "gone", "price": {"input": 5, "output": 11}},
             "far-spare": HOSTED | {"lanes": ["cheap"], "price": {"input": 6, "output": 12}},
             "far-unpriced": HOSTED | {"lanes": ["frontier"]},
@@ -199,6 +207,20 @@ def test_the_lane_frontier_is_hosted(mission: Mission) -> None:
     assert answer.parse().usage.completion_tokens == 4
 
 
+def test_unsure_means_private(mission: Mission) -> None:
+    """Token ids may say anything, so they stay; the same key's text may go."""
+    client = openai.OpenAI(base_url=f"{mission.url}/v1", api_key=mission.plain.key, max_retries=0)
+    text = client.completions.with_raw_response.create(model="frontier", prompt="The river flows", max_tokens=3)
+    assert text.headers["x-headgate-place"] == "hosted"
+    before = mission.provider_bytes()
+    ids = list(range(20, 40))
+    with pytest.raises(openai.PermissionDeniedError, match="cannot be read and so counts as private"):
+        client.completions.create(model="frontier", prompt=ids, max_tokens=3)
+    stays = client.completions.with_raw_response.create(model="auto", prompt=ids, max_tokens=3)
+    assert stays.headers["x-headgate-place"] == "local"
+    assert mission.provider_bytes() == before
+
+
 # Escalation, within the caller's eligibility.
 
 
@@ -243,8 +265,10 @@ def test_an_answer_that_breaks_the_schema_is_tried_once_on_the_next_model(missio
     assert (record["trigger"], record["check"]) == ("cascade", "passed")
     first, second = record["attempts"]
     assert record["cost_usd"] == pytest.approx(first["cost_usd"] + second["cost_usd"]) and first["cost_usd"] > 0
+    before = mission.provider_bytes()
     kept = mission.private.ask(response_format=LONG_LIST, max_tokens=None)  # there is no next model for it
     assert (kept.headers["x-headgate-place"], kept.headers["x-headgate-check"]) == ("local", "failed")
+    assert mission.provider_bytes() == before
 
 
 # Overflow, and the queue for what may not leave.
