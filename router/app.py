@@ -76,7 +76,7 @@ def build(home: Home, catalogue: Catalogue) -> Built:
     metrics.watch(lambda: _live(fleet, room, store))
     sending = Sending(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
     attempts = Attempts(sending, fleet, room, checked)
-    pipeline = Pipeline(fleet, ledger, attempts, settings.queue_wait_s)
+    pipeline = Pipeline(fleet, ledger, attempts, max(1, settings.queue_wait_s))
     rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store))
     public = Inference(pipeline, keyring, int(settings.max_body_mb * 2**20), rest)
     operator = admin.build(pipeline, ledger, keyring, fleet.state, catalogue.site.keys)

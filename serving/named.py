@@ -9,8 +9,8 @@ from serving.models import Model, Provider
 from serving.site import EscalationRule, Site, When
 from serving.yamlfile import Path_, YamlFile
 
-TARGET_LANES = ("frontier", "cheap")
-"""The lanes a rule may lead to; every local model is in one of them, and nothing escalates into `private`."""
+TARGET_LANES = ("frontier",)
+"""The lanes a rule may lead to: into `cheap` or `private` would be the other way."""
 DEMO = "demo"
 """The demo model has no entry in models.yaml."""
 
@@ -49,7 +49,7 @@ def _check_rules(file: YamlFile, site: Site, models: Mapping[str, Model]) -> Non
         if twin := next((r for r in seen if r.name == rule.name), None):
             raise file.error((*at, "name"), f"two rules are called {twin.name!r}; give each its own name")
         if rule.to not in TARGET_LANES and rule.to not in models and rule.to not in attached:
-            known = f"a lane ({', '.join(TARGET_LANES)}) or the name of a model"
+            known = f"the lane {' or '.join(TARGET_LANES)} nor the name of a model"
             raise file.error((*at, "to"), f"{rule.to!r} is neither {known}; see: headgate models diff")
         if why := _never(rule.when, models):
             raise file.error((*at, "when"), f"the rule {rule.name!r} can never match: {why}")
@@ -61,10 +61,10 @@ def _check_rules(file: YamlFile, site: Site, models: Mapping[str, Model]) -> Non
 
 def _never(when: When, models: Mapping[str, Model]) -> str:
     """Why no request can meet these conditions, or ""."""
-    if not when.model_fields_set:
-        return "it has no condition; give at least one"
     if "words" in when.model_fields_set and not when.words:
         return "its list of words is empty"
+    if not when.model_dump(exclude_defaults=True):
+        return "it has no condition; give at least one"
     if odd := next((w for w in when.words if not re.search(r"\w", w)), None):
         return f"{odd!r} holds no letter and no digit"
     largest = max((m.context for m in models.values()), default=0)

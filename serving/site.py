@@ -73,7 +73,7 @@ class EscalationRule(Record):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$", description="named in reasons and records")
     when: When
-    to: str = Field("frontier", description="the lane cheap or frontier, or a model's name")
+    to: str = Field("frontier", description="the lane frontier, or a model's name")
 
 
 class Throughput(Record):

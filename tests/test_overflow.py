@@ -195,3 +195,33 @@ async def test_a_prompt_that_only_the_engine_finds_too_long_goes_on_to_a_longer_
     private = await house.post(ask(), house.key("private"))
     assert (private.status, private.error["code"]) == (400, "context_length_exceeded")
     assert len(house.provider.requests) == 1
+
+
+async def test_a_hosted_model_that_has_room_first_is_an_overflow_too(house: House) -> None:
+    """Both were full; the hosted one was free before the local one was."""
+    house.instances[:] = [instance("small", house.local.address, limit=1)]
+    await house.start(hosted=True, models={"big": {"lanes": ["cheap", "frontier"], "limit": 1}})
+    house.provider.script = {"body_delay_s": 60, "body": completion("The first.")}
+    async with occupied(house):
+        far = asyncio.create_task(house.post(ask("big"), house.key("public")))
+        await until(lambda: live(house)["in_flight"] == 2 and house.provider.requests, far)
+        house.provider.script = {}
+        public = asyncio.create_task(house.post(ask(), house.key("public")))
+        await until(lambda: live(house)["waiting"] == 1, public)
+        far.cancel()
+        reply = await public
+        assert (reply.headers["x-headgate-place"], reply.headers["x-headgate-trigger"]) == ("hosted", "overflow")
+        assert (await house.events(reply))[-1]["trigger"] == "overflow"
+        await asyncio.gather(far, return_exceptions=True)
+
+
+async def test_a_provider_that_breaks_off_in_a_stream_may_have_worked_and_is_paid(house: House) -> None:
+    await start(house, hosted=True)
+    error = {"error": {"message": "overloaded", "code": 503}}
+    house.provider.script = {
+        "headers": {"content-type": "text/event-stream"}, "body": f"data: {json.dumps(error)}\n\n",
+    }  # fmt: skip
+    reply = await house.post(ask("big", stream=True), house.key("public"))
+    _, closed = await house.events(reply)
+    assert [a["outcome"] for a in closed["attempts"]] == ["unusable"]
+    assert closed["cost_usd"] > 0 and closed["estimated"]

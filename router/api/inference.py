@@ -204,7 +204,7 @@ def make_ask(request_id: str, route: Route, body: dict[str, Any], size: int, hea
         id=request_id, route=route, body=body, size=size, model=text_field(body, "model"), stream=stream,
         data_class=max(map(_class, raised), default=None),
         session=_session(given.get("x-headgate-session") or body.get("prompt_cache_key")),
-        escalate=_label(choices.get("escalate", given.get("x-headgate-escalate"))),
+        escalate=_label(choices.get("escalate") or given.get("x-headgate-escalate")),
     )  # fmt: skip
 
 

@@ -55,13 +55,20 @@ def _ranked(question: Question, policy: str) -> tuple[Question, list[Candidate],
     snapshot, traits = question.snapshot, question.traits
     candidates = [Candidate(snapshot.models[e.model], e) for e in snapshot.endpoints if e.model in snapshot.models]
     eligible, refusals = judge(candidates, question)
-    if question.wish is None and _too_long(eligible, refusals, question):
+    if _too_long(eligible, refusals, question) and not any(_met(c, question) for c in eligible):
+        # What was wanted besides cannot be had, and a request that fits nowhere here helps nobody.
         question = replace(question, wish=CONTEXT)
         eligible, refusals = judge(candidates, question)
     ranked = POLICIES[policy](eligible, traits, snapshot.catalogue.site.run)
-    if (wish := question.wish) is not None:
-        ranked.sort(key=lambda candidate: not wish.meets(candidate))
+    ranked.sort(key=lambda candidate: not _met(candidate, question))
     return question, ranked, refusals
+
+
+def _met(candidate: Candidate, question: Question) -> bool:
+    """Whether the candidate is what is wanted first; for a prompt that is too long, any that is likely to hold it."""
+    if question.wish is None or not likely_fits(candidate, question):
+        return False
+    return question.wish is CONTEXT or question.wish.meets(candidate)
 
 
 def _too_long(eligible: Sequence[Candidate], refusals: Sequence[Refusal], question: Question) -> bool:
@@ -89,7 +96,7 @@ def _trigger(ranked: Sequence[Candidate], order: Sequence[Candidate], question: 
     """Why another model comes first than would without a wish and without load; "" where none does."""
     if not order:
         return ""
-    if question.wish is not None and question.wish.meets(order[0]):
+    if question.wish is not None and _met(order[0], question):
         return question.wish.trigger
     full = ranked[0].model.place == "local" and ranked[0].endpoint.full
     return "overflow" if full and order[0].model.place == "hosted" else ""

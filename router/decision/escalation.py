@@ -17,6 +17,8 @@ from serving.catalogue import LANES, EscalationRule
 
 SCOPE = "escalate"
 """What a key must be allowed for its caller's own wish to count."""
+MOST_SEARCHED = 200_000
+"""Characters in which a rule's words are looked for, the newest message first: a rule is a preference, not a guard."""
 LIKELY_BYTES_PER_TOKEN = 4
 """About what English text has in common tokenizers; a rule over tokens means the likely size, not the upper bound."""
 
@@ -31,9 +33,7 @@ class Wish:
 
     def meets(self, candidate: Candidate) -> bool:
         """Whether the candidate is what is wanted."""
-        if self.to in LANES:
-            return self.to in candidate.model.lanes and "private" not in candidate.model.lanes
-        return candidate.model.name == self.to
+        return self.to in candidate.model.lanes if self.to in LANES else candidate.model.name == self.to
 
 
 CONTEXT = Wish("context", "frontier")
@@ -68,21 +68,34 @@ def matches(rule: EscalationRule, ask: Ask, caller: Caller, traits: Traits) -> b
         return False
     if when.tools not in (None, "tools" in traits.needs) or when.needs_schema not in (None, "schema" in traits.needs):
         return False
-    if when.tokens_over is not None and ask.size / LIKELY_BYTES_PER_TOKEN <= when.tokens_over:
+    likely = 0 if "vision" in traits.needs else ask.size / LIKELY_BYTES_PER_TOKEN  # of pictures bytes say nothing
+    if when.tokens_over is not None and likely <= when.tokens_over:
         return False
-    return not when.words or any(_pattern(when.words).search(text) for text in said(ask.body))
+    return not when.words or _pattern(when.words).search(said(ask.body)) is not None
 
 
 @lru_cache(maxsize=1024)
 def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
-    """Any of the words, whole. Alternatives without repetition: the time is linear in the text."""
-    return re.compile("|".join(rf"(?<!\w){re.escape(word)}(?!\w)" for word in words), re.IGNORECASE)
+    """Any of the words, whole, in text without capitals."""
+    return re.compile(rf"(?<!\w)(?:{'|'.join(re.escape(word.casefold()) for word in words)})(?!\w)")
 
 
-def said(body: Mapping[str, Any]) -> Iterator[str]:
-    """What the user says: the text of user messages, or the prompt. Not the system's words, which never change."""
+def said(body: Mapping[str, Any]) -> str:
+    """What the user says, without capitals: the text of user messages, the newest first, or the prompt.
+
+    Not the system's words, which never change. At most MOST_SEARCHED characters, so that a rule costs milliseconds.
+    """
+    left, parts = MOST_SEARCHED, []
+    for text in _said(body):
+        parts.append(text[:left].casefold())
+        if (left := left - len(text)) <= 0:
+            break
+    return "\n".join(parts)
+
+
+def _said(body: Mapping[str, Any]) -> Iterator[str]:
     messages = body.get("messages")
-    for message in messages if isinstance(messages, list) else ():
+    for message in reversed(messages) if isinstance(messages, list) else ():
         if isinstance(message, Mapping) and message.get("role") == "user":
             yield from _texts(message.get("content"))
     yield from _texts(body.get("prompt"))

@@ -28,7 +28,8 @@ def reason(order: tuple[Candidate, ...], question: Question, refusals: list[Refu
     if trigger == "overflow":
         asked += f"; overflow, since {' and '.join(_taken(c) for c in order if c.endpoint.full)}"
     elif wish is not None:
-        met = "first" if trigger else "was wanted, and none there may answer"
+        full = any(wish.meets(candidate) for candidate in order)
+        met = "first" if trigger else "was wanted and is full" if full else "was wanted, and none there may answer"
         asked += f"; {_wanted(wish.trigger)}: {wish.to} {met}"
     if first.endpoint.full:
         asked += f"; waits, since {_taken(first)}"

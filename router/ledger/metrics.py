@@ -175,10 +175,14 @@ class Metrics:
 
 
 def full_model(decision: Decision, outcome: Outcome) -> str:
-    """The local model that had no room for a request which overflowed, or "" where the record does not show it."""
-    known = (c.model.name for c in decision.order if c.model.place == "local" and c.endpoint.full)
-    said = (a.model for a in outcome.attempts if a.place == "local" and a.outcome == "overloaded")
-    return next(known if decision.trigger == "overflow" else said, "")
+    """The local model that had no room for a request which overflowed.
+
+    It was full when that was decided, or said so itself, or had filled up when its turn came; "" where there is none.
+    """
+    local = [c for c in decision.order if c.model.place == "local"]
+    known = [c.model.name for c in local if c.endpoint.full]
+    said = [a.model for a in outcome.attempts if a.place == "local" and a.outcome == "overloaded"]
+    return next(iter([*known, *said, *(c.model.name for c in local)]), "")
 
 
 class _LiveState(Collector):

@@ -127,6 +127,8 @@ def _check(db: sqlite3.Connection, path: Path) -> None:
     if found == 0:
         empty = "is empty" if path.stat().st_size == 0 else "is no ledger"
         raise LedgerError(f"{path} {empty}; restore a backup, or remove it to begin anew without keys and records")
+    if found in UPGRADES:
+        raise LedgerError(f"{path} is of an earlier release (schema {found}); headgate up brings it up to date")
     if found != SCHEMA_VERSION:
         raise LedgerError(f"{path} has schema {found}, this release writes {SCHEMA_VERSION}; use the matching release")
 

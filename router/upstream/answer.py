@@ -81,7 +81,7 @@ class Answer:
 
     @property
     def trigger(self) -> str:
-        """Why it comes from another model than the first choice; "" where it does not."""
+        """Why another model came first than without load and wishes; "" where none did."""
         return self._log.trigger
 
     @property

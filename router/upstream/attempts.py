@@ -63,7 +63,7 @@ class Attempts:
         while answer is None:
             candidate = await self._turn(walk)
             answer = await self._cascade(walk, [candidate], granted=True)
-            if answer is not None and log.trigger == "overflow":
+            if answer is not None and candidate.model.place == "local" and log.trigger == "overflow":
                 log.trigger = ""  # it was to overflow, and was answered here after all
             walk.pause_s = max(FIRST_PAUSE_S, 2 * walk.pause_s)
         return answer
@@ -76,6 +76,8 @@ class Attempts:
         first = walk.since is None
         since = walk.since = started if walk.since is None else walk.since
         names = {c.endpoint.name: c for c in walk.full}
+        if any(c.model.place == "local" for c in walk.full):
+            walk.trigger = walk.trigger or "overflow"  # should a hosted one have room first
         log.outcome = "left_queue"  # should the caller leave now
         try:
             name = await self._room.turn(

@@ -50,7 +50,7 @@ class Failure(Exception):
 
 def most_telling(errors: Sequence[HeadgateError]) -> HeadgateError:
     """Of several tries in vain, the error for the caller: one that waiting can help, else that of the first choice."""
-    return next((e for e in errors if e.retry_after), errors[0])
+    return next((e for e in errors if e.retry_after is not None), errors[0])
 
 
 def unreachable(candidate: Candidate, failed: UpstreamError) -> Failure:

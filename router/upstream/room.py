@@ -70,10 +70,13 @@ class Room:
     def told_full(self, endpoint: str) -> None:
         """`endpoint` has refused a request that is still counted: full until another one ends there, or BUSY_S."""
         self._refused[endpoint] = self._refused.get(endpoint, 0) + 1
+        self._believe(endpoint)
+
+    def _believe(self, endpoint: str) -> None:
+        """Count it as full for BUSY_S from now."""
         if (earlier := self._told.pop(endpoint, None)) is not None:
             earlier.cancel()
-        loop = asyncio.get_running_loop()
-        self._told[endpoint] = loop.call_later(self._busy_s, self._told_no_more, endpoint)
+        self._told[endpoint] = asyncio.get_running_loop().call_later(self._busy_s, self._room_again, endpoint)
 
     @contextmanager
     def busy(self, endpoint: str, *, granted: bool = False) -> Iterator[None]:
@@ -83,11 +86,13 @@ class Room:
         try:
             yield
         finally:
-            if self._refused.get(endpoint):
-                self._refused[endpoint] -= 1
-            elif (told := self._told.pop(endpoint, None)) is not None:
-                told.cancel()
-            self._give_back(endpoint)
+            refused = self._refused.get(endpoint, 0)
+            if refused:
+                self._refused[endpoint] = refused - 1
+            self._release(endpoint)
+            if not refused and endpoint in self._told:
+                self._room_again(endpoint)
+            self._hand_out()
 
     async def turn(
         self, names: Sequence[str], deadline: float, *, since: float | None = None, pause_s: float = 0.0
@@ -115,7 +120,8 @@ class Room:
         except asyncio.CancelledError:
             # Granted and cancelled in the same moment: the place goes on to the next.
             if not waiter.granted.cancelled() and waiter.granted.exception() is None:
-                self._give_back(waiter.granted.result())
+                self._release(waiter.granted.result())
+                self._hand_out()
             raise
         finally:
             for timer in timers:
@@ -129,8 +135,25 @@ class Room:
             if not waiter.ready or waiter.granted.done():  # done and still here: cancelled, and not gone yet
                 continue
             if (name := self._free(waiter.names)) is not None:
-                self._queue.remove(waiter)
-                waiter.granted.set_result(self._take(name))
+                self._grant(waiter, name)
+
+    def _room_again(self, endpoint: str) -> None:
+        """A sign of room at an endpoint that has said it is full.
+
+        Where no limit is known the sign is for one request alone: all that wait at once would only be refused again.
+        """
+        if (told := self._told.pop(endpoint, None)) is not None:
+            told.cancel()
+        if endpoint in self._limits and self._limits[endpoint] == 0:
+            first = next((w for w in self._queue if w.ready and not w.granted.done() and endpoint in w.names), None)
+            if first is not None:
+                self._grant(first, endpoint)
+                self._believe(endpoint)
+        self._hand_out()
+
+    def _grant(self, waiter: Waiter, endpoint: str) -> None:
+        self._queue.remove(waiter)
+        waiter.granted.set_result(self._take(endpoint))
 
     def _free(self, names: Sequence[str]) -> str | None:
         return next((name for name in names if name in self._limits and not self.is_full(name)), None)
@@ -139,16 +162,11 @@ class Room:
         self._taken[endpoint] = self.in_flight(endpoint) + 1
         return endpoint
 
-    def _give_back(self, endpoint: str) -> None:
+    def _release(self, endpoint: str) -> None:
         self._taken[endpoint] -= 1
         if not self._taken[endpoint]:  # endpoints come and go
             del self._taken[endpoint]
             self._refused.pop(endpoint, None)
-        self._hand_out()
-
-    def _told_no_more(self, endpoint: str) -> None:
-        self._told.pop(endpoint, None)
-        self._hand_out()
 
     def _pause_over(self, waiter: Waiter) -> None:
         waiter.ready = True

@@ -64,7 +64,8 @@ class Sending:
         except UpstreamError as failed:
             raise unreachable(candidate, failed) from failed
         except Unusable as failed:
-            if failed.full:
+            # A provider that says so in a stream it has begun may have worked by then, and bills that.
+            if failed.full and candidate.model.place == "local":
                 raise overloaded(candidate, 503) from failed
             unusable = UpstreamFailed(f"{candidate.name} gave no usable answer: {failed}")
             raise Failure(unusable, "unusable") from failed

@@ -31,19 +31,21 @@ def test_rules_are_read_in_order_with_everything_they_say(tmp_path: Path) -> Non
         tmp_path,
         rules(
             "{name: maths, when: {words: [prove, step by step], tokens_over: 100, tools: false, schema: true}}",
-            "{name: sales, when: {team: sales, key: AbCdEfGh, route: chat/completions}, to: cheap}",
+            "{name: sales, when: {team: sales, key: AbCdEfGh, route: chat/completions}, to: gpt-6.1-sol}",
             "{name: code, when: {words: [class]}, to: qwen3.5-0.8b}",
         ),
     ).site.escalate
-    assert [(r.name, r.to) for r in found] == [("maths", "frontier"), ("sales", "cheap"), ("code", "qwen3.5-0.8b")]
+    assert [r.name for r in found] == ["maths", "sales", "code"]
+    assert [r.to for r in found] == ["frontier", "gpt-6.1-sol", "qwen3.5-0.8b"]
     assert (found[0].when.needs_schema, found[0].when.tools, found[1].when.tools) == (True, False, None)
 
 
 @pytest.mark.parametrize(
     ("lines", "says"),
     [
-        (("{name: a, when: {words: [x]}, to: gpt-nine}",), "2: escalate[0].to: 'gpt-nine' is neither a lane"),
-        (("{name: a, when: {words: [x]}, to: private}",), "2: escalate[0].to: 'private' is neither a lane"),
+        (("{name: a, when: {words: [x]}, to: gpt-nine}",), "2: escalate[0].to: 'gpt-nine' is neither the lane"),
+        (("{name: a, when: {words: [x]}, to: cheap}",), "2: escalate[0].to: 'cheap' is neither the lane frontier"),
+        (("{name: a, when: {tools: null}}",), "it has no condition"),
         (("{name: a, when: {}}",), "2: escalate[0].when: the rule 'a' can never match: it has no condition"),
         (("{name: a, when: {words: []}}",), "its list of words is empty"),
         (("{name: a, when: {words: ['?!']}}",), "'?!' holds no letter and no digit"),
@@ -62,7 +64,7 @@ def test_rules_are_read_in_order_with_everything_they_say(tmp_path: Path) -> Non
             "3: escalate[1].name: two rules are",
         ),
         (
-            ("{name: a, when: {words: [x, Y]}}", "{name: b, when: {words: [y], tools: true}, to: cheap}"),
+            ("{name: a, when: {words: [x, Y]}}", "{name: b, when: {words: [y], tools: true}}"),
             "3: escalate[1]: the rule 'b' can never match: the rule 'a' before it takes every request",
         ),
         (("{name: a, when: {tokens_over: 10}}", "{name: b, when: {tokens_over: 20}}"), "the rule 'a' before it"),

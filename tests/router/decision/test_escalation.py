@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from router.decision.eligibility import Question
-from router.decision.escalation import matches, said, wished
+from router.decision.escalation import MOST_SEARCHED, matches, said, wished
 from router.errors import Forbidden
 from router.records import Ask, Caller, Decision, Findings
 from serving.catalogue import DataClass, EscalationRule
@@ -118,8 +118,14 @@ def test_words_are_looked_for_in_what_the_user_says() -> None:
             "no message",
         ]
     }
-    assert list(said(body)) == ["part", "last"]
-    assert list(said({"prompt": ["one", "two", [1, 2]]})) == ["one", "two"]
+    assert said(body) == "last\npart"
+    assert said({"prompt": ["One", "TWO", [1, 2]]}) == "one\ntwo"
+
+
+def test_a_rule_costs_milliseconds_however_much_is_said() -> None:
+    body = {"messages": [{"role": "user", "content": "old " * 10_000_000}, {"role": "user", "content": "newest"}]}
+    assert said(body).startswith("newest\nold")
+    assert len(said(body)) <= MOST_SEARCHED + 1
 
 
 def test_the_first_rule_that_matches_counts_and_is_named() -> None:
@@ -175,6 +181,27 @@ def test_a_prompt_that_is_too_long_goes_to_the_frontier(model: str) -> None:
 def test_a_longer_local_model_comes_before_the_frontier() -> None:
     found = decided(ask("cheap", size=17_000), caller(), NEAR, local("long", context=50_000), FAR)
     assert ("far" in names(found), found.trigger) == (False, "")
+
+
+def test_the_cheapest_that_holds_the_prompt_is_taken() -> None:
+    near_enough = hosted("cheap-far", lanes=("cheap",), price={"input": 1, "output": 5})
+    found = decided(ask("cheap", size=17_000), caller(), NEAR, FAR, near_enough)
+    assert (names(found), found.trigger) == (["cheap-far", "far", "near"], "context")
+
+
+def test_a_rule_for_a_model_that_does_not_hold_the_prompt_takes_nothing_away() -> None:
+    coder = local("coder", context=8192)
+    rules = (rule("all", "coder", team="search"),)
+    assert decided(ask("cheap"), caller(), NEAR, coder, FAR, escalate=rules).trigger == "rule:all"
+    found = decided(ask("cheap", size=60_000), caller(), NEAR, coder, FAR, escalate=rules)
+    assert (names(found)[0], found.trigger) == ("far", "context")
+
+
+def test_what_is_wanted_and_full_is_said_to_be_full() -> None:
+    served = [endpoint(NEAR), endpoint(FAR, limit=1, in_flight=1)]
+    found = decided(ask(escalate="wrong"), MAY, NEAR, FAR, endpoints=served)
+    assert (names(found), found.trigger) == (["near", "far"], "")
+    assert "frontier was wanted and is full" in found.reason
 
 
 def test_private_data_and_the_lane_private_stay_however_long_the_prompt() -> None:

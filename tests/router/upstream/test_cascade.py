@@ -63,7 +63,7 @@ async def test_one_that_does_not_is_asked_of_the_next_model_and_both_are_paid(ri
     assert tries(closed) == [("near", "check_failed"), ("far", "answered")]
     first, second = closed["attempts"]
     assert (first["prompt_tokens"], first["output_tokens"]) == (9, 3)
-    assert first["detail"] == "choice 0: the schema's rule type does not hold"
+    assert first["detail"] == "choice 0: the schema does not hold"
     assert [first["cost_usd"], second["cost_usd"]] == [pytest.approx(NEAR_COST), pytest.approx(FAR_COST)]
     assert closed["cost"] == pytest.approx(NEAR_COST + FAR_COST)
     assert (closed["estimated"], closed["unpriced"], closed["prompt_tokens"]) == (False, False, 9)

@@ -207,8 +207,20 @@ async def test_an_endpoint_that_said_it_is_full_is_asked_again_after_a_while() -
         async with asyncio.timeout(5):
             while waiting.waits:
                 await asyncio.sleep(0.001)
-        assert not here.is_told_full("a")
-    assert here.total() == 0
+    assert (here.total(), here.is_told_full("a")) == (0, False)
+
+
+async def test_a_sign_of_room_where_no_limit_is_known_is_for_one_request_alone() -> None:
+    """All that wait, let in at once, would only be refused again."""
+    here = room(length=9, a=0)
+    with here.busy("a"):
+        here.told_full("a")
+    async with guests(*(Guest(here, "a") for _ in range(5))) as waiting:
+        assert not any(guest.at for guest in waiting)
+        for count in range(1, 6):
+            here._room_again("a") if count == 1 else waiting[count - 2].end.set()
+            await settle()
+            assert sum(guest.at is not None for guest in waiting) == count
 
 
 async def test_whoever_comes_back_keeps_its_rank_and_is_not_turned_away() -> None:
@@ -297,7 +309,7 @@ async def play(steps: list[tuple[str, Any]]) -> None:
         guest.end.set()
     for name in ("a", "b", "c"):
         if here.is_told_full(name):
-            here._told_no_more(name)
+            here._room_again(name)
     async with asyncio.timeout(5):
         await asyncio.gather(*(g.task for g in came), return_exceptions=True)
     assert all(g.at or g.task.cancelled() or isinstance(g.task.exception(), QueueFull) for g in came)
