@@ -84,7 +84,7 @@ def show(samples: Sequence[Sample]) -> None:
         rows.add_row(name, *_cells(found))
     out.print(rows)
     rate = "unknown" if said.output_tokens_per_s is None else f"{said.output_tokens_per_s:.1f}"
-    out.print(f"{rate} output tokens a second ({said.output_tokens} of {said.prompt_tokens} prompt tokens)")
+    out.print(f"{rate} output tokens a second ({said.output_tokens} in all; {said.prompt_tokens} prompt tokens)")
     if said.without_usage:
         out.print(f"{said.without_usage} answers gave no usage and are not in these sums")
     if said.behind:
@@ -118,14 +118,16 @@ def plan_of(options: argparse.Namespace, environ: Mapping[str, str]) -> Plan:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.load", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--url", default="", help="address with or without /v1; default: the Headgate that runs here")
     parser.add_argument("--key", default="", help="default: HEADGATE_KEY, else the first key of the one that runs here")
     parser.add_argument("--model", default="auto", help="a model, a lane or auto")
     parser.add_argument("--rate", type=float, default=1.0, help="requests a second")
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, default=20.0, help="how long requests are sent")
     parser.add_argument("--prompt-words", type=int, default=60, help="words of each prompt; tokens are what usage says")
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=64, help="output tokens of each answer at most")
     parser.add_argument("--stream", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--seed", type=int, default=1, help="of the arrivals and of the prompts")
     parser.add_argument("--same-prompt", action="store_true", help="one prompt for all: the engine's cache then helps")
@@ -143,7 +145,7 @@ def described(plan: Plan) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what the command line says. Returns 1 where it cannot."""
+    """Run what the command line says. Returns 1 where it cannot, or where nothing was answered."""
     options = _options(arguments)
     try:
         plan = plan_of(options, os.environ)
@@ -153,6 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.json.write_text(to_json(samples, plan=described(plan), machine=machine.describe()))
     except (Stop, OSError) as stopped:
         print(f"benchmarks.load: {stopped}", file=sys.stderr)
+        return 1
+    if not any(sample.answered for sample in samples):
+        print("benchmarks.load: nothing was answered; see: headgate status, headgate logs router", file=sys.stderr)
         return 1
     return 0
 

@@ -51,7 +51,9 @@ class KeyDefaults(Record):
 class RouteSettings(Record):
     """What holds for every request of one inference route."""
 
-    check: Literal["", "json_schema"] = Field("", description="a whole answer that fails it is asked of the next model")
+    check: Literal["none", "json_schema"] = Field(
+        "none", description="a whole answer that fails it is asked of the next model"
+    )
     droppable: tuple[str, ...] = Field((), description="body fields left out where a model does not take them")
     substitute: bool = Field(False, description="another model may answer for a named one")
 

@@ -44,6 +44,7 @@ SENTENCES = {
 """Our words for pydantic's types of errors, by the whole type or its first word; others keep pydantic's own."""
 SHAPES = {
     r"^(https?://|unix:/).+": "begin with http://, https:// or unix:/",
+    r"^[a-z0-9][a-z0-9-]{0,39}$": "be of small letters, digits and -, at most 40",
     r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$": "begin with a letter or digit, then letters, digits and . _ : / @ - only",
 }
 """What a text must look like, by its pattern."""

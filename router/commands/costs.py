@@ -135,7 +135,7 @@ def _show_saving(total: Sums, frontier: Model, enabled: bool, out: Console) -> N
         out.print(f"Nothing to compare with {name} yet.", soft_wrap=True)
     if total.left_out:
         why = "of unknown cost or estimated usage, or embeddings"
-        out.print(f"{_many(total.left_out, 'request')} in neither sum: {why}.", soft_wrap=True)
+        out.print(f"The comparison leaves out {total.left_out:,}: {why}.", soft_wrap=True)
 
 
 def _json(found: Report, by: str, first: dt.date, prices: Prices, frontier: Model | None) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def show(as_json: JsonOption = False) -> None:
     rows = table("id", "ends in", "team", "data class", "lanes", "budget", "state", whole=2)
     for key in keys:
         lanes = "all" if key.lanes == set(LANES) else ", ".join(sorted(key.lanes))
-        rows.add_row(key.id, key.last4, key.team, key.data_class.name, lanes, _budget(key), _state(key))
+        rows.add_row(key.id, key.last4, key.team, key.data_class.name, lanes, _budget(key), f"{_may(key)}{_state(key)}")
     console().print(rows if keys else "There are no keys yet; make one with: headgate keys create --team NAME")
 
 

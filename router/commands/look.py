@@ -126,7 +126,7 @@ def _show_plan(
             out.print(f"{row['to_fetch']} (needs a model hub)")
         out.print(row["command"], soft_wrap=True)
     for misfit in misfits:
-        out.print(f"\n{misfit['model']} does not fit: {misfit['reason']}; {misfit['remedy']}".rstrip("; "))
+        out.print(f"\n{misfit['model']} cannot run here: {misfit['reason']}; {misfit['remedy']}".rstrip("; "))
 
 
 def doctor(as_json: JsonOption = False, config: ConfigOption = None) -> None:
@@ -241,7 +241,7 @@ def _show_record(found: dict[str, Any], out: Console) -> None:
 def _show_closed(event: dict[str, Any], decided: str, out: Console) -> None:
     """`decided`: the trigger of the decision; another one showed only afterwards."""
     if (queued := event.get("queued_ms")) is not None:
-        _line("waited", f"{queued:.0f} ms for local room", out)
+        _line("waited", f"{queued:.0f} ms in all for local room", out)
     if event.get("trigger", "") not in ("", decided):
         _line("trigger", event["trigger"], out)
     for attempt in event["attempts"]:

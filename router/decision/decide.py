@@ -29,7 +29,7 @@ def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, pol
     wish = wished(ask, caller, traits, snapshot.catalogue.site.escalate)
     question, ranked, refusals = _ranked(Question(ask, caller, traits, snapshot, route, wish), policy)
     refusals += _absent(question)
-    check = route.check if _can_be_checked(ask) else ""
+    check = route.check if route.check != "none" and _can_be_checked(ask) else ""
     order, beyond = _within_budget(_with_room_first(ranked), question, check)
     refusals += beyond
     trigger = _trigger(ranked, order, question)

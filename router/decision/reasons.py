@@ -32,14 +32,14 @@ def reason(order: tuple[Candidate, ...], question: Question, refusals: list[Refu
         met = "first" if trigger else "was wanted and is full" if full else "was wanted, and none there may answer"
         asked += f"; {_wanted(wish.trigger)}: {wish.to} {met}"
     if first.endpoint.full:
-        asked += f"; waits, since {_taken(first)}"
+        asked += f"; waits, since {' and '.join(_taken(c) for c in order if c.endpoint.full)}"
     return f"{asked}; {traits.data_class.name} data may go to {first.model.name} ({first.model.place})"
 
 
 def _wanted(trigger: str) -> str:
     kind, _, name = trigger.partition(":")
     spoken = {"caller": f"the caller asked ({name})", "rule": f"rule {name}"}
-    return spoken.get(kind, "the prompt is too long for the local models")
+    return spoken.get(kind, "the prompt may be too long for the local models")
 
 
 def _taken(candidate: Candidate) -> str:

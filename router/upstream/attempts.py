@@ -190,7 +190,7 @@ class Attempts:
                 log.model, log.status = candidate.model, answer.status
                 return answer
             except Failure as failed:
-                outcome, status, detail = failed.outcome, failed.status, failed.error.code
+                outcome, status, detail = failed.outcome, failed.status, failed.detail
                 sent = sent and failed.sent
                 if _refused_for_room(candidate, failed):
                     self._room.told_full(endpoint)

@@ -40,9 +40,12 @@ class Failure(Exception):
     """One try that did not answer. `final` stops the walk: another model would say the same."""
 
     def __init__(
-        self, error: HeadgateError, outcome: str, status: int | None = None, *, final: bool = False, sent: bool = True
-    ) -> None:
+        self, error: HeadgateError, outcome: str, status: int | None = None, *, final: bool = False, sent: bool = True,
+        detail: str = "",
+    ) -> None:  # fmt: skip
         super().__init__(error.message)
+        self.detail = detail or error.code
+        """For the record: a word of ours, never one of the upstream."""
         self.error, self.outcome, self.status, self.final = error, outcome, status, final
         self.sent = sent
         """Whether the upstream may have worked on it. A provider bills that."""
@@ -59,7 +62,7 @@ def unreachable(candidate: Candidate, failed: UpstreamError) -> Failure:
     connected = kind not in ("refused", "connect_timeout")
     if candidate.model.place == "hosted" and not connected:
         closed = Unavailable("The door does not answer.", code="door_closed", retry_after=RETRY_AFTER_S)
-        return Failure(closed, "door_closed", sent=False)
+        return Failure(closed, "door_closed", sent=False, detail=kind)
     error: HeadgateError
     if kind in ("first_byte_timeout", "idle_timeout"):
         error = UpstreamTimeout(f"{name} did not answer in time.")

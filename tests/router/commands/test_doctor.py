@@ -134,7 +134,7 @@ def test_plan_shows_the_command_and_starts_nothing(say: Say) -> None:
 
 def test_plan_says_what_does_not_fit_and_what_would_help(say: Say) -> None:
     said = say("plan", "--model", "kimi-k3")
-    assert said.code == 1 and "kimi-k3 does not fit: " in said.out
+    assert said.code == 1 and "kimi-k3 cannot run here: " in said.out
     misfit = say("plan", "--model", "kimi-k3", "--json").json()["misfits"][0]
     assert misfit["model"] == "kimi-k3" and misfit["reason"] and misfit["remedy"]
 

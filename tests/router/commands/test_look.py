@@ -96,7 +96,7 @@ def test_a_load_that_nobody_knew_is_unknown() -> None:
 
 def test_how_a_request_went_on_after_its_decision_is_shown() -> None:
     shown = record(queued_ms=512.3, trigger="cascade", check="passed", price_source="list")
-    assert {"waited     512 ms for local room", "trigger    overflow", "trigger    cascade"} <= set(shown)
+    assert {"waited     512 ms in all for local room", "trigger    overflow", "trigger    cascade"} <= set(shown)
     assert {"checked    passed", "cost       $0.000123, by list price"} <= set(shown)
     assert "cost       $0.000123, by GPU-hours" in record(price_source="gpu-hours")
     assert [line for line in record(trigger="overflow") if line.startswith("trigger")] == ["trigger    overflow"]
