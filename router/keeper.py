@@ -172,7 +172,8 @@ class Keeper:
 async def _end(child: asyncio.subprocess.Process, grace_s: float) -> None:
     try:
         child.terminate()
-        await asyncio.wait_for(child.wait(), grace_s)
+        async with asyncio.timeout(grace_s):
+            await child.wait()
     except ProcessLookupError:
         return
     except TimeoutError:

@@ -211,7 +211,8 @@ class Instance:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, number)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._process.wait(), 1.0 if number is None else max(grace_s, 1.0))
+                async with asyncio.timeout(1.0 if number is None else max(grace_s, 1.0)):
+                    await self._process.wait()
                 return
 
     async def _answers(self) -> bool:

@@ -96,7 +96,8 @@ async def hub_reachable(timeout_s: float = 3, environ: Mapping[str, str] | None 
         return False
     endpoint = env.get("HF_ENDPOINT") or HUB
     try:
-        return await asyncio.wait_for(asyncio.to_thread(_hub_answers, endpoint, timeout_s), timeout_s + 1)
+        async with asyncio.timeout(timeout_s + 1):
+            return await asyncio.to_thread(_hub_answers, endpoint, timeout_s)
     except TimeoutError:
         return False
 
@@ -128,7 +129,8 @@ async def _exchange(
         raise ProbeError(f"its address cannot be used: {broken}") from broken
     work = asyncio.to_thread(_blocking, connection, target.key, method, prefix + path, body, limit)
     try:
-        return await asyncio.wait_for(work, timeout_s)
+        async with asyncio.timeout(timeout_s):
+            return await work
     except TimeoutError:
         raise ProbeError(f"no answer within {timeout_s:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as broken:

@@ -187,3 +187,9 @@ BROKEN: tuple[tuple[Check, str, str], ...] = (
 @pytest.mark.parametrize(("check", "path", "source"), BROKEN)
 def test_each_check_can_fail(check: Check, path: str, source: str) -> None:
     assert check({path: source}), f"{check.__name__} did not see it"
+
+
+def test_no_cancellation_is_swallowed() -> None:
+    """Python 3.11's `asyncio.wait_for` loses a cancellation that comes as its work ends: what is stopped goes on."""
+    calls = [path for path, source in tree().items() if "asyncio.wait_for(" in source]
+    assert calls == [], "use `async with asyncio.timeout(…)`"

@@ -326,9 +326,10 @@ def test_who_leaves_the_queue_is_accounted_for(mission: Mission) -> None:
 def test_vllms_own_admission_limit_overflows_too(mission: Mission) -> None:
     """Others keep the engine busy, which this router cannot know: vLLM answers 503, and that is believed."""
     with contextlib.ExitStack() as others:
-        for _ in range(2):
-            others.enter_context(past_the_router(mission))
         others.enter_context(mission.standing_still())
+        for _ in range(2):
+            others.enter_context(past_the_router(mission, wait=False))
+        until(lambda: refused_past_the_router(mission))
         answer = mission.plain.ask()
         assert (answer.headers["x-headgate-place"], answer.headers["x-headgate-trigger"]) == ("hosted", "overflow")
         record = mission.record(answer)
@@ -532,18 +533,32 @@ def in_background(work: Callable[[], Any]) -> Callable[[], Any]:
 
 
 @contextlib.contextmanager
-def past_the_router(mission: Mission) -> Iterator[None]:
-    """A long answer that somebody else has the local engine stream."""
+def past_the_router(mission: Mission, *, wait: bool = True) -> Iterator[None]:
+    """A long answer that somebody else has the local engine stream; `wait` until it has begun."""
+    with contextlib.closing(asked_past_the_router(mission, stream=True)) as connection:
+        if wait:
+            answer = connection.getresponse()
+            assert answer.status == 200
+            answer.readline()
+        yield
+
+
+def refused_past_the_router(mission: Mission) -> bool:
+    """Whether the local engine takes no more now. One that takes it does not answer while it stands still."""
+    with contextlib.closing(asked_past_the_router(mission, stream=False)) as connection:
+        connection.sock.settimeout(1.0)
+        with contextlib.suppress(TimeoutError):
+            return connection.getresponse().status == 503
+    return False
+
+
+def asked_past_the_router(mission: Mission, *, stream: bool) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection("localhost")
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(mission.instance()["address"].removeprefix("unix:"))
-    body = {"model": "demo", "messages": MESSAGES, "max_tokens": 900, "ignore_eos": True, "stream": True}
+    body = {"model": "demo", "messages": MESSAGES, "max_tokens": 900, "ignore_eos": True, "stream": stream}
     connection.request("POST", "/v1/chat/completions", json.dumps(body), {"content-type": "application/json"})
-    with contextlib.closing(connection):
-        answer = connection.getresponse()
-        assert answer.status == 200
-        answer.readline()
-        yield
+    return connection
 
 
 def in_the_book(mission: Mission) -> list[dict[str, Any]]:

@@ -163,7 +163,7 @@ def test_metrics_on_the_admin_socket_only(installation: Installation) -> None:
     with pytest.raises(urllib.request.HTTPError):
         urllib.request.urlopen(f"{installation.url}/metrics")
     text = installation.ask("admin", "/metrics")
-    assert re.search(r'headgate_requests_total\{model="demo",outcome="answered",place="local"\} \d', text)
+    assert re.search(r'headgate_requests_total\{lane="named",model="demo",outcome="answered",place="local"\} \d', text)
     assert Path(installation.home.socket("admin")).stat().st_mode & 0o077 == 0
 
 

@@ -91,6 +91,7 @@ async def test_a_crowd_is_answered_without_ever_passing_the_limit(house: House) 
 
 
 async def test_a_full_queue_is_said_at_once_with_the_time_to_come_back(house: House) -> None:
+    """UP-025: a bounded queue, and never more that wait. (That it is fair between teams is not there yet.)"""
     await start(house, queue_length=1, queue_wait_s=7)
     key = house.key("private")
     async with occupied(house):
@@ -104,6 +105,7 @@ async def test_a_full_queue_is_said_at_once_with_the_time_to_come_back(house: Ho
 
 
 async def test_no_room_in_time_is_said_with_the_time_to_come_back(house: House) -> None:
+    """UP-025: with a deadline, then 503 and Retry-After."""
     await start(house, queue_wait_s=0)
     async with occupied(house):
         reply = await waiting(house, house.key("private"))
@@ -114,6 +116,7 @@ async def test_no_room_in_time_is_said_with_the_time_to_come_back(house: House) 
 
 
 async def test_whoever_leaves_the_queue_is_gone_at_once_and_nothing_is_sent(house: House) -> None:
+    """CL-005"""
     await start(house)
     key = house.key("private")
     async with occupied(house):

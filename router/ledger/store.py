@@ -172,7 +172,8 @@ class Store:
             wanted = (self._appended, loop, future)
             self._durable.append(wanted)
         try:
-            await asyncio.wait_for(future, timeout_s)
+            async with asyncio.timeout(timeout_s):
+                await future
         except TimeoutError as late:
             raise LedgerError(f"the ledger is not being written: {self.trouble or 'the disk is slow'}") from late
         finally:

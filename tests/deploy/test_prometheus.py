@@ -106,7 +106,8 @@ async def _value(house: House, web: int, query: str) -> str:
     for _ in range(600):
         try:
             async with house.client.get(url) as answer:
-                result = json.loads(await answer.read()).get("data", {}).get("result", [])
+                found = await answer.read()  # while it starts it answers 503 in plain text
+                result = json.loads(found)["data"]["result"] if answer.status == 200 else []
         except OSError:
             result = []
         if result:
