@@ -55,12 +55,13 @@ def wished(ask: Ask, caller: Caller, traits: Traits, rules: Sequence[EscalationR
         return None
     if ask.escalate is not None:
         return Wish(f"caller:{ask.escalate}", "frontier")
-    rule = next((r for r in rules if matches(r, ask, caller, traits)), None)
+    text = said(ask.body) if any(r.when.words for r in rules) else ""
+    rule = next((r for r in rules if matches(r, ask, caller, traits, text)), None)
     return None if rule is None else Wish(f"rule:{rule.name}", rule.to)
 
 
-def matches(rule: EscalationRule, ask: Ask, caller: Caller, traits: Traits) -> bool:
-    """Whether every condition that the rule gives holds."""
+def matches(rule: EscalationRule, ask: Ask, caller: Caller, traits: Traits, text: str) -> bool:
+    """Whether every condition that the rule gives holds. `text`: what the user says, by `said`."""
     when = rule.when
     if when.key not in (None, caller.key) or when.team not in (None, caller.team):
         return False
@@ -71,7 +72,7 @@ def matches(rule: EscalationRule, ask: Ask, caller: Caller, traits: Traits) -> b
     likely = 0 if "vision" in traits.needs else ask.size / LIKELY_BYTES_PER_TOKEN  # of pictures bytes say nothing
     if when.tokens_over is not None and likely <= when.tokens_over:
         return False
-    return not when.words or _pattern(when.words).search(said(ask.body)) is not None
+    return not when.words or _pattern(when.words).search(text) is not None
 
 
 @lru_cache(maxsize=1024)

@@ -94,7 +94,7 @@ def test_never_beyond_what_the_caller_may_have(who: Caller) -> None:
 def test_conditions(when: dict[str, Any], yes: Ask, no: Ask) -> None:
     for asked, expected in ((yes, True), (no, False)):
         traits = question(asked, caller(), snapshot(NEAR)).traits
-        assert matches(rule(**when), asked, caller(), traits) is expected
+        assert matches(rule(**when), asked, caller(), traits, said(asked.body)) is expected
 
 
 def test_key_and_team() -> None:
@@ -105,7 +105,7 @@ def test_key_and_team() -> None:
         ({"key": "k1"}, caller(), True),
         ({"key": "k1", "team": "sales"}, caller(), False),
     ):
-        assert matches(rule(**when), ask(), who, traits) is expected
+        assert matches(rule(**when), ask(), who, traits, "") is expected
 
 
 def test_words_are_looked_for_in_what_the_user_says() -> None:
