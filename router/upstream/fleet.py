@@ -74,7 +74,6 @@ class Fleet:
         """Poll until cancelled, whatever is answered."""
         while True:
             await asyncio.gather(self._ask_serving(), self._ask_door())
-            self._room.refresh(self._limits())
             local = self._known.endpoints
             starting = not local or any(e.state not in ("ready", "failed") for e in local)
             starting = starting or (self._door_address is not None and not self.door.at)
@@ -156,8 +155,9 @@ class Fleet:
             # gone too answers for itself when it is tried.
             self._say("serving", _why(failed))
         else:
-            self._room.refresh(self._limits())  # at once: a slow door must not keep those who wait
             self._say("serving", f"{left_out} of its entries have no name of their own" if left_out else "")
+        # Here and not once the door has answered too: a slow door must not keep those who wait for local room.
+        self._room.refresh(self._limits())
 
     async def _ask_door(self) -> None:
         if self._door_address is None:
