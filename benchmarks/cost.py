@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -234,11 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         picture.check()
         result = run(options)
         show(result)
-        path = machine.result_path("cost", result["machine"], options.out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        picture.cost(result, path.with_suffix(".png"))
-        print(f"written: {path.name} and {path.with_suffix('.png').name} in {path.parent.name}/")
+        picture.publish(result, options.out)
     except (Stop, ConfigError, ProbeError, OSError) as stopped:
         print(f"benchmarks.cost: {stopped}", file=sys.stderr)
         return 1

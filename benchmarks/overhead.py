@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
-import json
 import re
 import subprocess
 import sys
@@ -204,11 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         picture.check()
         result = run(options)
         show(result)
-        path = machine.result_path("overhead", result["machine"], options.out)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        picture.overhead(result, path.with_suffix(".png"))
-        print(f"written: {path.name} and {path.with_suffix('.png').name} in {path.parent.name}/")
+        picture.publish(result, options.out)
     except (Stop, OSError) as stopped:
         print(f"benchmarks.overhead: {stopped}", file=sys.stderr)
         return 1

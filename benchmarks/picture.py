@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -21,6 +22,16 @@ def check() -> None:
             "matplotlib draws the picture and is not installed; get it with: "
             ".venv/bin/python -m uv pip install --require-hashes -r deploy/requirements-dev.txt"
         )
+
+
+def publish(result: Mapping[str, Any], folder: Path) -> None:
+    """Write a result's JSON into `folder`, and its picture beside it; `kind` says which. Raises OSError."""
+    path = machine.result_path(result["kind"], result["machine"], folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    draw = {"cost": cost, "overhead": overhead}[result["kind"]]
+    draw(result, path.with_suffix(".png"))
+    print(f"written: {path.name} and {path.with_suffix('.png').name} in {path.parent.name}/")
 
 
 def overhead(result: Mapping[str, Any], path: Path) -> None:
