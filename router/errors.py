@@ -7,18 +7,37 @@ HeadgateError
 ├── Forbidden 403             permission_error: lasting; the message names the line that would change it
 ├── NotFound 404              unknown model or path
 ├── WrongMethod 405
+├── RequestTimeout 408        the request did not come whole in time
+├── Conflict 409              the same Idempotency-Key is being answered
 ├── TooLarge 413
-├── LimitReached 429          budget or rate
+├── UriTooLong 414
+├── UnsupportedEncoding 415
+├── Unprocessable 422         the same Idempotency-Key with another body
+├── LimitReached 429          the budget is used up
+│   └── TooFast               this minute's requests or tokens are
+├── HeadersTooLarge 431
 ├── UpstreamFailed 502        an upstream answered wrongly, or stopped
 ├── Unavailable 503           waiting can help: Retry-After
+│   ├── Overloaded            this router takes no more now
 │   ├── QueueFull             too many wait for room already
 │   └── DeadlinePassed        no room came in time
-└── UpstreamTimeout 504
+├── UpstreamTimeout 504
+└── WrongVersion 505
 """
 
 from __future__ import annotations
 
+import math
+
 import orjson
+
+LONG_WAIT_S = 60
+"""A client that would have to wait longer is told not to try again by itself."""
+ANTHROPIC = {
+    401: "authentication_error", 403: "permission_error", 404: "not_found_error", 413: "request_too_large",
+    429: "rate_limit_error", 503: "overloaded_error", 504: "timeout_error",
+}  # fmt: skip
+"""The types of errors that Anthropic's clients know, by status; the rest is a bad request or the server's own."""
 
 
 class HeadgateError(Exception):
@@ -29,24 +48,41 @@ class HeadgateError(Exception):
     code = "internal_error"
 
     def __init__(
-        self, message: str, *, code: str | None = None, param: str | None = None, retry_after: int | None = None
+        self, message: str, *, code: str | None = None, param: str | None = None, retry_after: float | None = None
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.retry_after = retry_after
-        """Seconds after which trying again is sensible."""
+        """Seconds after which trying again is sensible; None where it is not."""
         if code is not None:
             self.code = code
 
-    def envelope(self) -> bytes:
-        """The JSON body: {"error": {"message", "type", "param", "code"}}."""
+    def envelope(self, route: str = "") -> bytes:
+        """The JSON body: OpenAI's {"error": {"message", "type", "param", "code"}}, or Anthropic's for `messages`."""
+        if route == "messages":
+            kind = ANTHROPIC.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
+            return orjson.dumps({"type": "error", "error": {"type": kind, "message": self.message}})
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
 
-    def event(self) -> bytes:
-        """The envelope as the last event of a stream that has begun. No `[DONE]` follows it."""
+    def event(self, route: str = "") -> bytes:
+        """The error as the last event of a stream that has begun. No `[DONE]` follows it."""
+        if route == "messages":
+            return b"event: error\ndata: " + self.envelope(route) + b"\n\n"
+        if route == "responses":
+            error = {"type": "error", "code": self.code, "message": self.message, "param": self.param}
+            return b"event: error\ndata: " + orjson.dumps(error) + b"\n\n"
         return b"data: " + self.envelope() + b"\n\n"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What tells a client whether and when to try again, in the words the OpenAI and Anthropic clients read."""
+        if self.retry_after is None:
+            return [(b"x-should-retry", b"false")]
+        told = [(b"retry-after", str(math.ceil(self.retry_after)).encode())]
+        if self.retry_after > LONG_WAIT_S:
+            return [*told, (b"x-should-retry", b"false")]
+        return [*told, (b"retry-after-ms", str(math.ceil(self.retry_after * 1000)).encode())]
 
 
 class BadRequest(HeadgateError):
@@ -73,12 +109,40 @@ class WrongMethod(HeadgateError):
     status, type, code = 405, "invalid_request_error", "method_not_allowed"
 
 
+class RequestTimeout(HeadgateError):
+    status, type, code = 408, "invalid_request_error", "request_timeout"
+
+
+class Conflict(HeadgateError):
+    status, type, code = 409, "invalid_request_error", "idempotency_in_progress"
+
+
 class TooLarge(HeadgateError):
     status, type, code = 413, "invalid_request_error", "request_too_large"
 
 
+class UriTooLong(HeadgateError):
+    status, type, code = 414, "invalid_request_error", "uri_too_long"
+
+
+class UnsupportedEncoding(HeadgateError):
+    status, type, code = 415, "invalid_request_error", "unsupported_encoding"
+
+
+class Unprocessable(HeadgateError):
+    status, type, code = 422, "invalid_request_error", "idempotency_mismatch"
+
+
 class LimitReached(HeadgateError):
     status, type, code = 429, "insufficient_quota", "budget_exceeded"
+
+
+class TooFast(LimitReached):
+    type, code = "rate_limit_error", "rate_limit_exceeded"
+
+
+class HeadersTooLarge(HeadgateError):
+    status, type, code = 431, "invalid_request_error", "headers_too_large"
 
 
 class UpstreamFailed(HeadgateError):
@@ -87,6 +151,10 @@ class UpstreamFailed(HeadgateError):
 
 class Unavailable(HeadgateError):
     status, type, code = 503, "server_error", "no_local_capacity"
+
+
+class Overloaded(Unavailable):
+    code = "overloaded"
 
 
 class QueueFull(Unavailable):
@@ -99,3 +167,7 @@ class DeadlinePassed(Unavailable):
 
 class UpstreamTimeout(HeadgateError):
     status, type, code = 504, "server_error", "upstream_timeout"
+
+
+class WrongVersion(HeadgateError):
+    status, type, code = 505, "invalid_request_error", "http_version_not_supported"

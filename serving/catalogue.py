@@ -36,6 +36,7 @@ from serving.terms import RESERVED_NAMES as RESERVED_NAMES
 from serving.terms import Ability as Ability
 from serving.terms import DataClass as DataClass
 from serving.terms import Record
+from serving.terms import Route as Route
 from serving.yamlfile import ConfigError as ConfigError
 from serving.yamlfile import YamlFile
 

@@ -1,14 +1,15 @@
 """Which body fields a request may carry: vLLM's own, OpenAI's, those that change nothing, and those no caller may set.
 
-Data only, for vLLM 0.32 and OpenAI's chat completions; it knows neither requests nor models. A test marked `engine`
-holds the sets against vLLM's request models, so that an upgrade shows what came and went.
+Data only, for vLLM 0.32, OpenAI's chat completions and responses, and Anthropic's messages; it knows neither requests
+nor models. A test marked `engine` holds the sets against vLLM's request models, so that an upgrade shows what came and
+went.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
-Route = Literal["chat/completions", "completions", "embeddings"]
+from serving.terms import Route as Route
 
 
 def _names(text: str) -> frozenset[str]:
@@ -17,10 +18,12 @@ def _names(text: str) -> frozenset[str]:
 
 _SHARED_ENGINE = "it acts on the engine that all callers share; take it out of the request"
 _OPERATOR = "where requests go and with which key is the operator's to say; take it out of the request"
+_NOT_KEPT = "answers and conversations are not kept here; send the earlier turns inside the request"
 
 REFUSED: dict[str, str] = {
     # What the engine would do for one caller at the cost, or with the data, of the others.
     "add_generation_prompt": "it changes how the model's own template closes the prompt; leave it out",
+    "best_of": "it multiplies the work of one request unseen; use `n` instead",
     "cache_salt": "it decides whose cached prompts are reused; Headgate alone sets it",
     "chat_template": "a template is a program run inside the engine; the model's own is used",
     "ec_transfer_params": _SHARED_ENGINE,
@@ -36,6 +39,12 @@ REFUSED: dict[str, str] = {
     "tokenizer": "the model's own tokenizer is used; take it out of the request",
     "use_beam_search": "it multiplies the work of one request unseen; use `n` instead",
     "vllm_xargs": "it passes unchecked settings to extensions of the engine; leave it out",
+    # What would have to be kept for a caller between two requests, or comes from where nobody here looked at it.
+    "conversation": _NOT_KEPT,
+    "enable_response_messages": "it returns the engine's own form of the prompt; leave it out",
+    "mcp_servers": "no tool is run for a caller here; run it yourself and send what it gave",
+    "previous_input_messages": "earlier turns are sent in `input`, where they are read",
+    "previous_response_id": _NOT_KEPT,
     # Fields of vLLM's render endpoints, which Headgate does not offer.
     "mm_payload": "it belongs to an endpoint Headgate does not offer; leave it out",
     "return_mm_kwargs": "it belongs to an endpoint Headgate does not offer; leave it out",
@@ -76,6 +85,17 @@ BOOKKEEPING = _names(
 )
 """OpenAI fields that do not change the answer, so they are left out where a model does not take them."""
 
+HARMLESS: dict[Route, frozenset[str]] = {
+    "responses": _names("client_metadata context_management moderation stream_options"),
+    "messages": _names(
+        """
+        anthropic_beta anthropic_version betas cache_control context_management diagnostics inference_geo
+        service_tier speed user_profile_id
+        """
+    ),
+}
+"""Fields that Codex and Claude Code send for their own provider's books and caches; an engine has no use for them."""
+
 _SAMPLING = _names(
     """
     add_special_tokens allowed_token_ids bad_words echo frequency_penalty ignore_eos include_stop_str_in_output
@@ -106,6 +126,28 @@ EMBEDDINGS = _names(
 )
 """Body fields of vLLM's embeddings that callers may set."""
 
+RESPONSES = _names(
+    """
+    background chat_template_kwargs frequency_penalty ignore_eos include include_reasoning
+    include_stop_str_in_output input instructions logit_bias max_output_tokens max_tool_calls metadata min_p model
+    parallel_tool_calls presence_penalty prompt_cache_key reasoning repetition_penalty seed service_tier
+    skip_special_tokens stop stop_token_ids store stream structured_outputs temperature text tool_choice tools
+    top_k top_logprobs top_p truncation user watermarking
+    """
+)
+"""Body fields of vLLM's responses that callers may set; `background` only as no, and `store` is always sent as no."""
+
+MESSAGES = _names(
+    """
+    chat_template_kwargs max_tokens messages metadata model output_config stop_sequences stream system temperature
+    thinking tool_choice tools top_k top_p watermarking
+    """
+)
+"""Body fields of vLLM's messages that callers may set."""
+
+RESPONSES_ALONE_REFUSED = {"prompt": "stored prompts are not kept here; send the text as `input` and `instructions`"}
+"""A field of completions that means something else on responses."""
+
 OPENAI_CHAT = BOOKKEEPING | _names(
     """
     audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens
@@ -117,17 +159,30 @@ OPENAI_CHAT = BOOKKEEPING | _names(
 """Body fields of OpenAI's chat completions."""
 
 OUTPUT_LIMITS = frozenset({"max_tokens", "max_completion_tokens"})
-"""The two names of the output limit; the router writes the one a provider wants."""
+"""OpenAI's two names of the output limit; the router writes the one a provider wants."""
 
-_ENGINE: dict[str, frozenset[str]] = {
+LIMITS_OF_ROUTE: dict[Route, frozenset[str]] = {
+    "chat/completions": OUTPUT_LIMITS,
+    "completions": OUTPUT_LIMITS,
+    "embeddings": frozenset(),
+    "responses": frozenset({"max_output_tokens"}),
+    "messages": frozenset({"max_tokens"}),
+}
+"""The names of the output limit; the one that is written where the caller gave none is the last by the alphabet."""
+
+_ENGINE: dict[Route, frozenset[str]] = {
     "chat/completions": CHAT,
     "completions": COMPLETIONS,
     "embeddings": EMBEDDINGS,
+    "responses": RESPONSES,
+    "messages": MESSAGES,
 }
-_ALWAYS: dict[str, frozenset[str]] = {
+_ALWAYS: dict[Route, frozenset[str]] = {
     "chat/completions": frozenset({"model", "messages", "stream"}) | OUTPUT_LIMITS,
     "completions": frozenset({"model", "prompt", "stream", "max_tokens"}),
     "embeddings": frozenset({"model", "input"}),
+    "responses": frozenset({"model", "input", "instructions", "stream", "store", "max_output_tokens"}),
+    "messages": frozenset({"model", "messages", "system", "stream", "max_tokens"}),
 }
 
 

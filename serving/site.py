@@ -37,15 +37,29 @@ class RouterSettings(Record):
     queue_length: int = Field(100, ge=0, description="requests that may wait for room on local models")
     queue_wait_s: int = Field(10, ge=0, description="seconds a request waits for room at most; also its Retry-After")
     admin_port: int = Field(0, ge=0, le=65535, description="also serve the admin API on loopback TCP, with its token")
+    workers: int = Field(1, ge=1, le=64, description="processes that answer callers on the one port")
     total_timeout_s: float = Field(600, gt=0)
     first_byte_timeout_s: float = Field(300, gt=0)
+    first_token_timeout_s: float = Field(60, gt=0, description="to a first token where another endpoint may answer")
     idle_timeout_s: float = Field(30, gt=0)
+    header_timeout_s: float = Field(10, gt=0, description="for the headers of a request to come")
+    body_timeout_s: float = Field(30, gt=0, description="for its body, and a second more for each 64 KiB of it")
+    write_timeout_s: float = Field(60, gt=0, description="a client that takes no byte for so long is let go")
+    keep_alive_s: float = Field(15, gt=0, description="a stream that is silent for so long gets a comment")
+    idle_connection_s: float = Field(75, gt=0, description="a connection without a request is closed")
+    max_connections: int = Field(4096, ge=1, description="of callers, for each worker; the oldest idle one is closed")
+    max_requests: int = Field(1024, ge=1, description="open at once, for each worker; more are refused with 503")
+    memory_limit_mb: int = Field(0, ge=0, description="of each worker; 0 is its share of the container or machine")
 
 
 class KeyDefaults(Record):
+    """What a new key may do, where nobody says otherwise."""
+
     data_class: Class = DataClass.private
     lanes: tuple[Lane, ...] = LANES
     budget_usd: float | None = Field(None, ge=0, description="US dollars a calendar month")
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1, description="prompt and output together")
 
 
 class RouteSettings(Record):

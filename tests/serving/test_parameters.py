@@ -11,10 +11,25 @@ import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase, CompletionCreateParamsStreaming
 
 from serving import parameters
-from serving.parameters import BOOKKEEPING, CHAT, COMPLETIONS, EMBEDDINGS, OPENAI_CHAT, REFUSED, accepted
+from serving.parameters import (
+    BOOKKEEPING,
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    HARMLESS,
+    MESSAGES,
+    OPENAI_CHAT,
+    REFUSED,
+    RESPONSES,
+    RESPONSES_ALONE_REFUSED,
+    accepted,
+)
+from serving.terms import Route
 
 FIELDS = """
 import json
+from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingChatRequest, EmbeddingCompletionRequest
@@ -22,12 +37,17 @@ print(json.dumps({
     "CHAT": [*ChatCompletionRequest.model_fields],
     "COMPLETIONS": [*CompletionRequest.model_fields],
     "EMBEDDINGS": [*EmbeddingChatRequest.model_fields, *EmbeddingCompletionRequest.model_fields],
+    "RESPONSES": [*ResponsesRequest.model_fields],
+    "MESSAGES": [*AnthropicMessagesRequest.model_fields],
 }))
 """
 
 
-@pytest.mark.parametrize("route", ["chat/completions", "completions", "embeddings"])
-def test_no_route_takes_a_refused_field(route: parameters.Route) -> None:
+ROUTES: tuple[Route, ...] = ("chat/completions", "completions", "embeddings", "responses", "messages")
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_route_takes_a_refused_field(route: Route) -> None:
     assert not accepted(route, "vllm") & REFUSED.keys()
     assert not accepted(route, frozenset(REFUSED)) & REFUSED.keys()
 
@@ -62,6 +82,31 @@ def test_bookkeeping_fields_never_change_an_answer() -> None:
     assert not BOOKKEEPING & {"temperature", "tools", "messages", "response_format", "seed", "web_search_options"}
 
 
+def test_what_codex_and_claude_code_send_is_taken_or_left_out() -> None:
+    """The fields of their requests as their sources have them; none of them may be an error."""
+    codex = """
+    model instructions input tools tool_choice parallel_tool_calls reasoning store stream include service_tier
+    prompt_cache_key text client_metadata
+    """
+    claude_code = """
+    model messages system tools tool_choice metadata max_tokens thinking temperature stream context_management
+    output_config stop_sequences betas
+    """
+    assert set(codex.split()) <= RESPONSES | BOOKKEEPING | HARMLESS["responses"]
+    assert set(claude_code.split()) <= MESSAGES | BOOKKEEPING | HARMLESS["messages"]
+
+
+@pytest.mark.parametrize("name", ["previous_response_id", "conversation", "previous_input_messages"])
+def test_nothing_of_an_earlier_request_can_be_named(name: str) -> None:
+    assert name in REFUSED
+    assert "prompt" in RESPONSES_ALONE_REFUSED
+
+
+def test_what_is_left_out_as_harmless_is_nothing_an_engine_would_take() -> None:
+    assert not HARMLESS["responses"] & (RESPONSES | REFUSED.keys())
+    assert not HARMLESS["messages"] & (MESSAGES | REFUSED.keys())
+
+
 def test_a_hosted_model_takes_what_its_entry_lists_and_what_every_model_takes() -> None:
     taken = accepted("chat/completions", frozenset({"temperature"}))
     assert taken == {"model", "messages", "stream", "max_tokens", "max_completion_tokens", "temperature"}
@@ -75,8 +120,10 @@ def test_the_fields_are_those_of_the_engine(engine_python: Path) -> None:
     done = subprocess.run([engine_python, "-c", FIELDS], capture_output=True, text=True, timeout=240, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     theirs = {name: set(fields) for name, fields in json.loads(done.stdout.splitlines()[-1]).items()}
-    ours = {"CHAT": CHAT, "COMPLETIONS": COMPLETIONS, "EMBEDDINGS": EMBEDDINGS}
+    ours = {"CHAT": CHAT, "COMPLETIONS": COMPLETIONS, "EMBEDDINGS": EMBEDDINGS, "RESPONSES": RESPONSES,
+            "MESSAGES": MESSAGES}  # fmt: skip
+    refused = REFUSED.keys() | RESPONSES_ALONE_REFUSED.keys()
     gone = {name: sorted(ours[name] - theirs[name]) for name in ours}
-    new = {name: sorted(theirs[name] - ours[name] - REFUSED.keys()) for name in ours}
+    new = {name: sorted(theirs[name] - ours[name] - refused) for name in ours}
     nothing: dict[str, list[str]] = {name: [] for name in ours}
     assert (gone, new) == (nothing, nothing)

@@ -1,0 +1,58 @@
+"""Errors as callers' clients read them: in the words of their dialect, and whether to try again by themselves."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from router import errors
+from router.errors import HeadgateError, LimitReached, TooFast, Unavailable
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (errors.BadRequest("no"), "invalid_request_error"),
+        (errors.WrongMethod("no"), "invalid_request_error"),
+        (errors.InvalidKey("no"), "authentication_error"),
+        (errors.Forbidden("no"), "permission_error"),
+        (errors.NotFound("no"), "not_found_error"),
+        (errors.TooLarge("no"), "request_too_large"),
+        (LimitReached("no"), "rate_limit_error"),
+        (TooFast("no", retry_after=1), "rate_limit_error"),
+        (errors.Overloaded("no", retry_after=1), "overloaded_error"),
+        (errors.UpstreamFailed("no"), "api_error"),
+        (errors.UpstreamTimeout("no"), "timeout_error"),
+        (HeadgateError("no"), "api_error"),
+    ],
+)
+def test_on_messages_an_error_has_a_type_that_anthropics_clients_know(error: HeadgateError, kind: str) -> None:
+    whole = {"type": "error", "error": {"type": kind, "message": "no"}}
+    assert json.loads(error.envelope("messages")) == whole
+    assert error.event("messages") == b"event: error\ndata: " + error.envelope("messages") + b"\n\n"
+
+
+def test_who_asks_too_fast_is_not_told_that_money_is_missing() -> None:
+    """Clients take `insufficient_quota` for final."""
+    assert json.loads(TooFast("slower", retry_after=1).envelope())["error"] == {
+        "message": "slower", "type": "rate_limit_error", "param": None, "code": "rate_limit_exceeded",
+    }  # fmt: skip
+    assert json.loads(LimitReached("no money").envelope())["error"]["type"] == "insufficient_quota"
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "told"),
+    [
+        (None, {"x-should-retry": "false"}),
+        (0.0301, {"retry-after": "1", "retry-after-ms": "31"}),
+        (60, {"retry-after": "60", "retry-after-ms": "60000"}),
+        (60.01, {"retry-after": "61", "x-should-retry": "false"}),
+        (300, {"retry-after": "300", "x-should-retry": "false"}),
+    ],
+)
+def test_short_waits_are_told_and_long_ones_and_none_are_not_to_be_tried(
+    retry_after: float | None, told: dict[str, str]
+) -> None:
+    headers = Unavailable("no", retry_after=retry_after).headers()
+    assert {name.decode(): value.decode() for name, value in headers} == told
