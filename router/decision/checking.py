@@ -14,7 +14,8 @@ from urllib.parse import unquote
 import jsonschema_rs
 import orjson
 
-from router.records import Ask
+from router.decision.dialects import Said, said, schema_of
+from router.records import Ask, Route
 
 MOST_BYTES = 2**20
 """A longer answer is not judged: the event loop stands still meanwhile, about 25 ms for this much. Reading JSON and
@@ -47,13 +48,13 @@ def checked(ask: Ask, body: bytes) -> str | None:
 
     None where it cannot be judged: no schema, one that is invalid or out of bounds, or a very long answer.
     """
-    schema = _schema_of(ask)
+    schema = schema_of(ask.route, ask.body)
     if schema is None or len(body) > MOST_BYTES:
         return None
     try:
         size, returns = _size(schema)
         validator = jsonschema_rs.validator_for(schema, pattern_options=PATTERNS, offline=True)
-        for number, choice in enumerate(_choices(body)):
+        for number, choice in enumerate(_choices(ask.route, body)):
             if fault := _fault(choice, validator, size * max(1, returns)):
                 return f"choice {number}: {fault}"
     except (_NotPossible, ValueError, RecursionError, jsonschema_rs.ReferencingError):
@@ -61,32 +62,20 @@ def checked(ask: Ask, body: bytes) -> str | None:
     return ""
 
 
-def _schema_of(ask: Ask) -> dict[str, Any] | None:
-    form = ask.body.get("response_format")
-    if not isinstance(form, dict) or form.get("type") != "json_schema":
-        return None
-    named = form.get("json_schema")
-    schema = named.get("schema") if isinstance(named, dict) else None
-    return schema if isinstance(schema, dict) else None
-
-
-def _choices(body: bytes) -> list[dict[str, Any]]:
+def _choices(route: Route, body: bytes) -> list[Said]:
     """Raises ValueError where there are none."""
     found = orjson.loads(body)
-    choices = found.get("choices") if isinstance(found, dict) else None
-    if not isinstance(choices, list) or not choices or not all(isinstance(choice, dict) for choice in choices):
-        raise ValueError("no choices")
-    return choices
+    if not isinstance(found, dict):
+        raise ValueError("no answer")
+    return said(route, found)
 
 
-def _fault(choice: dict[str, Any], validator: jsonschema_rs.Validator, weight: int) -> str:
+def _fault(choice: Said, validator: jsonschema_rs.Validator, weight: int) -> str:
     """What is wrong with one choice; "" where nothing is. Raises _NotPossible."""
-    message = choice.get("message")
-    said = message if isinstance(message, dict) else choice
-    if said.get("tool_calls") or said.get("refusal"):  # no text was meant to come
+    if choice.excused:
         return ""
-    text = said.get("content") if said is message else said.get("text")
-    cut = " (cut at the output limit)" if choice.get("finish_reason") == "length" else ""
+    text = choice.text
+    cut = " (cut at the output limit)" if choice.cut else ""
     if not isinstance(text, str) or not text:
         return f"no text{cut}"
     try:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
+from router.decision.dialects import form_of
 from router.decision.eligibility import ROUNDING_USD, Question, judge, likely_fits, refuse, words, worst_cost
 from router.decision.escalation import CONTEXT, wished
 from router.decision.outgoing import dropped_for
@@ -15,6 +15,9 @@ from router.errors import BadRequest, NotFound
 from router.records import MOST_ATTEMPTS, Ask, Caller, Candidate, Decision, Findings, Refusal, Snapshot
 from serving.catalogue import LANES, RouteSettings
 
+UNSET = RouteSettings()
+"""A route of which headgate.yaml says nothing."""
+
 
 def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, policy: str = "cheapest") -> Decision:
     """Who may answer, in which order, and why not the others.
@@ -24,19 +27,21 @@ def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, pol
     """
     traits = describe(ask, caller, findings)
     _check_name(ask, snapshot)
-    route = snapshot.catalogue.site.routes.get(ask.route, RouteSettings())
+    site = snapshot.catalogue.site
+    route = site.routes.get(ask.route, UNSET)
     droppable = frozenset(route.droppable)
-    wish = wished(ask, caller, traits, snapshot.catalogue.site.escalate)
+    wish = wished(ask, caller, traits, site.escalate)
     question, ranked, refusals = _ranked(Question(ask, caller, traits, snapshot, route, wish), policy)
     refusals += _absent(question)
     check = route.check if route.check != "none" and _can_be_checked(ask) else ""
     order, beyond = _within_budget(_with_room_first(ranked), question, check)
     refusals += beyond
     trigger = _trigger(ranked, order, question)
-    worst = tuple(worst_cost(c, traits, choices(ask)) for c in order)
+    answers, known = choices(ask), words(question)
+    worst = tuple([worst_cost(c, traits, answers) for c in order])
     return Decision(
         # What is decided is recorded, so names that only this caller knows end here.
-        traits=replace(traits, parameters=words(question)),
+        traits=traits if known is traits.parameters else traits._replace(parameters=known),
         order=order,
         refusals=tuple(refusals),
         policy=policy,
@@ -57,10 +62,13 @@ def _ranked(question: Question, policy: str) -> tuple[Question, list[Candidate],
     eligible, refusals = judge(candidates, question)
     if _too_long(eligible, refusals, question) and not any(_met(c, question) for c in eligible):
         # What was wanted besides cannot be had, and a request that fits nowhere here helps nobody.
-        question = replace(question, wish=CONTEXT)
+        question = question._replace(wish=CONTEXT)
         eligible, refusals = judge(candidates, question)
-    ranked = POLICIES[policy](eligible, traits, snapshot.catalogue.site.run)
-    ranked.sort(key=lambda candidate: not _met(candidate, question))
+    if len(eligible) < 2:  # nothing to put in order
+        return question, eligible, refusals
+    ranked = POLICIES[policy](eligible, traits, snapshot.catalogue.site.run, snapshot.draw)
+    if question.wish is not None:
+        ranked.sort(key=lambda candidate: not _met(candidate, question))
     return question, ranked, refusals
 
 
@@ -82,14 +90,15 @@ def _too_long(eligible: Sequence[Candidate], refusals: Sequence[Refusal], questi
 
 
 def _with_room_first(ranked: Sequence[Candidate]) -> list[Candidate]:
-    """What is full comes last: it is waited for only where nothing that has room may answer."""
-    return sorted(ranked, key=lambda candidate: candidate.endpoint.full)
+    """What is full comes last: it is waited for only where nothing that has room may answer. Then what rests."""
+    if len(ranked) < 2:
+        return list(ranked)
+    return sorted(ranked, key=lambda candidate: (bool(candidate.endpoint.resting), candidate.endpoint.full))
 
 
 def _can_be_checked(ask: Ask) -> bool:
     """Whether the answer will be there as a whole, and the caller gave a schema to hold it against."""
-    form = ask.body.get("response_format")
-    return not ask.stream and isinstance(form, Mapping) and form.get("type") == "json_schema"
+    return not ask.stream and form_of(ask.route, ask.body).get("type") == "json_schema"
 
 
 def _trigger(ranked: Sequence[Candidate], order: Sequence[Candidate], question: Question) -> str:
@@ -98,7 +107,8 @@ def _trigger(ranked: Sequence[Candidate], order: Sequence[Candidate], question: 
         return ""
     if question.wish is not None and _met(order[0], question):
         return question.wish.trigger
-    full = ranked[0].model.place == "local" and ranked[0].endpoint.full
+    first = ranked[0]
+    full = first.model.place == "local" and (first.endpoint.full or first.endpoint.resting)
     return "overflow" if full and order[0].model.place == "hosted" else ""
 
 
@@ -108,11 +118,13 @@ def most_cost(order: Sequence[Candidate], worst: Sequence[float | None], checked
     A hosted attempt that fails may still be billed, so what comes after it is added; a local one then costs nothing,
     but where its whole answer is `checked` and found wanting.
     """
+    if len(order) == 1:
+        return worst[0]
     most, sent = None if order else 0.0, 0.0
     for number, (candidate, cost) in enumerate(zip(order, worst, strict=True)):
         # What is full is waited for, however far down it stands.
-        waited = candidate.endpoint.full and candidate.model.place == "local"
-        if cost is None or (number >= MOST_ATTEMPTS and not waited):
+        waited = number < MOST_ATTEMPTS or (candidate.endpoint.full and candidate.model.place == "local")
+        if cost is None or not waited:
             continue
         most = max(most or 0.0, sent + cost)
         sent += cost if checked or candidate.model.place == "hosted" else 0.0
@@ -163,7 +175,7 @@ def _absent(question: Question) -> list[Refusal]:
     traits, snapshot = question.traits, question.snapshot
     if traits.named is None:
         return _absent_lane(question)
-    if any(e.model == traits.named for e in snapshot.endpoints):
+    if traits.named in [e.model for e in snapshot.endpoints]:
         return []
     model = snapshot.models[traits.named]
     if model.place == "hosted":

@@ -6,16 +6,29 @@ Pure. A rule is one function with the signature of `Rule`; RULES is their order,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from router.decision.dialects import LOCAL_ONLY
 from router.decision.escalation import LIKELY_BYTES_PER_TOKEN, Wish
 from router.decision.outgoing import may_drop
 from router.decision.traits import choices, prompts
 from router.records import Ask, Caller, Candidate, Gpu, Refusal, Snapshot, Traits
 from serving.catalogue import LANES, DataClass, RouteSettings
-from serving.parameters import CHAT, COMPLETIONS, EMBEDDINGS, OPENAI_CHAT, REFUSED, REFUSED_TEMPLATE_KEYS, accepted
+from serving.parameters import (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    HARMLESS,
+    MESSAGES,
+    OPENAI_CHAT,
+    REFUSED,
+    REFUSED_TEMPLATE_KEYS,
+    RESPONSES,
+    RESPONSES_ALONE_REFUSED,
+    accepted,
+)
 
-WORDS = CHAT | COMPLETIONS | EMBEDDINGS | OPENAI_CHAT | REFUSED.keys()
+WORDS = CHAT.union(COMPLETIONS, EMBEDDINGS, RESPONSES, MESSAGES, OPENAI_CHAT, REFUSED, *HARMLESS.values())
 """The field names of the APIs themselves. Any other name in a body is the caller's own text."""
 ROUNDING_USD = 1e-9
 """Sums of money in floats are off by less than this; the budget itself counts exactly."""
@@ -25,15 +38,14 @@ THERMAL = frozenset({"hardware thermal", "software thermal"})
 """What NVML's reasons for held-down clocks are called in `serving/gpus.py` where the cause is heat."""
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What every rule is asked about, besides the candidate."""
 
     ask: Ask
     caller: Caller
     traits: Traits
     snapshot: Snapshot
-    route: RouteSettings = field(default_factory=RouteSettings)
+    route: RouteSettings = RouteSettings()
     """What headgate.yaml says of the ask's route."""
     wish: Wish | None = None
     """What is wanted first, outside the lane asked for too."""
@@ -66,6 +78,14 @@ def _clearing(candidate: Candidate, question: Question, clearance: DataClass) ->
     return "; or ".join(lines) or "nothing, secret data never leaves"
 
 
+def offered(candidate: Candidate, question: Question) -> Refusal | None:
+    """The model is asked in this dialect: hosted ones are not asked in every one."""
+    if question.ask.route not in LOCAL_ONLY or candidate.model.place == "local":
+        return None
+    reason = f"{candidate.model.name} is hosted, and only local models answer on /v1/{question.ask.route} for now"
+    return refuse(candidate, "route_not_offered", reason, remedy="name a local model, or ask on /v1/chat/completions")
+
+
 def capable(candidate: Candidate, question: Question) -> Refusal | None:
     """The model has every ability the request needs."""
     missing = question.traits.needs - candidate.model.abilities
@@ -78,16 +98,17 @@ def capable(candidate: Candidate, question: Question) -> Refusal | None:
 
 def honours(candidate: Candidate, question: Question) -> Refusal | None:
     """The model takes every body field that would change the answer."""
-    takes = accepted(question.ask.route, candidate.model.parameters)
-    unknown = sorted(question.traits.parameters - takes - may_drop(frozenset(question.route.droppable)))
+    unknown = question.traits.parameters - accepted(question.ask.route, candidate.model.parameters)
+    unknown = unknown and unknown - may_drop(frozenset(question.route.droppable), question.ask.route)
     if not unknown:
-        return _template(candidate, question)
-    name = unknown[0]
+        return _template(candidate, question) if "chat_template_kwargs" in question.traits.parameters else None
+    name = min(unknown)
     # Reasons are recorded, and a record holds no text of the request; the caller is told the name as `param`.
     if name not in words(question):
         reason = f"{candidate.model.name} does not take a field of this request that the API does not know"
         return refuse(candidate, "unsupported_parameter", reason, remedy="leave it out", param=name)
-    why = f": {REFUSED[name]}" if name in REFUSED else ""
+    why = REFUSED.get(name) or (RESPONSES_ALONE_REFUSED.get(name) if question.ask.route == "responses" else None)
+    why = f": {why}" if why else ""
     reason = f"{candidate.model.name} does not take the parameter {name!r}{why}"
     return refuse(candidate, "unsupported_parameter", reason, remedy=f"leave {name!r} out", param=name)
 
@@ -117,7 +138,8 @@ def fits(candidate: Candidate, question: Question) -> Refusal | None:
     context = candidate.endpoint.context or candidate.model.context
     # No common text has over 8 bytes a token, so this only refuses what cannot fit. Of pictures bytes say nothing.
     prompt = 0 if "vision" in question.traits.needs else question.ask.size // 8 // prompts(question.ask)
-    output = (question.traits.output_tokens or 0) // choices(question.ask)
+    wanted = question.traits.output_tokens
+    output = wanted // choices(question.ask) if wanted else 0
     if prompt + max(output, 1) <= context:
         return None
     reason = f"{candidate.model.name} takes {context} tokens; this needs about {prompt} for the prompt"
@@ -213,7 +235,9 @@ def _trouble(gpu: Gpu) -> str:
     return ""
 
 
-RULES: tuple[Rule, ...] = (same_identity, cleared, allowed, capable, honours, fits, affordable, ready, gpu_healthy)
+RULES: tuple[Rule, ...] = (
+    same_identity, offered, cleared, allowed, capable, honours, fits, affordable, ready, gpu_healthy,
+)  # fmt: skip
 
 
 def judge(candidates: Iterable[Candidate], question: Question) -> tuple[list[Candidate], list[Refusal]]:
@@ -221,11 +245,12 @@ def judge(candidates: Iterable[Candidate], question: Question) -> tuple[list[Can
     eligible: list[Candidate] = []
     refusals: list[Refusal] = []
     for candidate in candidates:
-        refusal = next((r for rule in RULES if (r := rule(candidate, question)) is not None), None)
-        if refusal is None:
-            eligible.append(candidate)
+        for rule in RULES:
+            if (refusal := rule(candidate, question)) is not None:
+                refusals.append(refusal)
+                break
         else:
-            refusals.append(refusal)
+            eligible.append(candidate)
     return eligible, refusals
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from router.decision.dialects import turns
 from router.errors import Forbidden
-from router.records import Ask, Caller, Candidate, Traits
+from router.records import Ask, Caller, Candidate, Route, Traits
 from serving.catalogue import LANES, EscalationRule
 
 SCOPE = "escalate"
@@ -55,7 +56,7 @@ def wished(ask: Ask, caller: Caller, traits: Traits, rules: Sequence[EscalationR
         return None
     if ask.escalate is not None:
         return Wish(f"caller:{ask.escalate}", "frontier")
-    text = said(ask.body) if any(r.when.words for r in rules) else ""
+    text = said(ask.body, ask.route) if any(r.when.words for r in rules) else ""
     rule = next((r for r in rules if matches(r, ask, caller, traits, text)), None)
     return None if rule is None else Wish(f"rule:{rule.name}", rule.to)
 
@@ -81,25 +82,27 @@ def _pattern(words: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{'|'.join(re.escape(word.casefold()) for word in words)})(?!\w)")
 
 
-def said(body: Mapping[str, Any]) -> str:
+def said(body: Mapping[str, Any], route: Route = "chat/completions") -> str:
     """What the user says, without capitals: the text of user messages, the newest first, or the prompt.
 
     Not the system's words, which never change. At most MOST_SEARCHED characters, so that a rule costs milliseconds.
     """
     left, parts = MOST_SEARCHED, []
-    for text in _said(body):
+    for text in _said(body, route):
         parts.append(text[:left].casefold())
         if (left := left - len(text)) <= 0:
             break
     return "\n".join(parts)
 
 
-def _said(body: Mapping[str, Any]) -> Iterator[str]:
-    messages = body.get("messages")
-    for message in reversed(messages) if isinstance(messages, list) else ():
-        if isinstance(message, Mapping) and message.get("role") == "user":
-            yield from _texts(message.get("content"))
-    yield from _texts(body.get("prompt"))
+def _said(body: Mapping[str, Any], route: Route) -> Iterator[str]:
+    for turn in reversed(turns(route, body)):
+        if isinstance(turn, Mapping) and turn.get("role") == "user":
+            yield from _texts(turn.get("content"))
+    if route == "responses":
+        yield from _texts(given) if isinstance(given := body.get("input"), str) else ()
+    else:
+        yield from _texts(body.get("prompt"))
 
 
 def _texts(given: Any) -> Iterator[str]:

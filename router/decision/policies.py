@@ -4,34 +4,71 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 from router.decision.eligibility import worst_cost
 from router.records import Candidate, Endpoint, Traits
 
-Policy = Callable[[Sequence[Candidate], Traits, Sequence[str]], list[Candidate]]
-"""Candidates, traits, and the names of the site's models, the preferred one first."""
+Policy = Callable[[Sequence[Candidate], Traits, Sequence[str], float], list[Candidate]]
+"""Candidates, traits, the names of the site's models, the preferred one first, and a number drawn in [0, 1)."""
 UNKNOWN_LIMIT = 16
 """Places that an endpoint is taken to have which names no limit: few, so that it is not preferred for that."""
 UNKNOWN = 1.0
 """What is not known of a share counts as full: an engine that nobody can see must not draw all requests."""
 
 
-def cheapest(candidates: Sequence[Candidate], traits: Traits, preferred: Sequence[str]) -> list[Candidate]:
-    """Lowest cost first, unpriced hosted models last; then as the site prefers; among replicas the least loaded.
+def cheapest(
+    candidates: Sequence[Candidate], traits: Traits, preferred: Sequence[str], draw: float = 0.0
+) -> list[Candidate]:  # fmt: skip
+    """Lowest cost first, unpriced hosted models last; then as the site prefers; among replicas see `_by_work`.
 
     A local model costs next to nothing more while its GPU runs anyway, so it counts as 0 here (the marginal cost).
     """
     place = {name: number for number, name in enumerate(preferred)}
 
-    def rank(candidate: Candidate) -> tuple[bool, float, bool, int, tuple[float, ...], str]:
+    def rank(candidate: Candidate) -> tuple[bool, float, bool, int, str]:
         hosted = candidate.model.place == "hosted"
         cost = worst_cost(candidate, traits) if hosted else 0.0
         # Whoever names a model means that one first, then its twins.
         other = traits.named not in (None, candidate.model.name)
         wanted = place.get(candidate.model.name, len(place))
-        return (other, math.inf if cost is None else cost, hosted, wanted, load(candidate.endpoint), candidate.name)
+        return (other, math.inf if cost is None else cost, hosted, wanted, candidate.model.name)
 
-    return sorted(candidates, key=rank)
+    if len(candidates) < 2:
+        return list(candidates)
+    ranked = [(rank(candidate), candidate) for candidate in candidates]
+    ranked.sort(key=lambda pair: pair[0])
+    order: list[Candidate] = []
+    for _, group in groupby(ranked, key=lambda pair: pair[0]):
+        order += _by_work([candidate for _, candidate in group], draw)
+    return order
+
+
+def _by_work(replicas: list[Candidate], draw: float) -> list[Candidate]:
+    """Of two drawn by chance the one with fewer prompt tokens to work on comes first, then the rest by load.
+
+    Two choices spread the load nearly as well as the least busy of all would, and many routers that look at the same
+    moment do not all run to the same endpoint. What has just failed is fast at nothing, so it comes behind.
+    """
+    if len(replicas) < 2:
+        return replicas
+    replicas.sort(key=lambda c: (c.endpoint.failing, load(c.endpoint), c.name))
+    well = [c for c in replicas if not c.endpoint.failing] or replicas
+    if len(well) > 1:
+        first, second = _two_of(len(well), draw)
+        # As they are sorted: where the work is the same, load decides, and where that is the same too, the draw.
+        a, b = well[first], well[second]
+        best = min(a, b, key=lambda c: (c.endpoint.outstanding, load(c.endpoint)))
+        replicas.remove(best)
+        replicas.insert(0, best)
+    return replicas
+
+
+def _two_of(count: int, draw: float) -> tuple[int, int]:
+    """Two different numbers below `count`; (0, 1) for 0."""
+    which = int(draw * count * (count - 1))
+    first, second = divmod(which, count - 1)
+    return first, second + (second >= first)
 
 
 def load(endpoint: Endpoint) -> tuple[float, float, float]:

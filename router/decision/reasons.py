@@ -52,7 +52,7 @@ def _taken(candidate: Candidate) -> str:
 PRECEDENCE = (
     "gpu_trouble", "not_ready", "door_closed", "budget_exceeded", "unpriced", "context_length_exceeded",
     "unsupported_parameter", "ability_missing", "lane_not_allowed", "data_class_not_cleared", "not_served",
-    "other_lane", "other_model",
+    "route_not_offered", "other_lane", "other_model",
 )  # fmt: skip
 """Which refusal answers the caller where there are several: the one that came closest to an answer first.
 
@@ -85,6 +85,8 @@ def refused(decision: Decision, retry_after: int) -> HeadgateError:
             return BadRequest(text, code=main.rule)
         case "budget_exceeded":
             return LimitReached(text)
+        case "route_not_offered":
+            return NotFound(text, code=main.rule)
         case "not_served":
             return NotFound(text, code="model_not_found", param="model")
     return Forbidden(text, code=main.rule)

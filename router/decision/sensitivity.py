@@ -7,7 +7,7 @@ import re
 from router.records import Ask, Caller, Findings
 from serving.catalogue import DataClass
 
-PLACE = re.compile(r"(messages|prompt|input|prediction)(\[\d{1,6}\])*(\.content(\[\d{1,6}\])*)?")
+PLACE = re.compile(r"(messages|prompt|input|prediction|system)(\[\d{1,6}\])*(\.(content|output)(\[\d{1,6}\])*)?")
 """The start of a path that is made of the API's own words. The rest may hold keys, and a key can be text."""
 
 
@@ -16,11 +16,11 @@ def data_class_of(ask: Ask, caller: Caller, findings: Findings) -> tuple[DataCla
 
     Nothing here can lower what the key says; where two say the same, the key is named.
     """
-    found = [(caller.data_class, f"key {caller.key} is {caller.data_class.name}")]
-    if ask.data_class is not None:
-        found.append((ask.data_class, f"the request says {ask.data_class.name}"))
-    if findings.opaque:
+    highest, why = caller.data_class, f"key {caller.key} is {caller.data_class.name}"
+    if ask.data_class is not None and ask.data_class > highest:
+        highest, why = ask.data_class, f"the request says {ask.data_class.name}"
+    if findings.opaque and highest < DataClass.private:
         place = PLACE.match(findings.opaque[0])
         where = place[0] if place else "a part of the body"
-        found.append((DataClass.private, f"{where} cannot be read and so counts as private"))
-    return max(found, key=lambda pair: pair[0])
+        highest, why = DataClass.private, f"{where} cannot be read and so counts as private"
+    return highest, why

@@ -2,117 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
+from router.decision.dialects import ABILITY, LIMIT, LOCAL_ONLY, MANY, MEDIA, TEXT, form_of, parts, turns
+from router.decision.limits import check, check_stored, count
 from router.decision.sensitivity import data_class_of
 from router.errors import BadRequest
 from router.records import Ask, Caller, Findings, Route, Traits
 from serving.catalogue import LANES
-from serving.parameters import BOOKKEEPING, OUTPUT_LIMITS
+from serving.parameters import BOOKKEEPING, HARMLESS
 
-ABILITY_OF_ROUTE: dict[Route, str] = {
-    "chat/completions": "chat",
-    "completions": "completions",
-    "embeddings": "embeddings",
-}
-TEXT_OF_ROUTE: dict[Route, str] = {"chat/completions": "messages", "completions": "prompt", "embeddings": "input"}
-"""The field that carries the text; on another route the same name is a field like any other."""
 BYTES_PER_TOKEN = 1
 """Upper bound for holds: no tokenizer in use makes more tokens than there are UTF-8 bytes."""
 
+NEEDS = {route: frozenset({ability}) for route, ability in ABILITY.items()}
+SILENT: dict[Route, frozenset[str]] = {
+    route: BOOKKEEPING.union(
+        text, {"model"}, HARMLESS[route] if route in LOCAL_ONLY else (), () if route == "embeddings" else {"stream"}
+    )
+    for route, text in TEXT.items()
+}
+"""The fields that change no answer, and those that every model of a route takes."""
+
 
 def describe(ask: Ask, caller: Caller, findings: Findings) -> Traits:
-    """All a decision needs to know of the ask. Raises BadRequest where a field that is counted is no count."""
+    """All a decision needs to know of the ask. Raises BadRequest where a field is not of its form, or asks too much."""
     data_class, why = data_class_of(ask, caller, findings)
-    _check(ask.body)
+    check(ask)
+    check_stored(ask, findings)
     if findings.fetches:
         raise BadRequest(
             "Pictures and other media are sent inside the request, as data: URLs; addresses are not fetched.",
-            code="media_url_not_allowed", param="messages",
+            code="media_url_not_allowed", param=MEDIA.get(ask.route, "messages"),
         )  # fmt: skip
+    named = None if ask.model in LANES or ask.model == "auto" else ask.model
     return Traits(
         data_class=data_class,
         why_class=why,
-        needs=frozenset(_needs(ask)),
-        parameters=frozenset(name for name, value in ask.body.items() if _says_something(ask, name, value)),
+        needs=_needs(ask),
+        parameters=_parameters(ask),
         prompt_tokens=ask.size // BYTES_PER_TOKEN,
         output_tokens=_output_tokens(ask),
-        lane=ask.model if ask.model in LANES else None,
-        named=None if ask.model in LANES or ask.model == "auto" else ask.model,
+        lane=None if named is not None or ask.model == "auto" else ask.model,
+        named=named,
     )
 
 
 def choices(ask: Ask) -> int:
     """How many answers are asked for: `n` for each prompt. Raises BadRequest where `n` is no count."""
-    return prompts(ask) * (_count(ask.body, "n", at_least=1) or 1)
+    given = ask.body.get("n")
+    return prompts(ask) if given is None else prompts(ask) * (count(ask.body, "n", at_least=1) or 1)
 
 
 def prompts(ask: Ask) -> int:
     """How many prompts or inputs one request carries. A list of numbers is one, given as token ids."""
-    given = ask.body.get("input" if ask.route == "embeddings" else "prompt")
-    many = isinstance(given, list) and any(isinstance(item, str | list) for item in given)
-    return len(given) if many and isinstance(given, list) else 1
+    if ask.route not in MANY:
+        return 1
+    given = ask.body.get(MANY[ask.route])
+    if not isinstance(given, list) or not any(isinstance(item, str | list) for item in given):
+        return 1
+    return len(given)
 
 
-def _says_something(ask: Ask, name: str, value: Any) -> bool:
-    """Whether a model must honour this field: not where it has no value or changes no answer."""
-    if name in ("model", TEXT_OF_ROUTE[ask.route]):
-        return False
-    if name == "stream":
-        return value is True and ask.route == "embeddings"  # every model of the other routes streams
-    return value is not None and name not in BOOKKEEPING
+def _parameters(ask: Ask) -> frozenset[str]:
+    """The fields a model must honour: not one that has no value or changes no answer."""
+    silent = SILENT[ask.route]
+    names = frozenset([name for name, value in ask.body.items() if value is not None and name not in silent])
+    # Every model of the other routes streams.
+    return names - {"stream"} if ask.route == "embeddings" and not ask.body.get("stream") else names
 
 
-def _needs(ask: Ask) -> set[str]:
-    body, needs = ask.body, {ABILITY_OF_ROUTE[ask.route]}
+def _needs(ask: Ask) -> frozenset[str]:
+    """The abilities the answer takes. Reasoning is none of them: a model that cannot answers without."""
+    body, more = ask.body, []
     if body.get("tools") or body.get("functions"):
-        needs.add("tools")
-    form = body.get("response_format")
-    if isinstance(form, Mapping) and form.get("type") not in (None, "text"):
-        needs.add("schema")
-    if body.get("structured_outputs"):
-        needs.add("schema")
-    logprobs = body.get("logprobs")
-    if logprobs is not None and logprobs is not False:  # in completions 0 asks for the chosen token alone
-        needs.add("logprobs")
-    if any("image" in kind or "video" in kind for kind in _kinds_of_parts(body)):
-        needs.add("vision")
-    return needs
+        more.append("tools")
+    if body.get("structured_outputs") or form_of(ask.route, body).get("type") not in (None, "text"):
+        more.append("schema")
+    if _wants_logprobs(ask):
+        more.append("logprobs")
+    kinds = _kinds_of_parts(ask)
+    if kinds and any("image" in kind or "video" in kind for kind in kinds):
+        more.append("vision")
+    return NEEDS[ask.route].union(more) if more else NEEDS[ask.route]
 
 
-def _kinds_of_parts(body: Mapping[str, Any]) -> Iterator[str]:
+def _wants_logprobs(ask: Ask) -> bool:
+    if ask.route == "responses":
+        include = ask.body.get("include")
+        return isinstance(include, list) and "message.output_text.logprobs" in include
+    logprobs = ask.body.get("logprobs")
+    return logprobs is not None and logprobs is not False  # in completions 0 asks for the chosen token alone
+
+
+def _kinds_of_parts(ask: Ask) -> list[str]:
     """The types of all content parts of all messages; a part without a type counts by its keys."""
-    messages = body.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, Mapping) else None
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, Mapping):
-                yield str(part["type"]) if "type" in part else " ".join(part)
+    kinds: list[str] = []
+    for turn in turns(ask.route, ask.body):
+        if isinstance(turn, dict) and (type(turn.get("content")) is not str or "output" in turn):
+            kinds += [str(part["type"]) if "type" in part else " ".join(part) for part in parts(turn)]
+    return kinds
 
 
 def _output_tokens(ask: Ask) -> int | None:
     """The limit the caller set, for all choices together; an embedding has no output at all."""
     if ask.route == "embeddings":
         return 0
-    given = [_count(ask.body, name) for name in sorted(OUTPUT_LIMITS)]
-    # Both given: upstreams differ in which one counts, so the higher one is held.
-    limit = max((number for number in given if number is not None), default=None)
+    # Both of OpenAI's names given: upstreams differ in which one counts, so the higher one is held.
+    limit: int | None = None
+    for name in LIMIT[ask.route]:
+        if name in ask.body and (given := count(ask.body, name)) is not None:
+            limit = given if limit is None else max(limit, given)
     return None if limit is None else limit * choices(ask)
-
-
-def _count(body: Mapping[str, Any], name: str, at_least: int = 0) -> int | None:
-    """A whole number. "5" or 5.0 would be read as 5 by some upstreams and not be counted here, so they are refused."""
-    value = body.get(name)
-    if value is None:
-        return None
-    if type(value) is not int or value < at_least:
-        raise BadRequest(f"The field {name!r} must be a whole number, at least {at_least}.", param=name)
-    return value
-
-
-def _check(body: Mapping[str, Any]) -> None:
-    _count(body, "n", at_least=1)
-    options = body.get("stream_options")
-    if options is not None and not isinstance(options, Mapping):
-        raise BadRequest("The field 'stream_options' must be an object.", param="stream_options")

@@ -7,115 +7,147 @@ part means is for whoever asks to say.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from router.records import Findings
-from router.scanner.media import names_address
+from router.scanner.media import CONVERSATION, LINKS, about_media, fetched
 
-CONVERSATION = frozenset({"messages", "prompt", "input", "prediction"})
-"""The top-level fields that carry what is said. The others (tools, schemas, options) are text throughout."""
-READABLE_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
-"""Content-part types that are text. Every other type, known or not, is opaque."""
+READABLE_PARTS = frozenset(
+    {"text", "input_text", "output_text", "refusal"}
+    # Turns of an agent's work, in the words of OpenAI's responses and of Anthropic's messages.
+    | {"custom_tool_call", "custom_tool_call_output", "function_call", "function_call_output"}
+    | {"reasoning", "reasoning_text", "summary_text", "thinking"}
+    | {"tool_addition", "tool_reference", "tool_removal", "tool_result", "tool_use"}
+)
+"""Types of content parts and input items that are text. Every other type, known or not, is opaque."""
 OPAQUE_KEYS = frozenset(
-    {"attachments", "file", "file_data", "file_id", "file_ids", "file_url", "files"}
+    {"attachments", "encrypted_content", "file", "file_data", "file_id", "file_ids", "file_url", "files"}
     | {f"{medium}{form}" for medium in ("audio", "image", "video") for form in ("", "s", "_embeds", "_file", "_url")}
     | {f"input_{kind}" for kind in ("audio", "file", "image", "video")}
     | {"image_pil"}
 )
 """Keys inside a conversation that hold, or point at, something that is not text."""
+SIGNATURE, LONGEST_SIGNATURE = "signature", 64
+"""A longer signature of thinking is no mark of who wrote it: Anthropic's holds the thinking itself, encrypted."""
 OPAQUE_FIELDS = frozenset({"multi_modal_data", "prompt_embeds", "prompt_token_ids"})
 """Top-level fields that stand in for text."""
 REFERENCES = frozenset({"file_id", "file_ids", "vector_store_ids"})
 """Names of things the provider holds; opaque wherever a value stands beside them (in a schema it is a mapping)."""
+OF_PARTS = frozenset({"content", "output", "summary", "system"})
+"""Lists of these names hold content parts."""
+OF_ITEMS = frozenset({"input", "prompt"})
+"""Lists of these names hold messages, which have a role, and parts or other items, which have none."""
+CALLS = frozenset({"mcp_tool_use", "server_tool_use", "tool_use"})
+"""Parts whose `input` is what a tool is called with: its own words, whatever its fields are called."""
+_PLAIN = frozenset({"content", "id", "name", "role", "text", "type"})
+"""Fields that hold no address where nothing around them is about media."""
+_ANYWHERE = OPAQUE_FIELDS | REFERENCES
+_IN_TALK = OPAQUE_KEYS | REFERENCES | {SIGNATURE}
 
-
-class _Node(NamedTuple):
-    """A value still to be read, and where it stands. A path is put together only where it is shown."""
-
-    value: Any
-    above: _Node | None
-    step: str | int
-    depth: int
-    talk: bool
-    """Whether it lies in the conversation."""
-    hidden: bool = False
-    """Whether it lies in a part that is listed already."""
+_Path = tuple[Any, str | int]
+"""The path of what is above, or None, and the step from there. It is written out only where it is shown."""
+_Node = tuple[Any, _Path | None, str, bool, bool, bool | None]
+"""A value still to be read, its path, the nearest field's name, whether it lies in the conversation, whether in a part
+that is listed already, and whether in a field about media (None: nobody would fetch what is named here)."""
 
 
 def read(body: Mapping[str, Any]) -> Findings:
-    """Walk the whole of `body`, keys included. Numbers are no text and are not counted."""
-    scanned = 0
-    opaque: list[str] = []
-    stack = [_Node(dict(body), None, "", 0, False)]
+    """Walk the whole of `body`, keys included. Numbers are no text and are not counted.
+
+    Text is looked at where it stands; only what has something below it, or may be opaque, becomes a node.
+    """
+    # Detectors belong where text is counted, one call for each text and key with its path. There are none yet: a
+    # request leaves only by the class its key states, never because nothing was found.
+    scanned, fetches, opaque = 0, False, list[str]()
+    stack: list[_Node] = [(body, None, "", False, False, None)]
     while stack:
-        node = stack.pop()
-        hidden = node.hidden or _is_opaque(node)
-        if hidden and not node.hidden:
-            opaque.append(_path(node))
-        if isinstance(node.value, str):
-            scanned += _bytes(node.value)
-            # Detectors belong here, one call for each text and key with its path. There are none yet: a request
-            # leaves only by the class its key states, never because nothing was found.
-        elif isinstance(node.value, dict):
-            scanned += sum(map(_bytes, node.value))
-        stack.extend(_below(node, hidden))
-    return Findings(scanned=scanned, opaque=tuple(opaque), fetches=names_address(body))
+        node = value, path, name, talk, hidden, media = stack.pop()
+        if not hidden and path is not None and _is_opaque(value, path, talk):
+            hidden = True
+            opaque.append(_shown(path))
+        if isinstance(value, Mapping):
+            below: list[_Node] = []
+            keys = "".join(value)
+            scanned += len(keys) if keys.isascii() else _bytes(keys)
+            suspects = _IN_TALK if talk else _ANYWHERE
+            for key, inner in value.items():
+                if isinstance(inner, str) and key not in suspects:
+                    scanned += len(inner) if inner.isascii() else _bytes(inner)
+                    if media is not None and not fetches and (media or key not in _PLAIN) and key not in LINKS:
+                        fetches = fetched(key, inner, media or about_media(key))
+                elif isinstance(inner, str | dict | list) or (key in suspects and inner is not None):
+                    below.append(_below(node, key, inner, hidden))
+            if below:
+                below.reverse()  # so that the stack gives it in the order of the document
+                stack += below
+        elif isinstance(value, list):
+            below = []
+            for index, inner in enumerate(value):
+                if isinstance(inner, str):
+                    scanned += len(inner) if inner.isascii() else _bytes(inner)
+                    fetches = fetches or (media is not None and fetched(name, inner, media))
+                # Numbers in a list are looked at with the list, so a million token ids make no million nodes.
+                elif isinstance(inner, dict | list):
+                    below.append((inner, (path, index), name, talk, hidden, media))
+            below.reverse()
+            stack += below
+        elif isinstance(value, str):
+            scanned += _bytes(value)
+            fetches = fetches or (media is not None and fetched(name, value, media))
+    return Findings(scanned, tuple(opaque), fetches)
 
 
-def _below(node: _Node, hidden: bool) -> list[_Node]:
-    """What lies in a mapping or list, last first, so that the stack gives it in the order of the document."""
-    depth = node.depth + 1
-    if isinstance(node.value, dict):
-        found = [
-            _Node(value, node, key, depth, node.talk or (depth == 1 and key in CONVERSATION), hidden)
-            for key, value in node.value.items()
-        ]
-    elif isinstance(node.value, list):
-        # Numbers in a list are looked at with the list, so a million token ids make no million nodes.
-        found = [
-            _Node(value, node, index, depth, node.talk, hidden)
-            for index, value in enumerate(node.value)
-            if isinstance(value, str | dict | list)
-        ]
-    else:
-        return []
-    found.reverse()
-    return found
+def _below(above: _Node, key: str, inner: Any, hidden: bool) -> _Node:
+    """What lies in a field of a mapping."""
+    value, path, _, talk, _, media = above
+    if path is None:
+        talk = key in CONVERSATION
+        return inner, (None, key), "", talk, hidden, False if talk else None
+    if not talk or (key == "input" and _type(value) in CALLS):
+        return inner, (path, key), key, False, hidden, None
+    return inner, (path, key), key, True, hidden, None if media is None or key in LINKS else media or about_media(key)
 
 
-def _is_opaque(node: _Node) -> bool:
-    value, step = node.value, node.step
-    if value is None or value == "" or value == [] or node.depth == 0:
+def _is_opaque(value: Any, path: _Path, talk: bool) -> bool:
+    above, step = path
+    if isinstance(value, dict):
+        if not talk:
+            return above is None and step in OPAQUE_FIELDS
+        return step in OPAQUE_KEYS or (_is_part(value, path) and _type(value) not in READABLE_PARTS)
+    if not value and (value is None or value == "" or value == []):
         return False
-    if step in REFERENCES and not isinstance(value, dict):
+    if step in REFERENCES:
         return True
-    if not node.talk:
-        return node.depth == 1 and step in OPAQUE_FIELDS
-    if step in OPAQUE_KEYS:
-        return True
-    if isinstance(value, dict) and _is_part(node):
-        return value.get("type") not in READABLE_PARTS
+    if not talk:
+        return above is None and step in OPAQUE_FIELDS
+    if step == SIGNATURE and isinstance(value, str):
+        return len(value) > LONGEST_SIGNATURE
     # A prompt of numbers is a prompt of token ids.
-    return isinstance(value, list) and any(isinstance(item, int | float) for item in value)
+    return step in OPAQUE_KEYS or (isinstance(value, list) and any(isinstance(item, int | float) for item in value))
 
 
-def _is_part(node: _Node) -> bool:
-    """Whether a mapping is a content part: `content` itself, an item of it, or an item of `input` or `prompt`."""
-    if node.step == "content":
+def _is_part(value: dict[str, Any], path: _Path) -> bool:
+    """Whether a mapping is a content part or an item: `content` itself, or an item of a list that holds such."""
+    above, step = path
+    if step == "content":
         return True
-    if not isinstance(node.step, int) or node.above is None:
+    if above is None or not isinstance(step, int):
         return False
-    return node.above.step == "content" or (node.above.step in ("input", "prompt") and "role" not in node.value)
+    return above[1] in OF_PARTS or (above[1] in OF_ITEMS and "role" not in value)
+
+
+def _type(part: Mapping[str, Any]) -> str:
+    found = part.get("type")
+    return found if isinstance(found, str) else ""
 
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def _path(node: _Node) -> str:
+def _shown(path: _Path | None) -> str:
     steps: list[str] = []
-    here = node
-    while here.above is not None:
-        steps.append(f"[{here.step}]" if isinstance(here.step, int) else f".{here.step}")
-        here = here.above
+    while path is not None:
+        path, step = path
+        steps.append(f"[{step}]" if isinstance(step, int) else f".{step}")
     return "".join(reversed(steps)).removeprefix(".")

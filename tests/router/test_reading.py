@@ -102,3 +102,82 @@ def test_no_text_is_left_out(body: dict[str, Any]) -> None:
 def test_media_named_by_an_address_are_found(part: dict[str, object], fetched: bool) -> None:
     for content in ([part], part):
         assert read({"messages": [{"role": "user", "content": content}]}).fetches is fetched
+
+
+def agent(*blocks: Any) -> dict[str, Any]:
+    return {
+        "model": "m",
+        "system": [{"type": "text", "text": "s"}],
+        "messages": [{"role": "user", "content": [*blocks]}],
+    }
+
+
+def items(*given: Any) -> dict[str, Any]:
+    return {"model": "m", "instructions": "s", "input": [*given]}
+
+
+SAYS = {"type": "input_text", "text": "hello"}
+PICTURE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "QQ=="}}
+
+
+@pytest.mark.parametrize(
+    ("body", "opaque"),
+    [
+        # Anthropic's messages
+        (agent(TEXT), ()),
+        (agent(PICTURE), ("messages[0].content[0]",)),
+        (agent({"type": "document", "source": {"type": "text", "data": "x"}}), ("messages[0].content[0]",)),
+        (agent({"type": "tool_result", "tool_use_id": "t", "content": [TEXT]}), ()),
+        (agent({"type": "tool_result", "content": [TEXT, PICTURE]}), ("messages[0].content[0].content[1]",)),
+        (agent({"type": "tool_use", "id": "t", "name": "f", "input": {"file": "a.py", "image": "b", "ids": [1]}}), ()),
+        (agent({"type": "thinking", "thinking": "hm", "signature": "a" * 32}), ()),
+        (agent({"type": "thinking", "thinking": "", "signature": "a" * 500}), ("messages[0].content[0].signature",)),
+        (agent({"type": "redacted_thinking", "data": "QQ=="}), ("messages[0].content[0]",)),
+        ({"system": [PICTURE], "messages": []}, ("system[0]",)),
+        # OpenAI's responses
+        ({"input": "hello", "instructions": "s"}, ()),
+        (items({"role": "user", "content": [SAYS]}, {"type": "message", "role": "user", "content": "x"}), ()),
+        (items({"role": "user", "content": [{"type": "input_image", "image_url": "data:,x"}]}),
+         ("input[0].content[0]",)),
+        (items({"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}), ("input[0].content[0]",)),
+        (items({"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}), ()),
+        (items({"type": "function_call_output", "call_id": "c", "output": "text"}), ()),
+        (items({"type": "function_call_output", "output": [SAYS, {"type": "input_image", "image_url": "data:,x"}]}),
+         ("input[0].output[1]",)),
+        (items({"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "patch"}), ()),
+        (items({"type": "reasoning", "summary": [{"type": "summary_text", "text": "x"}], "content": None}), ()),
+        (items({"type": "reasoning", "summary": [], "encrypted_content": "QQ=="}), ("input[0].encrypted_content",)),
+        (items({"type": "reasoning", "summary": [], "encrypted_content": None}), ()),
+        (items({"type": "item_reference", "id": "msg_1"}), ("input[0]",)),
+        (items({"type": "web_search_call", "id": "ws_1"}), ("input[0]",)),
+    ],
+)  # fmt: skip
+def test_what_agents_send_is_read_and_what_they_hide_is_named(body: dict[str, Any], opaque: tuple[str, ...]) -> None:
+    found = read(body)
+    assert found.opaque == opaque
+    assert found.scanned == sum(len(text) for text in all_text(body))
+
+
+@pytest.mark.parametrize("kind", [[], {}, ["text"], 1, None, True])
+def test_a_type_that_is_no_text_does_no_harm(kind: Any) -> None:
+    assert read(chat({"type": kind, "text": "x"})).opaque == ("messages[0].content[0]",)
+    assert read(items({"type": kind, "input": {"file": 1}})).opaque == ("input[0]",)
+
+
+@pytest.mark.parametrize(
+    ("body", "fetched"),
+    [
+        (agent({"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}}), True),
+        (agent({"type": "tool_result", "content": [{"type": "image", "source": {"url": "https://x.example/"}}]}), True),
+        (agent({"type": "tool_use", "name": "fetch", "input": {"url": "https://x.example/"}}), False),
+        (agent({**TEXT, "citations": [{"url": "https://x.example/"}]}), False),
+        ({"system": [{"type": "image", "source": {"url": "https://x.example/"}}], "messages": []}, True),
+        (items({"role": "user", "content": [{"type": "input_image", "image_url": "https://x.example/"}]}), True),
+        (items({"role": "user", "content": [{"type": "input_file", "file_url": "https://x.example/"}]}), True),
+        (items({"type": "function_call", "name": "f", "arguments": '{"url": "https://x.example/"}'}), False),
+        (items({"type": "function_call_output", "output": "https://x.example/"}), False),
+    ],
+)
+def test_addresses_in_what_agents_send(body: dict[str, Any], fetched: bool) -> None:
+    """What a tool was called with is fetched by nobody here; a picture named by its address would be."""
+    assert read(body).fetches is fetched

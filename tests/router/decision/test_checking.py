@@ -232,3 +232,49 @@ def test_schemas_that_people_write_are_judged() -> None:
 @pytest.mark.timeout(10)
 def test_patterns_run_in_linear_time() -> None:
     assert judged({"pattern": "^(a|a)*(a*)*$"}, "a" * 200_000 + "b") == "choice 0: the schema does not hold"
+
+
+FORM = {"type": "json_schema", "schema": CITY, "name": "s"}
+
+
+def message(*parts: dict[str, Any], status: str = "completed") -> bytes:
+    return json.dumps({"status": status, "output": [{"type": "reasoning"}, {"type": "message", "content": [*parts]}]}
+                      ).encode()  # fmt: skip
+
+
+def blocks(*given: dict[str, Any], reason: str = "end_turn") -> bytes:
+    return json.dumps({"type": "message", "content": [*given], "stop_reason": reason}).encode()
+
+
+GOOD, WRONG, HALF = '{"city": "Ulm"}', '{"city": "ulm"}', '{"city": "U'
+RESPONSES = [
+    (message({"type": "output_text", "text": GOOD}), ""),
+    (message({"type": "output_text", "text": GOOD[:5]}, {"type": "output_text", "text": GOOD[5:]}), ""),
+    (message({"type": "output_text", "text": WRONG}), "choice 0: the schema does not hold"),
+    (
+        message({"type": "output_text", "text": HALF}, status="incomplete"),
+        "choice 0: no JSON (cut at the output limit)",
+    ),
+    (message(), "choice 0: no text"),
+    (message({"type": "refusal", "refusal": "no"}), ""),
+    (json.dumps({"status": "completed", "output": [{"type": "function_call", "name": "f"}]}).encode(), ""),
+    (b'{"output": 5}', None),
+    (b"[]", None),
+]
+BLOCKS = [
+    (blocks({"type": "thinking", "thinking": "hm"}, {"type": "text", "text": GOOD}), ""),
+    (blocks({"type": "text", "text": WRONG}), "choice 0: the schema does not hold"),
+    (blocks({"type": "text", "text": HALF}, reason="max_tokens"), "choice 0: no JSON (cut at the output limit)"),
+    (blocks({"type": "tool_use", "input": {}}), ""),
+    (b'{"content": "text"}', None),
+]
+
+
+@pytest.mark.parametrize(("answer", "fault"), RESPONSES)
+def test_responses_are_held_against_their_schema(answer: bytes, fault: str | None) -> None:
+    assert checked(ask("m", "responses", text={"format": FORM}), answer) == fault
+
+
+@pytest.mark.parametrize(("answer", "fault"), BLOCKS)
+def test_messages_are_held_against_their_schema(answer: bytes, fault: str | None) -> None:
+    assert checked(ask("m", "messages", output_config={"format": FORM}), answer) == fault

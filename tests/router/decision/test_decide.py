@@ -13,8 +13,8 @@ from router.decision.decide import decide
 from router.decision.eligibility import RULES
 from router.decision.reasons import PRECEDENCE, main_refusal, refused
 from router.errors import BadRequest, HeadgateError, NotFound
-from router.ledger.entries import decision_json
-from router.records import Ask, Caller, Decision, Endpoint, Findings, Gpu, Refusal, Snapshot
+from router.ledger.bodies import decision_json
+from router.records import Ask, Caller, Decision, Endpoint, Findings, Gpu, Refusal, Route, Snapshot
 from serving.catalogue import LANES, DataClass, EscalationRule, Model, Price
 from serving.site import When
 from tests.fakes.asking import TODAY, approval, ask, caller, decided, endpoint, hosted, local, snapshot
@@ -157,7 +157,7 @@ def test_raising_the_class_never_adds_a_candidate(given_: tuple[Ask, Caller, Fin
     asked, who, findings, seen = given_
     if asked.data_class is not None and DataClass[raised] < asked.data_class:
         return
-    higher = Ask(**{s: getattr(asked, s) for s in asked.__slots__} | {"data_class": DataClass[raised]})
+    higher = asked._replace(data_class=DataClass[raised])
     assert set(names(decide(higher, who, findings, seen))) <= set(names(decide(asked, who, findings, seen)))
 
 
@@ -206,6 +206,21 @@ PUBLIC, PRIVATE = caller("public"), caller("private")
         (ask("near"), caller("private", budget_usd=0.0), (NEAR, FAR), {}, 429, "budget_exceeded"),
         (ask("far"), caller(budget_usd=1.0), (hosted(price=None),), {}, 403, "unpriced"),
         (ask(size=10**7), PUBLIC, (FAR,), {}, 400, "context_length_exceeded"),
+        # In a dialect that only local models are asked in.
+        (ask("far", "responses"), PUBLIC, (NEAR, FAR), {}, 404, "route_not_offered"),
+        (ask("frontier", "messages"), PUBLIC, (NEAR, FAR), {}, 404, "route_not_offered"),
+        (ask("far", "messages"), PRIVATE, (NEAR, FAR), {}, 404, "route_not_offered"),
+        (ask("auto", "messages"), PUBLIC, (FAR,), {}, 404, "route_not_offered"),
+        (ask("auto", "responses"), PUBLIC, (NEAR, FAR), {"near": STARTING}, 503, "no_local_capacity"),
+        (
+            ask("near", "responses", previous_response_id="resp_1"),
+            PUBLIC,
+            (NEAR, FAR),
+            {},
+            400,
+            "unsupported_parameter",
+        ),
+        (ask("near", "responses", prompt={"id": "p"}), PUBLIC, (NEAR, FAR), {}, 400, "unsupported_parameter"),
         # Prompt too long here, full there: waiting helps.
         (ask(size=10**6), PRIVATE, (NEAR, local("big", context=10**6)), {"big": STARTING}, 503, "no_local_capacity"),
     ],
@@ -372,7 +387,7 @@ def test_every_rule_that_can_refuse_has_its_place() -> None:
         "unsupported_parameter", "ability_missing", "lane_not_allowed", "data_class_not_cleared",
     ]  # fmt: skip
     assert list(PRECEDENCE[: len(order)]) == order
-    assert set(PRECEDENCE[len(order) :]) == {"not_served", "other_lane", "other_model"}
+    assert set(PRECEDENCE[len(order) :]) == {"not_served", "route_not_offered", "other_lane", "other_model"}
     assert [rule.__name__ for rule in RULES[-2:]] == ["ready", "gpu_healthy"]
 
 
@@ -380,3 +395,21 @@ def test_of_several_refusals_the_one_closest_to_an_answer_is_told() -> None:
     refusals = [Refusal("m", "e", rule, rule) for rule in PRECEDENCE]
     for first in range(len(refusals)):
         assert main_refusal(refusals[first:][::-1]).rule == PRECEDENCE[first]
+
+
+def test_a_refused_dialect_says_where_to_ask_instead() -> None:
+    told = error(decided(ask("far", "messages"), PUBLIC, NEAR, FAR)).message
+    assert "far is hosted, and only local models answer on /v1/messages for now." in told
+    assert "name a local model, or ask on /v1/chat/completions" in told
+
+
+def test_nothing_of_an_earlier_answer_is_asked_for_with_the_reason() -> None:
+    told = error(decided(ask("near", "responses", previous_response_id="resp_1"), PUBLIC, NEAR, FAR)).message
+    assert "are not kept here" in told
+
+
+@pytest.mark.parametrize("route", ["responses", "messages"])
+def test_auto_finds_the_local_model_in_every_dialect(route: Route) -> None:
+    found = decided(ask("auto", route), PUBLIC, NEAR, FAR)
+    assert [c.name for c in found.order] == ["near"]
+    assert [(r.model, r.rule) for r in found.refusals] == [("far", "route_not_offered")]

@@ -271,3 +271,18 @@ def test_only_whole_answers_to_a_schema_are_checked_and_then_both_tries_are_held
     assert found.hold == pytest.approx(sum(w or 0 for w in found.worst)) and found.hold > plain.hold
     assert decided(ask(**SCHEMA, stream=True), caller(), NEAR, FAR, routes=routes).check == ""
     assert decided(ask(), caller(), NEAR, FAR, routes=routes).check == ""
+
+
+def test_what_the_user_says_is_found_in_every_dialect() -> None:
+    assert said({"input": "Hello"}, "responses") == "hello"
+    items = [
+        {"role": "developer", "content": "Never"}, {"type": "message", "role": "user", "content": "First"},
+        {"role": "user", "content": [{"type": "input_text", "text": "Last"}]},
+        {"type": "function_call_output", "output": "not said"},
+    ]  # fmt: skip
+    assert said({"input": items, "instructions": "Never"}, "responses") == "last\nfirst"
+    turn = {
+        "role": "user",
+        "content": [{"type": "tool_result", "content": "not said"}, {"type": "text", "text": "Said"}],
+    }
+    assert said({"messages": [turn], "system": "Never"}, "messages") == "said"

@@ -100,7 +100,7 @@ def test_no_field_with_a_value_is_ever_dropped_silently(more: dict[str, Any]) ->
     fields = {k: v for k, v in more.items() if k not in ("model", "messages", "stream", "stream_options")}
     for chosen in (NEAR, FAR):
         asked = ask()
-        asked = type(asked)(**{s: getattr(asked, s) for s in asked.__slots__} | {"body": {**asked.body, **fields}})
+        asked = asked._replace(body={**asked.body, **fields})
         body, dropped = body_for(asked, chosen)
         missing = {name for name, value in asked.body.items() if value is not None} - body.keys()
         assert missing == set(dropped) <= BOOKKEEPING
@@ -120,3 +120,35 @@ def test_a_model_that_takes_no_stream_options_is_sent_none() -> None:
     )
     assert "stream_options" not in body
     assert dropped == ("stream_options",)
+
+
+def test_responses_are_never_kept_and_the_caller_is_told_where_it_wished_it() -> None:
+    body, dropped = body_for(ask("near", "responses", store=True, stream=True), NEAR)
+    assert body == {"model": "near", "input": "Hi", "stream": True, "store": False, "max_output_tokens": 64}
+    assert dropped == ("store",)
+    for wish in ({}, {"store": False}):
+        body, dropped = body_for(ask("near", "responses", **wish), NEAR)
+        assert (body["store"], dropped) == (False, ())
+
+
+def test_what_codex_sends_for_its_own_provider_is_left_out_and_named() -> None:
+    asked = ask("near", "responses", client_metadata={"a": "b"}, stream_options={"include_obfuscation": False},
+                prompt_cache_key="k", include=["reasoning.encrypted_content"], max_output_tokens=9)  # fmt: skip
+    body, dropped = body_for(asked, NEAR)
+    assert dropped == ("client_metadata", "stream_options")
+    assert body == {"model": "near", "input": "Hi", "prompt_cache_key": "k", "max_output_tokens": 9, "store": False,
+                    "include": ["reasoning.encrypted_content"]}  # fmt: skip
+
+
+def test_what_claude_code_sends_for_its_own_provider_is_left_out_and_named() -> None:
+    asked = ask("near", "messages", system="s", context_management={"edits": []}, service_tier="auto",
+                thinking={"type": "adaptive"}, metadata={"user_id": "u"}, stream=True)  # fmt: skip
+    body, dropped = body_for(asked, NEAR)
+    assert dropped == ("context_management", "service_tier")
+    assert body == {"model": "near", "messages": MESSAGES, "system": "s", "thinking": {"type": "adaptive"},
+                    "metadata": {"user_id": "u"}, "stream": True, "max_tokens": 64}  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ["chat/completions", "completions"])
+def test_what_is_harmless_in_another_dialect_is_not_left_out_here(route: Route) -> None:
+    assert body_for(ask("near", route, client_metadata={"a": "b"}, inference_geo="eu"), NEAR)[1] == ()

@@ -23,7 +23,7 @@ def order(
     models = [c.model for c in candidates]
     traits = question(ask(named, **(body or {})), caller(), snapshot(*models, local())).traits
     orders = {
-        tuple(c.name for c in POLICIES["cheapest"](given, traits, preferred)) for given in permutations(candidates)
+        tuple(c.name for c in POLICIES["cheapest"](given, traits, preferred, 0.0)) for given in permutations(candidates)
     }
     assert len(orders) == 1  # it does not depend on the order it is given
     return list(orders.pop())
@@ -79,3 +79,35 @@ def test_with_as_many_requests_the_emptier_cache_and_the_quieter_gpu_win_and_unk
 def test_a_named_model_comes_before_its_twin(named: str, first: str) -> None:
     twin = hosted("twin", same_as="near", price=Price(input=0, output=0))
     assert order(candidate(twin), candidate(local(), in_flight=100), named=named)[0] == first
+
+
+def first_of(draw: float, *candidates: Candidate) -> list[str]:
+    traits = question(ask("auto"), caller(), snapshot(local())).traits
+    return [c.name for c in POLICIES["cheapest"](candidates, traits, (), draw)]
+
+
+def test_of_two_replicas_the_one_with_less_to_read_comes_first() -> None:
+    near = local()
+    busy, idle = candidate(near, name="a", outstanding=9000), candidate(near, name="b", in_flight=3, outstanding=10)
+    for draw in (0.0, 0.3, 0.6, 0.999):
+        assert first_of(draw, busy, idle) == ["near@b", "near@a"]
+
+
+def test_of_many_replicas_two_are_drawn_so_that_not_all_run_to_the_same() -> None:
+    near = local()
+    four = [candidate(near, name=name, outstanding=number) for number, name in enumerate("abcd")]
+    firsts = [first_of(draw / 1200, *four)[0] for draw in range(1200)]
+    # The better of every pair: the best one of half of them, the worst one of none.
+    shares = {name: firsts.count(f"near@{name}") for name in "abcd"}
+    assert shares == {"a": 600, "b": 400, "c": 200, "d": 0}
+    assert {tuple(sorted(first_of(draw / 12, *four))) for draw in range(12)} == {
+        ("near@a", "near@b", "near@c", "near@d")
+    }
+
+
+def test_what_failed_just_now_comes_behind_its_replicas_and_before_other_models() -> None:
+    near, other = local("near"), local("other")
+    fast = candidate(near, name="a", failing=True)
+    slow = candidate(near, name="b", in_flight=9, outstanding=90_000)
+    for draw in (0.0, 0.5, 0.9):
+        assert first_of(draw, fast, slow, candidate(other)) == ["near@b", "near@a", "other"]

@@ -158,3 +158,63 @@ def test_prompts_and_choices_are_counted() -> None:
 
 def test_the_prompt_is_never_more_tokens_than_bytes() -> None:
     assert traits(ask(size=12_345)).prompt_tokens == 12_345
+
+
+SEEN = {"type": "input_image", "image_url": "data:,x"}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "needs"),
+    [
+        ("responses", {}, set()),
+        ("responses", {"tools": [{"type": "function", "name": "f"}]}, {"tools"}),
+        ("responses", {"text": {"format": {"type": "json_schema", "schema": {}}}}, {"schema"}),
+        ("responses", {"text": {"format": {"type": "text"}, "verbosity": "low"}}, set()),
+        ("responses", {"text": "odd"}, set()),
+        ("responses", {"reasoning": {"effort": "high"}}, set()),
+        ("responses", {"include": ["message.output_text.logprobs"], "top_logprobs": 2}, {"logprobs"}),
+        ("responses", {"include": ["reasoning.encrypted_content"]}, set()),
+        ("responses", {"input": [{"role": "user", "content": [SEEN]}]}, {"vision"}),
+        ("responses", {"input": [{"type": "function_call_output", "output": [SEEN]}]}, {"vision"}),
+        ("responses", {"input": [None, "x", {"output": "image"}]}, set()),
+        ("messages", {}, set()),
+        ("messages", {"tools": [{"name": "f", "input_schema": {}}]}, {"tools"}),
+        ("messages", {"output_config": {"format": {"type": "json_schema", "schema": {}}}}, {"schema"}),
+        ("messages", {"output_config": {"effort": "low"}}, set()),
+        ("messages", {"thinking": {"type": "adaptive"}}, set()),
+        ("messages", {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, {"vision"}),
+        ("messages", {"messages": [{"role": "user", "content": [
+            {"type": "tool_result", "content": [{"type": "image", "source": {}}]}]}]}, {"vision"}),
+    ],
+)  # fmt: skip
+def test_abilities_in_the_other_dialects(route: Route, body: dict[str, Any], needs: set[str]) -> None:
+    assert traits(ask("m", route, **body)).needs == {"chat", *needs}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "tokens"),
+    [
+        ("responses", {}, None),
+        ("responses", {"max_output_tokens": 10}, 10),
+        ("responses", {"max_tokens": 10}, None),
+        ("messages", {"max_tokens": 10}, 10),
+    ],
+)
+def test_the_output_limit_has_its_name_in_each_dialect(route: Route, body: dict[str, Any], tokens: int | None) -> None:
+    assert traits(ask("m", route, **body)).output_tokens == tokens
+
+
+def test_what_a_dialect_lets_pass_is_no_parameter() -> None:
+    assert traits(ask("m", "responses", client_metadata={}, store=True, instructions="s")).parameters == frozenset()
+    assert traits(ask("m", "messages", betas=["a"], cache_control={}, system="s")).parameters == frozenset()
+    assert traits(ask("m", "messages", made_up=1, prompt="x")).parameters == {"made_up", "prompt"}
+
+
+def test_pictures_by_address_are_refused_in_every_dialect() -> None:
+    part = {"type": "image", "source": {"type": "url", "url": "https://x.example/a.png"}}
+    with pytest.raises(BadRequest) as refused:
+        traits(ask("m", "messages", messages=[{"role": "user", "content": [part]}]))
+    assert (refused.value.code, refused.value.param) == ("media_url_not_allowed", "messages")
+    with pytest.raises(BadRequest) as refused:
+        traits(ask("m", "responses", input=[{"content": [{"type": "input_image", "image_url": "https://x.example"}]}]))
+    assert (refused.value.code, refused.value.param) == ("media_url_not_allowed", "input")
