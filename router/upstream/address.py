@@ -11,8 +11,9 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 Kind = Literal[
-    "refused", "connect_timeout", "first_byte_timeout", "idle_timeout", "reset", "bad_response", "too_large", "closed"
-]
+    "refused", "outside", "pool_full", "connect_timeout", "first_byte_timeout", "first_token_timeout", "idle_timeout",
+    "reset", "bad_response", "too_large", "closed",
+]  # fmt: skip
 
 
 class UpstreamError(Exception):
@@ -70,19 +71,25 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds each phase may take. `first_byte_s` runs from sending to the first byte of the body, since engines send
-    their head before the prompt is read; `idle_s` between bytes after that; `total_s` covers all of it."""
+    """Seconds each phase may take. `first_byte_s` runs from sending to the first byte of the body (of a stream: its
+    first event), since engines send their head before the prompt is read; `first_token_s` to a stream's first delta,
+    and only where whoever asks says that somebody else may answer; `idle_s` is for what brings the answer on after
+    that, an event of a stream or some bytes of another body, and for an upstream that does not take the request;
+    `total_s` covers all of it."""
 
     connect_s: float = 1.0
     first_byte_s: float = 300.0
+    first_token_s: float = 60.0
     idle_s: float = 30.0
     total_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Bytes an answer may take: its header section, a body that is read whole, and what waits for a slow reader."""
+    """What an answer may take in bytes: its header section, a body that is read whole, and what waits for a slow
+    reader; and how many lines of headers."""
 
     header_bytes: int = 65_536
+    header_lines: int = 128
     body_bytes: int = 64 * 1024 * 1024
     buffer_bytes: int = 262_144

@@ -5,15 +5,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable
+from typing import Literal, Protocol
+
+import orjson
 
 from router.errors import UpstreamFailed
-from router.records import Attempt, Candidate, Usage
-from router.upstream.connection import Response, UpstreamError
+from router.records import Attempt, Candidate, Route, Usage
+from router.upstream.address import UpstreamError
+from router.upstream.response import NEVER, Response
 from router.upstream.sse import StreamError, StreamReader, usage_of
 from serving.catalogue import Model
+
+BYTES_PER_TOKEN = 4
+"""How the tokens of a whole answer are estimated where it does not count them."""
+MOST_BEFORE = 16 * 1024 * 1024
+"""Bytes of a stream that are kept until its first delta; responses repeat the whole request there."""
+FEW = 16
+"""Deltas up to here say nothing of a wrong count: a stream has some that carry no token."""
+End = Literal["ended", "cut", "left"]
+"""How an answer ended: whole, broken off by the upstream, or before its end and not for the upstream's fault."""
 
 
 class Log(Protocol):
@@ -28,6 +39,8 @@ class Log(Protocol):
     queued_ms: float | None
     trigger: str
     check: str
+    finish: str
+    replaced: bool
 
     def first_byte(self) -> None: ...
     async def durable(self) -> None: ...
@@ -43,41 +56,67 @@ class Unusable(Exception):
 
 
 class Answer:
-    """One answer with status 200. Take it with `begin`, then `parts`; `close` whatever happens."""
+    """One answer with status 200. Take it with `begin`, then `whole`, `relay` or `parts`; `close` whatever happens."""
+
+    __slots__ = (
+        "_begun", "_closed", "_done", "_end", "_log", "_problem", "_reader", "_rename", "_response", "_route",
+        "candidate", "content_type", "dropped", "status", "stream",
+    )  # fmt: skip
 
     def __init__(
         self, candidate: Candidate, response: Response, log: Log, *, stream: bool, hide_usage: bool,
-        dropped: tuple[str, ...],
+        dropped: tuple[str, ...], route: Route = "chat/completions", done: Callable[[End], None] = lambda _: None,
     ) -> None:  # fmt: skip
+        """`done` is told once how it ended, when it is closed: then its place is free."""
         self.candidate, self.stream, self.dropped = candidate, stream, dropped
         self.status = response.status
         self.content_type = response.headers.get("content-type", "")
-        self._response, self._log, self._cleanup = response, log, ExitStack()
-        self._reader = StreamReader(hide_usage=hide_usage)
-        self._chunks = response.chunks()
-        self._begun: list[bytes] = []
+        self._response, self._log, self._route, self._done = response, log, route, done
+        self._reader = StreamReader(route, hide_usage=hide_usage) if stream else None
+        self._begun = b""
+        self._problem: UpstreamFailed | None = None
+        self._end: End = "left"
+        self._closed = False
+        self._rename = _rename(candidate)
 
     async def begin(self) -> None:
         """Read up to the commit point: a stream's first delta, or the whole of any other body.
 
         Raises UpstreamError and Unusable; nothing has been passed on then, and the caller closes the response.
         """
-        if not self.stream:
-            body = await self._response.read()
-            if not body.lstrip().startswith(b"{"):
-                raise Unusable("it is no JSON object")
-            self._begun, self._log.usage = [body], usage_of(body)
+        reader = self._reader
+        if reader is None:
+            await self._read()
             return
+        begun: list[bytes] = []
+        size = 0
         try:
-            async for data in self._chunks:
-                self._begun.append(self._reader.feed(data))
-                if self._reader.started or self._reader.done:
+            async for data in self._response.chunks():
+                begun.append(relayed := self._feed(data))
+                size += len(relayed)
+                if reader.started or reader.done:
+                    self._begun = b"".join(begun)
                     return
-                if self._reader.error is not None:
-                    raise Unusable(self._reader.error, full=self._reader.full)
+                if size > MOST_BEFORE:
+                    raise Unusable("it sent very much before its first delta")
+                if reader.error is not None:
+                    raise Unusable("it reported an error", full=reader.full)
         except StreamError as broken:
             raise Unusable(str(broken)) from broken
         raise Unusable("the stream ended before its first delta")
+
+    async def _read(self) -> None:
+        """The whole body of an answer that is no stream."""
+        body, log = await self._response.read(), self._log
+        if not body.lstrip().startswith(b"{"):
+            raise Unusable("it is no JSON object")
+        usage = usage_of(body)
+        if usage.prompt is None and usage.output is None and not _is_json(body):
+            raise Unusable("it is no whole JSON object")
+        if usage.output is None and self._route != "embeddings":
+            log.estimated_output = max(1, len(body) // BYTES_PER_TOKEN)
+        log.usage = usage
+        self._begun, self._end = self._renamed_whole(body), "ended"
 
     @property
     def trigger(self) -> str:
@@ -89,44 +128,198 @@ class Answer:
         """`passed` or `failed` where it was held against what was asked for."""
         return self._log.check
 
-    def whole(self) -> bytes:
-        """The body that was read by `begin`; all of it, where it is no stream."""
-        return b"".join(self._begun)
+    @property
+    def cut(self) -> bool:
+        """Whether it was broken off: its last event says so, and nobody may take it for whole."""
+        return self._end == "cut"
 
-    def keep(self, cleanup: ExitStack) -> None:
-        """Take over what is to be closed with this answer."""
-        self._cleanup = cleanup
+    @property
+    def usage(self) -> Usage:
+        """The tokens it took, as far as they are known by now; of a stream once it is closed."""
+        return self._log.usage
+
+    def whole(self) -> bytes:
+        """The body of an answer that is no stream, once it has begun; of a stream what was read by then."""
+        return self._begun
+
+    async def relay(self, write: Callable[[bytes], bool]) -> None:
+        """Hand every piece for the caller to `write`, as soon as it is there, the last one included.
+
+        `write` runs inside the upstream socket's callback: it must not raise, and says whether more is welcome; where
+        it is not, `resume` asks for more. The way it ended goes into the log, and usage when it is closed.
+        """
+        self._log.first_byte()
+        if self._begun and not write(self._begun):
+            self._response.pause()
+        if self._reader is None or self._reader.done:
+            self._finish()
+            return
+
+        def take(data: bytes) -> None:
+            relayed = self._next(data)
+            if relayed and not write(relayed):
+                self._response.pause()
+
+        try:
+            await self._response.forward(take)
+        except UpstreamError as failed:
+            self._broke_off(failed)
+        if last := self._finish():
+            write(last)
+
+    def resume(self) -> None:
+        """More is welcome again, after `write` of `relay` has said that it is not."""
+        self._response.resume()
 
     async def parts(self) -> AsyncIterator[bytes]:
-        """The bytes for the caller, as they come; the way it ended goes into the log, and usage when it is closed."""
+        """The same as `relay`, as pieces to iterate over."""
         self._log.first_byte()
-        if begun := self.whole():
-            yield begun
-        if self.stream:
-            async for relayed in self._rest():
-                yield relayed
-
-    async def _rest(self) -> AsyncIterator[bytes]:
-        reader, log = self._reader, self._log
+        if self._begun:
+            yield self._begun
+        reader = self._reader
+        if reader is None:
+            return
         try:
-            async for data in self._chunks:
-                if relayed := reader.feed(data):
+            while not (reader.done or self._problem):
+                data = await anext(self._response, b"")
+                if not data:
+                    break
+                if relayed := self._next(data):
                     yield relayed
-            if rest := reader.end():
-                yield rest
-            problem = reader.error or ("" if reader.done else "The upstream ended the stream before its end.")
-        except (UpstreamError, StreamError) as failed:
-            problem = f"The upstream's stream was cut: {failed}"
-        if problem:
-            # Nobody else can go on here: the caller must see that this is not the whole answer.
-            log.outcome = "cut"
-            if reader.error is None:
-                yield UpstreamFailed(problem, code="upstream_interrupted").event()
+        except UpstreamError as failed:
+            self._broke_off(failed)
+        if last := self._finish():
+            yield last
 
     def close(self) -> None:
         """Let go of the connection; one that was not read to its end is closed, so that the engine stops."""
-        if self.stream:
-            # Not in `parts`: where the caller leaves, its generator ends only after the ledger's entry is closed.
-            self._log.usage, self._log.estimated_output = self._reader.usage, self._reader.events
-        self._response.close()
-        self._cleanup.close()
+        if self._closed:
+            return
+        self._closed = True
+        reader = self._reader
+        if reader is not None:
+            # Not in `relay`: where the caller leaves, that ends only after the ledger's entry is closed.
+            log = self._log
+            log.usage, log.estimated_output = _believed(reader.usage, reader.events), reader.events
+            log.finish, log.replaced = reader.finish or ("missing" if reader.done else ""), reader.replaced
+        if self._end == "ended":
+            self._response.finish()  # the connection can be used again once its last bytes have come
+        else:
+            self._response.close()
+        self._done(self._end)
+
+    # ---- a stream on its way
+
+    def _feed(self, data: bytes) -> bytes:
+        """What of these bytes is for the caller; and whether they brought the answer on. Raises StreamError."""
+        reader, progress = self._reader, self._response.progress
+        assert reader is not None
+        events, started = reader.events, reader.started
+        relayed = reader.feed(data)
+        if reader.events != events:
+            progress.heard_at = self._now()
+        if not started:
+            if reader.started:
+                progress.token_at, progress.patient, progress.heard_at = NEVER, False, self._now()
+                progress.flowing = True
+            elif not progress.patient and _has_event(relayed):
+                progress.flowing = progress.patient = True
+        return relayed if self._rename is None else self._renamed(relayed)
+
+    def _next(self, data: bytes) -> bytes:
+        """As `_feed`, after the commit point: what goes wrong becomes the stream's last event."""
+        reader = self._reader
+        assert reader is not None
+        if reader.done or self._problem is not None:
+            return b""
+        try:
+            relayed = self._feed(data)
+        except StreamError as broken:
+            self._fail("An event of the upstream could not be read.", broken.code)
+            self._response.close()
+            return b""
+        if reader.done:
+            self._response.finish()
+        elif reader.error is not None:
+            self._fail("The upstream reported an error and ended the stream.")
+            self._response.close()
+        return relayed
+
+    def _broke_off(self, failed: UpstreamError) -> None:
+        if self._problem is None and not (self._reader and self._reader.done):
+            self._fail(f"The upstream's stream was cut ({failed.kind}).")
+
+    def _fail(self, text: str, code: str = "") -> None:
+        """Nobody else can go on here: the caller must see that this is not the whole answer."""
+        if self._problem is None:
+            cut = UpstreamFailed(text, code="upstream_interrupted")
+            self._problem = UpstreamFailed(text, code=code) if code else cut
+
+    def _finish(self) -> bytes:
+        """The last bytes: what was kept back, or the error event that says it is not the whole answer."""
+        reader, rest = self._reader, b""
+        if reader is None:
+            return b""
+        if self._problem is None and not reader.done:
+            try:
+                rest = self._renamed(reader.end())
+            except StreamError:
+                self._fail("The upstream ended the stream inside an event.")
+            if reader.error is not None:
+                self._fail("The upstream reported an error and ended the stream.")
+            elif not reader.done:
+                self._fail("The upstream ended the stream before its end.")
+        self._end = "ended" if self._problem is None else "cut"
+        if self._problem is None:
+            return rest
+        self._log.outcome = "cut"
+        return rest + self._problem.event(self._route)
+
+    def _now(self) -> float:
+        socket = self._response.socket
+        return socket.loop.time() if socket is not None else 0.0
+
+    def _renamed_whole(self, body: bytes) -> bytes:
+        """As `_renamed`; in a whole answer the arguments of a tool may be no text, and hold the same field."""
+        if self._rename is None or sum(body.count(there) for there, _ in self._rename) < 2:
+            return self._renamed(body)
+        found, endpoint = orjson.loads(body), self.candidate.endpoint
+        if found.get("model") == endpoint.served:
+            found["model"] = self.candidate.model.name
+        return orjson.dumps(found)
+
+    def _renamed(self, data: bytes) -> bytes:
+        """With the name the model has here, where the server has another one for it."""
+        if self._rename is not None and data:
+            for there, here in self._rename:
+                data = data.replace(there, here)
+        return data
+
+
+def _rename(candidate: Candidate) -> list[tuple[bytes, bytes]] | None:
+    """What stands for the model in an answer, in both ways JSON is written here, and what the caller is shown."""
+    served, name = candidate.endpoint.served, candidate.model.name
+    if not served or served == name:
+        return None
+    # Inside a text the quotes would be escaped, so a model's own words are never changed.
+    there, here = orjson.dumps(served), orjson.dumps(name)
+    return [(field + there, field + here) for field in (b'"model":', b'"model": ')]
+
+
+def _has_event(relayed: bytes) -> bool:
+    return relayed.startswith(b"data:") or b"\ndata:" in relayed or b"\rdata:" in relayed
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        orjson.loads(body)
+    except ValueError:
+        return False
+    return True
+
+
+def _believed(usage: Usage, events: int) -> Usage:
+    """The usage a stream stated; without an output count far below what was seen of it, which cannot be true."""
+    if usage.output is not None and events > FEW and usage.output < events // 2:
+        return usage._replace(output=None)
+    return usage

@@ -1,28 +1,37 @@
 """Attempts: the order is tried from the first to the last, one try each, until one answers.
 
 Layers, outermost first: `first_answer` (waiting for room) → `_cascade` (an answer that fails its check is asked of
-another model) → `_fallback` (along the order) → `once` (one try, recorded) → `Sending.send`.
-Nothing here can widen the order, and a request whose class exceeds a model's clearance is stopped again right here.
+another model) → `_fallback` (along the order) → `_retry` (the endpoints of one model) → `once` (one try, recorded) →
+`Sending.send`. Nothing here can widen the order, and a request whose class exceeds a model's clearance is stopped
+again right here. However many layers, there are at most MOST_ATTEMPTS tries that can cost something, and what comes
+after a failed one takes from the retry budget.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import groupby
 
-from router.errors import DeadlinePassed, Forbidden, HeadgateError, QueueFull
+from router.errors import DeadlinePassed, Forbidden, HeadgateError, LimitReached, QueueFull
 from router.records import MOST_ATTEMPTS, Ask, Attempt, Caller, Candidate, Decision
 from router.upstream.answer import Answer, Log
 from router.upstream.failures import OVERLOADED, TOO_LONG, Failure, most_telling
 from router.upstream.fleet import Fleet
+from router.upstream.health import Health
 from router.upstream.room import Room
 from router.upstream.sending import Sending
+from router.upstream.tries import Retries, Try
 
+LOG = logging.getLogger("headgate.router")
 FIRST_PAUSE_S = 0.25
 """How long a request leaves an engine alone that was full though it seemed to have room; doubled each time."""
+INNER_ERRORS = 2
+"""Tries that may end in status 500. A request that makes two engines fail would make the third one fail too."""
+DOWN = frozenset({"refused", "connect_timeout"})
 
 
 @dataclass(slots=True)
@@ -38,6 +47,9 @@ class Walk:
     errors: list[HeadgateError] = field(default_factory=list)
     tried: set[str] = field(default_factory=set)
     """Endpoints that were asked."""
+    tries: int = 0
+    """Those that count: who has no room has done nothing."""
+    inner_errors: int = 0
     trigger: str = ""
     """Why a hosted model answers where only a local one's turn showed it: `overflow` or `context`."""
     since: float | None = None
@@ -48,19 +60,27 @@ class Walk:
 class Attempts:
     """Walks along orders. Built once."""
 
-    def __init__(self, sending: Sending, fleet: Fleet, room: Room, checks: Callable[[Ask, bytes], str | None]) -> None:
+    def __init__(
+        self, sending: Sending, fleet: Fleet, room: Room, checks: Callable[[Ask, bytes], str | None],
+        health: Health | None = None,
+    ) -> None:  # fmt: skip
         """`checks`: why a whole answer is not what its ask wants, "" where it is, None where that cannot be said."""
         self._sending, self._fleet, self._room, self._checks = sending, fleet, room, checks
+        self._health, self._retries = health or Health(), Retries(room)
 
     async def first_answer(self, ask: Ask, caller: Caller, decision: Decision, log: Log) -> Answer:
         """Waiting: what has room is tried first; then room at what was full is waited for, until one answers.
 
-        Raises the error that tells the caller most.
+        An endpoint that rests is asked where nobody else is left. Raises the error that tells the caller most.
         """
-        reach = within_hold(decision.order)
-        walk = Walk(ask, caller, decision, log, [c for c in reach if c.endpoint.full])
-        answer = await self._cascade(walk, [c for c in reach if not c.endpoint.full])
+        ready, full, resting = _sorted(within_hold(decision.order))
+        walk = Walk(ask, caller, decision, log, full)
+        answer = await self._cascade(walk, ready) if ready else None
         while answer is None:
+            if resting and not walk.full:
+                others, resting = resting, []
+                answer = await self._cascade(walk, others)
+                continue
             candidate = await self._turn(walk)
             answer = await self._cascade(walk, [candidate], granted=True)
             if answer is not None and candidate.model.place == "local" and log.trigger == "overflow":
@@ -70,7 +90,7 @@ class Attempts:
 
     async def _turn(self, walk: Walk) -> Candidate:
         """Wait for a place at one of those that were full; it is taken then. Raises where none comes, or none can."""
-        if not walk.full:
+        if not walk.full or not self._may_try(walk):
             raise most_telling(walk.errors)
         log, started = walk.log, time.monotonic()
         first = walk.since is None
@@ -94,6 +114,9 @@ class Attempts:
             if log.outcome != "queue_full":
                 log.queued_ms = (log.queued_ms or 0.0) + (time.monotonic() - started) * 1000
         walk.full.remove(names[name])
+        if not self._may_try(walk):  # meanwhile others have used the retry budget up
+            self._room.leave(name)
+            raise most_telling(walk.errors)
         return names[name]
 
     async def _cascade(self, walk: Walk, candidates: Sequence[Candidate], *, granted: bool = False) -> Answer | None:
@@ -115,7 +138,7 @@ class Attempts:
             second = await self.once(walk, other)
         except Failure:
             return first
-        log.attempts[number] = replace(log.attempts[number], outcome="check_failed", usage=usage)
+        log.attempts[number] = log.attempts[number]._replace(outcome="check_failed", usage=usage)
         log.trigger = "cascade"
         self._check(walk, second)
         return second
@@ -123,17 +146,22 @@ class Attempts:
     def _check(self, walk: Walk, answer: Answer) -> bool:
         """Hold an answer against what was asked for, and write down how that went. True where it fails."""
         log = walk.log
-        with ExitStack() as unless_judged:
-            unless_judged.callback(answer.close)
+        judged = False
+        try:
             reason = self._checks(walk.ask, answer.whole())
-            unless_judged.pop_all()
+            judged = True
+        finally:
+            if not judged:
+                answer.close()
         log.check = "" if reason is None else "failed" if reason else "passed"
         if reason:
-            log.attempts[-1] = replace(log.attempts[-1], detail=reason)
+            log.attempts[-1] = log.attempts[-1]._replace(detail=reason)
         return bool(reason)
 
     def _another(self, walk: Walk, answer: Answer) -> Candidate | None:
         """The next of the order that is another model, was not asked yet and has room."""
+        if not self._may_try(walk):
+            return None
         order = within_hold(walk.decision.order)
         later = order[order.index(answer.candidate) + 1 :]
         for candidate in later:
@@ -144,63 +172,124 @@ class Attempts:
         return None
 
     async def _fallback(self, walk: Walk, candidates: Sequence[Candidate], *, granted: bool = False) -> Answer | None:
-        """Fallback: walk along `candidates` until one answers; None where none does.
+        """Fallback: walk along the models of `candidates` until one answers; None where none does.
 
-        Those that are full by now are kept to be waited for. `granted`: there is one, and its place is taken already.
+        `granted`: there is one candidate, and its place is taken already.
         """
-        for candidate in candidates:
+        after = 0
+        for _, group in groupby(candidates, key=lambda candidate: candidate.model.name):
+            replicas = list(group)
+            after += len(replicas)
+            answer = await self._retry(walk, replicas, candidates[after:], granted=granted)
+            if answer is not None:
+                return answer
+        return None
+
+    async def _retry(
+        self, walk: Walk, replicas: Sequence[Candidate], others: Sequence[Candidate], *, granted: bool
+    ) -> Answer | None:  # fmt: skip
+        """Retry: the endpoints of one model, one after the other. Those that are full by now are kept to be waited for.
+
+        `others`: those of other models that come after them. Raises where no further try is allowed.
+        """
+        for number, candidate in enumerate(replicas):
             if not granted and self._room.is_full(candidate.endpoint.name):
                 walk.full.append(candidate)
                 if candidate.model.place == "local":
                     walk.trigger = "overflow"
                 continue
+            if candidate.model.place == "hosted" and (asked := self._asked_to_wait(candidate)) is not None:
+                walk.errors.append(asked)
+                if granted:
+                    self._room.leave(candidate.endpoint.name)
+                continue
+            if walk.errors and not granted and not self._may_try(walk):
+                raise most_telling(walk.errors)
             try:
-                answer = await self.once(walk, candidate, granted=granted)
+                answer = await self.once(walk, candidate, [*replicas[number + 1 :], *others], granted=granted)
             except Failure as failed:
-                if failed.final:
-                    raise failed.error from failed
-                walk.errors.append(failed.error)
-                if _refused_for_room(candidate, failed):
-                    walk.full.append(candidate)
-                    walk.trigger = "overflow"
-                elif failed.outcome == TOO_LONG and candidate.model.place == "local":
-                    walk.trigger = "context"
+                self._note(walk, candidate, failed)
                 continue
             if candidate.model.place == "hosted":
                 walk.log.trigger = walk.log.trigger or walk.trigger
             return answer
         return None
 
-    async def once(self, walk: Walk, candidate: Candidate, *, granted: bool = False) -> Answer:
+    def _note(self, walk: Walk, candidate: Candidate, failed: Failure) -> None:
+        """What a failure means for the rest of the walk. Raises where another model would say the same."""
+        if failed.final:
+            raise failed.error from failed
+        walk.errors.append(failed.error)
+        walk.inner_errors += failed.status == 500
+        if _refused_for_room(candidate, failed):
+            walk.full.append(candidate)
+            walk.trigger = "overflow"
+        elif candidate.model.place == "local" and failed.outcome == TOO_LONG:
+            walk.trigger = "context"
+        elif candidate.model.place == "local" and failed.outcome in DOWN:
+            walk.trigger = "overflow"
+        elif failed.outcome == "outside":
+            LOG.error("%s: its address now leads out of this site; nothing was sent there", candidate.endpoint.name)
+
+    def _may_try(self, walk: Walk) -> bool:
+        """Whether another try is allowed: by their number, by what failed, and by the retry budget."""
+        if walk.tries == 0:
+            return True
+        return walk.tries < MOST_ATTEMPTS and walk.inner_errors < INNER_ERRORS and self._retries.left()
+
+    def _asked_to_wait(self, candidate: Candidate) -> HeadgateError | None:
+        """The refusal while a provider's Retry-After runs, which is obeyed although nobody else may be left."""
+        left_s = self._health.pause(candidate.endpoint.name, time.monotonic())
+        if left_s <= 0:
+            return None
+        text = f"{candidate.name} takes no more requests now."
+        return LimitReached(text, code="rate_limit_exceeded", retry_after=max(1.0, left_s))
+
+    def _elsewhere(self, walk: Walk, later: Sequence[Candidate]) -> Callable[[], bool]:
+        """Whether one of `later` could be asked at once; looked at when a first token is late, not before."""
+        return lambda: self._may_try(walk) and not all(self._room.is_full(c.endpoint.name) for c in later)
+
+    async def once(
+        self, walk: Walk, candidate: Candidate, later: Sequence[Candidate] = (), *, granted: bool = False
+    ) -> Answer:  # fmt: skip
         """One try at one endpoint, recorded however it ends: a provider bills one that nobody waits for too.
 
-        Counted as in flight until the answer is closed. Raises Failure.
+        Counted as in flight until the answer is closed. `later`: those that may be asked after it. Raises Failure.
         """
         log, started, place = walk.log, time.monotonic(), candidate.model.place
-        name, endpoint = candidate.model.name, candidate.endpoint.name
+        name, endpoint, again = candidate.model.name, candidate.endpoint.name, walk.tries > 0
         outcome, status, detail, sent = "failed", None, "", False
         walk.tried.add(endpoint)
-        with ExitStack() as held:
-            held.enter_context(self._room.busy(endpoint, granted=granted))
-            try:
-                await self._admit(walk.decision, candidate, log)
-                sent = place == "hosted"
-                answer = await self._sending.send(walk.ask, walk.caller, walk.decision, candidate, log, held)
-                outcome, status = "answered", answer.status
-                log.model, log.status = candidate.model, answer.status
-                return answer
-            except Failure as failed:
-                outcome, status, detail = failed.outcome, failed.status, failed.detail
-                sent = sent and failed.sent
-                if _refused_for_room(candidate, failed):
-                    self._room.told_full(endpoint)
-                raise
-            except (asyncio.CancelledError, GeneratorExit):
-                outcome = "client_left"
-                raise
-            finally:
-                ms = (time.monotonic() - started) * 1000
-                log.attempts.append(Attempt(name, endpoint, place, outcome, status, ms, detail, sent))
+        walk.tries += 1
+        tokens = walk.decision.traits.prompt_tokens
+        held = Try(candidate, tokens, self._room, self._retries, self._health, granted=granted, again=again)
+        try:
+            await self._admit(walk.decision, candidate, log)
+            sent = place == "hosted"
+            elsewhere = self._elsewhere(walk, later) if later and walk.ask.stream else None
+            answer = await self._sending.send(
+                walk.ask, walk.caller, walk.decision, candidate, log, held, elsewhere=elsewhere
+            )
+            outcome, status = "answered", answer.status
+            log.model, log.status = candidate.model, answer.status
+            held.answered()
+            return answer
+        except Failure as failed:
+            outcome, status, detail = failed.outcome, failed.status, failed.detail
+            sent = sent and failed.sent
+            held.failed(failed)
+            if _refused_for_room(candidate, failed):
+                walk.tries -= 1
+                self._room.told_full(endpoint)
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            outcome = "client_left"
+            raise
+        finally:
+            if outcome != "answered":
+                held.over()
+            ms = (time.monotonic() - started) * 1000
+            log.attempts.append(Attempt(name, endpoint, place, outcome, status, ms, detail, sent))
 
     async def _admit(self, decision: Decision, candidate: Candidate, log: Log) -> None:
         """The last look before anything is sent. Raises Failure."""
@@ -221,6 +310,17 @@ def within_hold(order: Sequence[Candidate]) -> list[Candidate]:
         for number, candidate in enumerate(order)
         if number < MOST_ATTEMPTS or (candidate.endpoint.full and candidate.model.place == "local")
     ]
+
+
+def _sorted(order: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
+    """What can be asked now, what is full, and what is better left alone."""
+    ready: list[Candidate] = []
+    full: list[Candidate] = []
+    resting: list[Candidate] = []
+    for candidate in order:
+        endpoint = candidate.endpoint
+        (resting if endpoint.resting else full if endpoint.full else ready).append(candidate)
+    return ready, full, resting
 
 
 def _refused_for_room(candidate: Candidate, failed: Failure) -> bool:

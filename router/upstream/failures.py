@@ -5,7 +5,10 @@ Whether to go on along the order is the attempts' business; here it is only said
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
 
 import orjson
 
@@ -13,13 +16,14 @@ from router.errors import (
     BadRequest,
     Forbidden,
     HeadgateError,
-    LimitReached,
+    TooFast,
     Unavailable,
     UpstreamFailed,
     UpstreamTimeout,
 )
 from router.records import Candidate
-from router.upstream.connection import Response, UpstreamError
+from router.upstream.address import UpstreamError
+from router.upstream.response import Response
 
 RETRY_AFTER_S = 5
 MAX_RETRY_AFTER_S = 300
@@ -30,6 +34,13 @@ REFUSED_BY_PROVIDER = frozenset({"provider_refused_key", "provider_redirected"})
 """The door's words for a provider's 3xx, 401 and 403, which it passes on as 502."""
 
 
+GONE = frozenset({"refused", "outside", "connect_timeout", "reset", "closed"})
+"""How an exchange with an endpoint ends that is down or restarting."""
+INNER = re.compile(r"Traceback \(most recent call last\)|^\s+File \"", re.MULTILINE)
+PLACES = re.compile(
+    r"\b[a-z]+://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|(?<![\w/])/(?:[\w.+-]+/)+[\w.+-]*", re.IGNORECASE
+)
+"""Addresses, and paths of files."""
 OVERLOADED = "overloaded"
 """The outcome of a try that was refused with 503 or 529."""
 TOO_LONG = "too_long"
@@ -41,9 +52,13 @@ class Failure(Exception):
 
     def __init__(
         self, error: HeadgateError, outcome: str, status: int | None = None, *, final: bool = False, sent: bool = True,
-        detail: str = "",
+        detail: str = "", pause_s: float | None = None, blamed: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(error.message)
+        self.pause_s = pause_s
+        """For how long the endpoint asked to be left alone; None where it did not."""
+        self.blamed = blamed
+        """Whether it counts as a failure of the endpoint: several in a row, and it rests."""
         self.detail = detail or error.code
         """For the record: a word of ours, never one of the upstream."""
         self.error, self.outcome, self.status, self.final = error, outcome, status, final
@@ -59,18 +74,21 @@ def most_telling(errors: Sequence[HeadgateError]) -> HeadgateError:
 def unreachable(candidate: Candidate, failed: UpstreamError) -> Failure:
     """A connection that gave no whole answer, or none at all."""
     name, kind = candidate.name, failed.kind
-    connected = kind not in ("refused", "connect_timeout")
+    if kind == "pool_full":
+        busy = Unavailable(f"All connections to {name} are busy.", code="overloaded", retry_after=1)
+        return Failure(busy, kind, sent=False)
+    connected = kind not in ("refused", "outside", "connect_timeout")
     if candidate.model.place == "hosted" and not connected:
         closed = Unavailable("The door does not answer.", code="door_closed", retry_after=RETRY_AFTER_S)
         return Failure(closed, "door_closed", sent=False, detail=kind)
     error: HeadgateError
-    if kind in ("first_byte_timeout", "idle_timeout"):
+    if kind in ("first_byte_timeout", "first_token_timeout", "idle_timeout"):
         error = UpstreamTimeout(f"{name} did not answer in time.")
-    elif candidate.model.place == "local" and kind in ("refused", "connect_timeout", "reset", "closed"):
+    elif candidate.model.place == "local" and kind in GONE:
         error = Unavailable(f"{name} is not answering; it may be restarting.", retry_after=RETRY_AFTER_S)
     else:
         error = UpstreamFailed(f"{name} did not give a usable answer ({kind}).")
-    return Failure(error, kind, sent=connected)
+    return Failure(error, kind, sent=connected, blamed=True)
 
 
 async def refusal(candidate: Candidate, response: Response) -> Failure:
@@ -82,31 +100,47 @@ async def refusal(candidate: Candidate, response: Response) -> Failure:
         message, code = "", ""
     if by_door := _by_door(response, name, message, code):
         return by_door
-    after = _retry_after(response.headers.get("retry-after")) or RETRY_AFTER_S
+    pause_s = asked_pause(response.headers.get("retry-after"), time.time())
     if status in (400, 404, 413, 422):
         if "context length" in message or "maximum context" in message:
             code = "context_length_exceeded"
-        bad = BadRequest(message or f"{name} refused the request.", code=code or "invalid_request")
+        bad = BadRequest(cleaned(message) or f"{name} refused the request.", code=code or "invalid_request")
         # Only of a prompt that is too long another model may say something else.
         final = code != "context_length_exceeded"
         return Failure(bad, TOO_LONG if not final else "bad_request", status, final=final, sent=False)
     if status == 429:
-        limit = LimitReached(f"{name} takes no more requests now.", code="rate_limit_exceeded", retry_after=after)
-        return Failure(limit, "rate_limited", status, sent=False)
+        told = _told(pause_s)
+        limit = TooFast(f"{name} takes no more requests now.", retry_after=told)
+        rest = RETRY_AFTER_S if pause_s is None else pause_s
+        return Failure(limit, "rate_limited", status, sent=False, pause_s=rest)
     if status in (503, 529):
-        return overloaded(candidate, status, after)
+        return overloaded(candidate, status, pause_s)
     if status == 504:
-        return Failure(UpstreamTimeout(f"{name} did not answer in time."), "timeout", status)
-    detail = f": {message}" if candidate.model.place == "hosted" and message else ""
+        late = UpstreamTimeout(f"{name} did not answer in time.")
+        return Failure(late, "timeout", status, blamed=True)
+    detail = f": {cleaned(message)}" if candidate.model.place == "hosted" and message else ""
     failed = UpstreamFailed(f"{name} answered with status {status}{detail}", code=code or None)
     # Whoever refuses generates nothing and bills nothing.
-    return Failure(failed, "error", status, sent=status >= 500 and code not in REFUSED_BY_PROVIDER)
+    sent = status >= 500 and code not in REFUSED_BY_PROVIDER
+    return Failure(failed, "error", status, sent=sent, blamed=True)
 
 
-def overloaded(candidate: Candidate, status: int, retry_after: int = RETRY_AFTER_S) -> Failure:
-    """It takes no more now. Whoever says so has done nothing, and bills nothing."""
-    full = Unavailable(f"{candidate.name} is full or not ready.", retry_after=retry_after)
-    return Failure(full, OVERLOADED, status, sent=False)
+def overloaded(candidate: Candidate, status: int, pause_s: float | None = None) -> Failure:
+    """It takes no more now. Whoever says so has done nothing, and bills nothing.
+
+    An engine's own admission limit is no failure; whoever else is overloaded is better left alone.
+    """
+    at_limit = candidate.model.place == "local" and status == 503
+    text, told = f"{candidate.name} is full or not ready.", _told(pause_s)
+    full = Unavailable(text, retry_after=told)
+    if not at_limit:
+        full = Unavailable(text, code="upstream_overloaded", retry_after=told)
+    return Failure(full, OVERLOADED, status, sent=False, pause_s=pause_s, blamed=not at_limit)
+
+
+def _told(pause_s: float | None) -> float:
+    """When the caller is told to come back: as the upstream asked, and never at once."""
+    return RETRY_AFTER_S if pause_s is None else max(1, pause_s)
 
 
 def _by_door(response: Response, name: str, message: str, code: str) -> Failure | None:
@@ -130,7 +164,7 @@ def _by_door(response: Response, name: str, message: str, code: str) -> Failure 
         case "failed":
             kind = UpstreamTimeout if status == 504 else UpstreamFailed
             error = kind(f"{name} cannot be reached: {message}", code=code or None)
-            return Failure(error, "unreachable", status, sent=False)
+            return Failure(error, "unreachable", status, sent=False, blamed=True)
     return None
 
 
@@ -139,14 +173,26 @@ def _error_text(body: bytes) -> tuple[str, str]:
     try:
         found = orjson.loads(body)
         error = found.get("error", found)
-        code = error.get("code")
-        return str(error.get("message", ""))[:500], code if isinstance(code, str) else ""
+        code, message = error.get("code"), error.get("message", "")
+        return (message[:500] if isinstance(message, str) else ""), code if isinstance(code, str) else ""
     except (ValueError, AttributeError):
         return "", ""
 
 
-def _retry_after(text: str | None) -> int | None:
-    """Whole seconds, at most MAX_RETRY_AFTER_S; None where absent or not a plain number."""
-    if text is None or not text.strip().isdigit():
+def cleaned(message: str) -> str:
+    """An upstream's words about a request, fit for its caller: short, one line, no addresses, paths or inner state."""
+    if INNER.search(message):
+        return ""
+    return PLACES.sub("…", " ".join("".join(c if c.isprintable() else " " for c in message).split()))
+
+
+def asked_pause(text: str | None, now: float) -> float | None:
+    """Seconds that a Retry-After asks for, from 0 to MAX_RETRY_AFTER_S; None where it is absent or nonsense."""
+    text = (text or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(min(int(text.lstrip("0")[:12] or 0), MAX_RETRY_AFTER_S))
+    try:
+        at = parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
         return None
-    return min(int(text[:9]), MAX_RETRY_AFTER_S)
+    return min(max(at - now, 0.0), MAX_RETRY_AFTER_S)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
+import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +19,7 @@ import orjson
 from router.records import Endpoint, Gpu, Snapshot
 from router.upstream import instances
 from router.upstream.connection import Address, Connections, Deadlines, UpstreamError
+from router.upstream.health import Health
 from router.upstream.inside import Inside
 from router.upstream.instances import STALE_S, Instances
 from router.upstream.instances import Access as Access
@@ -53,10 +55,12 @@ class Fleet:
 
     def __init__(
         self, catalogue: Catalogue, connections: Connections, serving: Address, door: Address | None, room: Room,
-        rate: Callable[[str], Price | None] = lambda _: None,
+        rate: Callable[[str], Price | None] = lambda _: None, share: Callable[[int], int] = lambda limit: limit,
+        health: Health | None = None,
     ) -> None:  # fmt: skip
-        """`rate` gives the internal rate of a local model that no catalogue lists."""
+        """`rate` gives the internal rate of a local model that no catalogue lists, `share` this worker's of a limit."""
         self._catalogue, self._connections, self._room, self._rate = catalogue, connections, room, rate
+        self._share, self._health = share, health or Health()
         self._serving_address, self._door_address = serving, door
         self._inside = Inside(catalogue)
         self._far = catalogue.hosted()
@@ -81,14 +85,22 @@ class Fleet:
 
     def snapshot(self, spent: float = 0.0) -> Snapshot:
         """Everything as it is now, frozen. `spent`: US dollars of the caller's key this month."""
-        now, room = time.time(), self._room
+        now = time.time()
         # Old readings would tell of a load that is long gone; the engines themselves may well go on.
         read = self._known.endpoints if now - self.heard <= STALE_S else map(instances.unread, self._known.endpoints)
-        endpoints = [replace(e, in_flight=room.in_flight(e.name), busy=room.is_told_full(e.name)) for e in read]
+        endpoints = [e.now(*self._live(e.name, e.limit)) for e in read]
         endpoints += [self._hosted(m, now) for m in self._far]
         return Snapshot(
             at=now, today=self.today(), catalogue=self._catalogue, models=self.models,
-            endpoints=tuple(endpoints), spent=spent,
+            endpoints=tuple(endpoints), spent=spent, draw=random.random(),  # noqa: S311, it spreads load
+        )  # fmt: skip
+
+    def _live(self, name: str, limit: int) -> tuple[int, int, bool, int, str, bool]:
+        """What this router itself knows of an endpoint now, as `Endpoint.now` takes it."""
+        room, health, now = self._room, self._health, time.monotonic()
+        return (
+            room.in_flight(name), health.limit(name, limit, now), room.is_told_full(name), room.outstanding(name),
+            health.resting(name, now), health.failing(name, now),
         )  # fmt: skip
 
     @property
@@ -119,7 +131,7 @@ class Fleet:
     def state(self) -> dict[str, Any]:
         """Everything known, as data: for `headgate status` and the admin API."""
         return {
-            "endpoints": [asdict(e) for e in self.snapshot().endpoints],
+            "endpoints": [{**e._asdict(), "gpus": [asdict(g) for g in e.gpus]} for e in self.snapshot().endpoints],
             "door": asdict(self.door),
             "serving": self.instances,
             "serving_heard": self.heard,
@@ -138,14 +150,15 @@ class Fleet:
         elif why := self.door.providers.get(model.provider, "the door does not know this provider"):
             state, detail = "closed", why
         return Endpoint(
-            name=model.name, model=model.name, address="door", state=state, detail=detail,
-            in_flight=self._room.in_flight(model.name), limit=model.limit, busy=self._room.is_told_full(model.name),
+            model.name, model.name, "door", state, detail, *self._live(model.name, self._share(model.limit))
         )  # fmt: skip
 
     def _limits(self) -> dict[str, int]:
         """How many requests each endpoint takes at once that could take one now, by name; 0 is no limit."""
-        limits = {m.name: m.limit for m in self._far}
-        return limits | {e.name: e.limit for e in self._known.endpoints if e.state == "ready" and not e.asleep}
+        limits = {m.name: self._share(m.limit) for m in self._far}
+        limits |= {e.name: e.limit for e in self._known.endpoints if e.state == "ready" and not e.asleep}
+        now = time.monotonic()
+        return {name: self._health.limit(name, limit, now) for name, limit in limits.items()}
 
     async def _ask_serving(self) -> None:
         try:
@@ -196,7 +209,15 @@ class Fleet:
 
     def _take(self, document: Any) -> int:
         """Take serving's document; returns how many entries had to be left out. Raises ValueError where it is none."""
-        self._known = instances.read(document, self._catalogue, self._inside, self._rate)
+        before = {e.name: e.state for e in self._known.endpoints}
+        known = instances.read(document, self._catalogue, self._inside, self._rate)
+        self._health.only([*(e.name for e in known.endpoints), *(m.name for m in self._far)])
+        for endpoint in known.endpoints:
+            if endpoint.state == "ready" != before.get(endpoint.name, "ready"):
+                self._health.restarted(endpoint.name, time.monotonic())
+        self._known = replace(
+            known, endpoints=tuple(e._replace(limit=self._share(e.limit)) for e in known.endpoints)
+        )  # fmt: skip
         self.instances, self.heard = document, time.time()
         return self._known.left_out
 

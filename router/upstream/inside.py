@@ -1,7 +1,7 @@
 """Whether an address is one of the site's own, so that what must stay may be sent there.
 
 Serving asks the same before it attaches a server. Asked here again on its own, so that one mistake is not enough for
-private data to leave. Nothing is resolved and nothing is connected to.
+private data to leave. Nothing is resolved and nothing is connected to; what a name led to is asked of `outside`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ class Inside:
         if address.scheme == "http" and not _loopback(host) and str(address) not in self._cleartext:
             return f"http:// to {host} is in clear text; set its attach[].allow_cleartext, or use https://"
         return ""
+
+
+def outside(ip: str) -> bool:
+    """Whether an IP address is a public one: no server of this site, whatever name led to it."""
+    literal = _literal(ip.partition("%")[0])  # a link-local address may name its interface
+    return literal is None or literal.is_global
 
 
 def _provider_places(catalogue: Catalogue) -> frozenset[str]:

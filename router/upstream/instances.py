@@ -6,7 +6,7 @@ Its word alone opens no address, and a reading that cannot be true is None: unkn
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from router.records import Endpoint, Gpu
@@ -95,7 +95,7 @@ def unlisted(
 
 def unread(endpoint: Endpoint) -> Endpoint:
     """The endpoint without its readings, once they are too old to be believed."""
-    return replace(endpoint, running=None, waiting=None, kv_use=None, gpus=())
+    return endpoint._replace(running=None, waiting=None, kv_use=None, gpus=())
 
 
 def _permitted(endpoint: Endpoint, reach: Access | None, model: Model, inside: Inside) -> Endpoint:
@@ -127,7 +127,7 @@ def _endpoint(found: dict[str, Any], name: str, gpus: Mapping[str, Gpu]) -> Endp
         gpus=tuple(gpus[u] for u in used if isinstance(u, str) and u in gpus) if isinstance(used, list) else (),
     )  # fmt: skip
     stale = (_number(load.get("age_s")) or 0) > STALE_S
-    return replace(unread(endpoint), gpus=endpoint.gpus) if stale else endpoint
+    return unread(endpoint)._replace(gpus=endpoint.gpus) if stale else endpoint
 
 
 def _access(found: dict[str, Any]) -> Access | None:
@@ -162,7 +162,7 @@ def _gpus(document: dict[str, Any]) -> dict[str, Gpu]:
 
 
 def _failed(endpoint: Endpoint, detail: str) -> Endpoint:
-    return replace(endpoint, state="failed", detail=detail)
+    return endpoint._replace(state="failed", detail=detail)
 
 
 def _name(found: object) -> str:

@@ -1,15 +1,19 @@
 """One answer of an upstream: its head, and its body as it arrives.
 
-Knows nothing of framing or deadlines; the connection fills it, the reader empties it.
+Knows nothing of framing; the connection fills it, the reader empties it, and both write down how far it has come.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
-from router.upstream.address import Kind, UpstreamError
+from router.upstream.address import Deadlines, Kind, UpstreamError
+
+LITTLE = 64
+"""Bytes of a body which are too few to count as progress: whoever sends one at a time is as good as silent."""
+NEVER = float("inf")
 
 
 class Socket(Protocol):
@@ -18,27 +22,93 @@ class Socket(Protocol):
     loop: asyncio.AbstractEventLoop
 
     def fail(self, kind: Kind, message: str) -> None: ...
+    def pause(self) -> None: ...
     def resume(self) -> None: ...
+    def hurry(self) -> None: ...
+
+
+class Progress:
+    """How far an answer has come, for its deadlines. Times are those of the event loop."""
+
+    __slots__ = ("by_event", "elsewhere", "end_at", "flowing", "heard_at", "little", "patient", "sent_at", "token_at")
+
+    def __init__(
+        self, now: float, started: float, deadlines: Deadlines, *, by_event: bool,
+        elsewhere: Callable[[], bool] | None,
+    ) -> None:  # fmt: skip
+        self.sent_at = self.heard_at = now
+        self.end_at = started + deadlines.total_s
+        self.token_at = NEVER if elsewhere is None else now + deadlines.first_token_s
+        """When the first token is due; NEVER where nobody else would be asked for it."""
+        self.elsewhere = elsewhere
+        """Whether somebody else can be asked now. Where nobody can, a late token is waited for."""
+        self.by_event = by_event
+        """Whether the reader says what is progress; else some bytes are."""
+        self.flowing = False
+        """Whether something of the body has come; of a stream, an event."""
+        self.patient = False
+        """Whether events come and no delta yet: the engine works, so silence is no sign of anything."""
+        self.little = 0
+
+    def body(self, size: int, now: float) -> None:
+        """Bytes of the body have come."""
+        if not self.flowing:
+            self.flowing = True
+            self.heard_at = now
+        elif not self.by_event:
+            self.little += size
+            if self.little >= LITTLE:
+                self.little = 0
+                self.heard_at = now
+
+    def overdue(self, now: float, deadlines: Deadlines) -> tuple[Kind, str] | None:
+        """Which deadline has passed, and how that is said; None where none has."""
+        if now >= self.end_at:
+            kind: Kind = "idle_timeout" if self.flowing else "first_byte_timeout"
+            return kind, f"the answer was not complete after {deadlines.total_s:g} s"
+        if now >= self.token_at:
+            if self.elsewhere is not None and self.elsewhere():
+                return "first_token_timeout", f"no first token within {deadlines.first_token_s:g} s"
+            self.token_at = NEVER
+        if not self.flowing:
+            if now >= self.sent_at + deadlines.first_byte_s:
+                return "first_byte_timeout", f"no answer within {deadlines.first_byte_s:g} s"
+        elif not self.patient and now >= self.heard_at + deadlines.idle_s:
+            return "idle_timeout", f"nothing more came for {deadlines.idle_s:g} s"
+        return None
+
+    def next_look(self, now: float, deadlines: Deadlines) -> float:
+        """When to look again, at the latest: a first byte may come meanwhile, and be the last one."""
+        if self.flowing and not self.patient:
+            return min(self.end_at, self.token_at, self.heard_at + deadlines.idle_s)
+        return min(self.end_at, self.token_at, self.sent_at + deadlines.first_byte_s, now + deadlines.idle_s)
 
 
 class Response:
-    """One answer whose head has arrived. Take the body with `read` or `chunks`, and end with `close`."""
+    """One answer whose head has arrived. Take the body with `read`, `chunks` or `forward`, and end with `close`."""
 
-    __slots__ = ("_body_bytes", "_parts", "_waiter", "error", "headers", "held", "socket", "status")
+    __slots__ = (
+        "_body_bytes", "_parts", "_sink", "_waiter", "error", "headers", "held", "progress", "socket", "status",
+        "whole",
+    )  # fmt: skip
 
-    def __init__(self, socket: Socket, body_bytes: int) -> None:
+    def __init__(self, socket: Socket, body_bytes: int, progress: Progress, *, whole: bool) -> None:
         self.status = 0
         """0 until the head is complete."""
         self.headers: dict[str, str] = {}
         """By lower-case name; the last of several wins."""
         self.held = 0
         """Bytes that wait for the reader."""
+        self.whole = whole
+        """Whether its reader wants nothing before the end; only an answer with status 200 is waited for so."""
         self.socket: Socket | None = socket
         """None once the answer has ended, well or not."""
         self.error: UpstreamError | None = None
         """Why it ended before its end."""
+        self.progress = progress
         self._body_bytes = body_bytes
         self._parts: list[bytes] = []
+        self._sink: Callable[[bytes], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     async def read(self) -> bytes:
@@ -51,7 +121,7 @@ class Response:
             if max(size, coming) > self._body_bytes:
                 self.close()
                 raise UpstreamError("too_large", f"the answer is larger than {self._body_bytes} bytes")
-            taken.append(self._take())
+            taken.append(self.take())
             if self.socket is None:
                 break
             await self.wait()
@@ -73,21 +143,57 @@ class Response:
             if self.socket is None:
                 raise StopAsyncIteration
             await self.wait()
-        return self._take()
+        return self.take()
+
+    async def forward(self, sink: Callable[[bytes], None]) -> None:
+        """Hand each piece to `sink` as soon as it is there, until the end. Raises UpstreamError.
+
+        `sink` runs inside the socket's own callback, so it must not raise; it may call `close`, `pause` and `finish`.
+        """
+        if self.held:
+            sink(self.take())
+        self._sink = sink
+        try:
+            while self.socket is not None:
+                await self.wait()
+        finally:
+            self._sink = None
+        if self.error is not None:
+            raise self.error
 
     def close(self) -> None:
         """End it: the socket of an answer that has not wholly arrived is aborted, any other is in the pool already."""
         if self.socket is not None:
             self.socket.fail("closed", "the answer was closed before its end")
 
-    def _take(self) -> bytes:
+    def finish(self) -> None:
+        """All that matters was read: what still belongs to the answer may come within a moment, and is dropped."""
+        socket = self.socket
+        if socket is not None:
+            self._parts.clear()
+            self.held = 0
+            socket.hurry()
+            self.end(None)
+
+    def pause(self) -> None:
+        """Whoever takes the pieces of `forward` is not ready for more."""
+        if self.socket is not None:
+            self.socket.pause()
+
+    def resume(self) -> None:
+        """It is again."""
+        if self.socket is not None:
+            self.socket.resume()
+
+    def take(self) -> bytes:
+        """Everything that has come since the last look."""
         parts = self._parts
         if not parts:
             return b""
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self.held = 0
-        if self.socket is not None:
+        if self._sink is None and self.socket is not None:
             self.socket.resume()
         return data
 
@@ -106,8 +212,17 @@ class Response:
             self._waiter = None
 
     def add(self, part: bytes) -> None:
+        """A piece of the body has come."""
+        if self._sink is not None:
+            self._sink(part)
+            return
         self._parts.append(part)
         self.held += len(part)
+
+    def arrived(self) -> None:
+        """Something new is here: let the reader know."""
+        if self._sink is None and not (self.whole and self.status == 200):
+            self.wake()
 
     def end(self, error: UpstreamError | None) -> None:
         """Nothing more will come: the answer is whole, or this went wrong."""

@@ -40,6 +40,9 @@ class Room:
         self._limits: dict[str, int] = {}
         self._taken: dict[str, int] = {}
         """Places in use, those included that were granted to a waiter which has not gone on yet."""
+        self._total = 0
+        self._tokens: dict[str, int] = {}
+        """Prompt tokens of those requests."""
         self._told: dict[str, asyncio.TimerHandle] = {}
         self._refused: dict[str, int] = {}
         """Of those in flight, how many the endpoint has just refused: their end makes no room."""
@@ -49,8 +52,12 @@ class Room:
     def in_flight(self, endpoint: str) -> int:
         return self._taken.get(endpoint, 0)
 
+    def outstanding(self, endpoint: str) -> int:
+        """Prompt tokens of the requests that are there now."""
+        return self._tokens.get(endpoint, 0)
+
     def total(self) -> int:
-        return sum(self._taken.values())
+        return self._total
 
     def waiting(self) -> int:
         return len(self._queue)
@@ -81,17 +88,34 @@ class Room:
     @contextmanager
     def busy(self, endpoint: str, *, granted: bool = False) -> Iterator[None]:
         """Count one request at `endpoint` while inside. `granted`: by `turn`, which has counted it already."""
-        if not granted:
-            self._take(endpoint)
+        self.enter(endpoint, granted=granted)
         try:
             yield
         finally:
-            refused = self._refused.get(endpoint, 0)
-            if refused:
-                self._refused[endpoint] = refused - 1
-            self._release(endpoint)
-            if not refused and endpoint in self._told:
-                self._room_again(endpoint)
+            self.leave(endpoint)
+
+    def enter(self, endpoint: str, tokens: int = 0, *, granted: bool = False) -> None:
+        """Count one request of so many prompt tokens; `leave` with the same, whatever happens."""
+        if not granted:
+            self._take(endpoint)
+        if tokens:
+            self._tokens[endpoint] = self._tokens.get(endpoint, 0) + tokens
+
+    def leave(self, endpoint: str, tokens: int = 0) -> None:
+        """It has ended there: the place goes to whoever waits."""
+        if tokens:
+            left = self._tokens[endpoint] - tokens
+            if left:
+                self._tokens[endpoint] = left
+            else:
+                del self._tokens[endpoint]
+        refused = self._refused.get(endpoint, 0)
+        if refused:
+            self._refused[endpoint] = refused - 1
+        self._release(endpoint)
+        if not refused and endpoint in self._told:
+            self._room_again(endpoint)
+        if self._queue:
             self._hand_out()
 
     async def turn(
@@ -159,11 +183,13 @@ class Room:
         return next((name for name in names if name in self._limits and not self.is_full(name)), None)
 
     def _take(self, endpoint: str) -> str:
-        self._taken[endpoint] = self.in_flight(endpoint) + 1
+        self._taken[endpoint] = self._taken.get(endpoint, 0) + 1
+        self._total += 1
         return endpoint
 
     def _release(self, endpoint: str) -> None:
         self._taken[endpoint] -= 1
+        self._total -= 1
         if not self._taken[endpoint]:  # endpoints come and go
             del self._taken[endpoint]
             self._refused.pop(endpoint, None)

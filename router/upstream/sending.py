@@ -9,7 +9,6 @@ import os
 import secrets
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,9 @@ from router.upstream.answer import Answer, Log, Unusable
 from router.upstream.connection import Address, Connections, Response, UpstreamError
 from router.upstream.failures import RETRY_AFTER_S, Failure, overloaded, refusal, unreachable
 from router.upstream.fleet import Access, Fleet
+from router.upstream.tries import Try
+
+JSON = ("content-type", "application/json")
 
 
 class Sending:
@@ -43,23 +45,28 @@ class Sending:
         self._keys: dict[str, tuple[int, str]] = {}
 
     async def send(
-        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, log: Log, held: ExitStack
-    ) -> Answer:
+        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, log: Log, held: Try, *,
+        elsewhere: Callable[[], bool] | None = None,
+    ) -> Answer:  # fmt: skip
         """Send it and read up to the commit point. The answer takes over what is `held` for it. Raises Failure.
 
         Whatever ends it before that, the caller leaving included, leaves the connection in `held` to be closed.
+        `elsewhere`: see Connections.post.
         """
         body, dropped = self._outgoing(ask, candidate, decision.droppable)
         raw = orjson.dumps(body)
         try:
             if candidate.model.place == "hosted":
-                response = await self._to_door(ask, caller, decision, candidate, raw)
+                response = await self._to_door(ask, caller, decision, candidate, raw, elsewhere)
             else:
-                response = await self._to_local(ask, candidate, raw)
-            held.callback(response.close)
+                response = await self._to_local(ask, candidate, raw, elsewhere)
+            held.response = response
             await _check_head(ask, candidate, response)
             hide = ask.stream and not (ask.body.get("stream_options") or {}).get("include_usage")
-            answer = Answer(candidate, response, log, stream=ask.stream, hide_usage=hide, dropped=dropped)
+            answer = Answer(
+                candidate, response, log, stream=ask.stream, hide_usage=hide, dropped=dropped, route=ask.route,
+                done=held.over,
+            )  # fmt: skip
             await answer.begin()
         except UpstreamError as failed:
             raise unreachable(candidate, failed) from failed
@@ -67,24 +74,30 @@ class Sending:
             # A provider that says so in a stream it has begun may have worked by then, and bills that.
             if failed.full and candidate.model.place == "local":
                 raise overloaded(candidate, 503) from failed
-            unusable = UpstreamFailed(f"{candidate.name} gave no usable answer: {failed}")
-            raise Failure(unusable, "unusable") from failed
-        answer.keep(held.pop_all())
+            unusable = UpstreamFailed(f"{candidate.name} gave no usable answer: {failed}.")
+            raise Failure(unusable, "unusable", blamed=True) from failed
+        held.response = None
         return answer
 
-    async def _to_local(self, ask: Ask, candidate: Candidate, raw: bytes) -> Response:
+    async def _to_local(
+        self, ask: Ask, candidate: Candidate, raw: bytes, elsewhere: Callable[[], bool] | None
+    ) -> Response:  # fmt: skip
         try:
             access = self._fleet.access(candidate.endpoint.name)
         except KeyError as gone:
             raise UpstreamError("refused", "the endpoint is gone") from gone
-        headers = [("content-type", "application/json"), ("x-request-id", ask.id)]
+        headers = [JSON, ("x-request-id", ask.id)]
         if key := self._key(candidate, access):
             headers.append(("authorization", f"Bearer {key}"))
-        return await self._connections.post(access.address, f"/v1/{ask.route}", headers, raw)
+        stream = ask.stream
+        return await self._connections.post(
+            access.address, f"/v1/{ask.route}", headers, raw, stream=stream, whole=not stream, elsewhere=elsewhere
+        )
 
     async def _to_door(
-        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, raw: bytes
-    ) -> Response:
+        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, raw: bytes,
+        elsewhere: Callable[[], bool] | None,
+    ) -> Response:  # fmt: skip
         assert self._door is not None
         door = self._fleet.door
         permit = Permit(
@@ -93,12 +106,15 @@ class Sending:
             data_class=decision.traits.data_class.name, body=body_hash(raw), policy=self._policy,
             expires=time.time() + LIFETIME_S,
         )  # fmt: skip
-        headers = [("content-type", "application/json"), ("x-headgate-permit", seal(permit, self._permit_secret))]
-        return await self._connections.post(self._door, "/send", headers, raw)
+        headers = [JSON, ("x-headgate-permit", seal(permit, self._permit_secret))]
+        stream = ask.stream
+        return await self._connections.post(
+            self._door, "/send", headers, raw, stream=stream, whole=not stream, elsewhere=elsewhere
+        )
 
     def _key(self, candidate: Candidate, access: Access) -> str:
         """An attached server's key; a rotated file is read again. Raises Failure where it cannot be sent."""
-        setting, key = "key_env", os.environ.get(access.key_env, "")
+        setting, key = "key_env", os.environ.get(access.key_env, "") if access.key_env else ""
         if access.key_file:
             setting = "key_file"
             try:
@@ -128,4 +144,5 @@ async def _check_head(ask: Ask, candidate: Candidate, response: Response) -> Non
         raise await refusal(candidate, response)
     expected = "text/event-stream" if ask.stream else "application/json"
     if not response.headers.get("content-type", "").startswith(expected):
-        raise Failure(UpstreamFailed(f"{candidate.name} answered something else than {expected}."), "wrong_type", 200)
+        other = UpstreamFailed(f"{candidate.name} answered something else than {expected}.")
+        raise Failure(other, "wrong_type", 200, blamed=True)

@@ -12,38 +12,48 @@ from typing import Any
 
 import orjson
 
-from router.records import Usage
+from router.records import Route, Usage
+from router.upstream.events import dialect_of
+from router.upstream.events import usage_of as usage_of
 
-MOST_TOKENS = 2**31
-"""A count above this is a mistake of the upstream, not a number of tokens."""
 _BOM = b"\xef\xbb\xbf"
 # A line end, then an empty line. The first must not take the CR of a CRLF alone, or every CRLF would look like two.
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _EMPTY_LINES = re.compile(rb"[\r\n]+")
-# Inside a JSON string the quotes would be escaped, so these cannot be a model's own words.
-_USAGE = re.compile(rb'"usage"\s*:\s*\{')
-_DELTAS = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call")
 
 
 class StreamError(Exception):
     """The stream cannot be passed on: an event without end, or one that is not JSON. The text is one sentence."""
 
+    def __init__(self, text: str, code: str = "upstream_interrupted") -> None:
+        super().__init__(text)
+        self.code = code
+        """The code of the error that the caller is told."""
+
 
 class StreamReader:
     """Follows one stream. What it found is in its attributes, at any time."""
 
-    def __init__(self, *, hide_usage: bool, event_bytes: int = 4 * 1024 * 1024) -> None:
+    def __init__(
+        self, route: Route = "chat/completions", *, hide_usage: bool = False, event_bytes: int = 4 * 1024 * 1024
+    ) -> None:
         self.usage = Usage()
         """From the last event that carried one."""
         self.started = False
         """A delta of content, reasoning or tool call has been seen: from here on there is no fallback."""
         self.done = False
+        self.finish = ""
+        """Why the answer ended, in the upstream's word; a stream that is done without one lacks its end."""
+        self.replaced = False
+        """Whether bytes came that are no UTF-8, and U+FFFD was passed on in their place."""
         self.error: str | None = None
-        """The message of an error event. It is passed on, and nothing after it."""
+        """The message of an error event. Neither it nor what follows is passed on: its words are the upstream's."""
         self.full = False
         """Whether that error says that the upstream takes no more now. vLLM refuses a stream so, with status 200."""
         self.events = 0
-        """Data lines since the first delta, `[DONE]` and usage left out; about one token each."""
+        """Pieces of the answer since the first delta; about one token each."""
+        self._dialect = dialect_of(route)
+        self._notable, self._tokens = self._dialect.notable, self._dialect.tokens
         self._hide_usage = hide_usage
         self._limit = event_bytes
         self._tail = bytearray()
@@ -53,7 +63,7 @@ class StreamReader:
         self._first = True
 
     def feed(self, data: bytes) -> bytes:
-        """Take what arrived; returns the complete events to pass on, byte for byte as they came.
+        """Take what arrived; returns the complete events to pass on, byte for byte as they came (but see `replaced`).
 
         Raises StreamError, if need be at the call after the one that returns the last good event.
         """
@@ -81,7 +91,7 @@ class StreamReader:
         """The stream is over: a last event that lacks its empty line, and is given it. Raises StreamError."""
         if self._fault is not None:
             raise self._fault
-        tail = bytes(self._tail)
+        tail = self._mended(bytes(self._tail))
         self._tail.clear()
         if self._over or not tail.strip(b"\r\n"):
             return b"" if self._over else tail
@@ -115,8 +125,10 @@ class StreamReader:
         if not ready:
             return b""
         self._after_cr, self._kept = ready.endswith(b"\r") and not self._tail, True
-        if self.started and not _notable(ready):
-            self._note(ready)
+        if not ready.isascii():
+            ready = self._mended(ready)
+        if self.started and _whole_objects(ready) and not self._notable(ready):
+            self.events += self._tokens(ready)
             return ready
         kept, seen = [], 0
         for event in _split(ready):
@@ -134,54 +146,47 @@ class StreamReader:
         if self._first:
             self._first = False
             event = event.removeprefix(_BOM)
-        if self.started and not decode and not _notable(event):
-            self._note(event)
-            return True
         payload = _payload(event)
         if not payload:  # comments, event names, ids, keep-alives
             return True
-        if payload.strip() == b"[DONE]":
-            self.done = True
+        if self.started and not decode and _is_object(payload) and not self._notable(event):
+            self.events += self._tokens(event)
             return True
+        if payload.strip() == b"[DONE]":
+            # In a dialect with an end of its own a client would take this for one.
+            self.done = self._dialect.closed_by_done
+            return self.done
         found = _decode(payload)
-        if found is None:
-            self._fault = StreamError("an event is not valid JSON")
+        if found is None and payload.strip() != b"null":
+            self._fault = StreamError("an event is not valid JSON", code="upstream_bad_event")
             return False
         if not isinstance(found, dict):
             return True
         return self._found(event, found)
 
     def _found(self, event: bytes, found: dict[str, Any]) -> bool:
-        self.error = _error_message(found)
-        if self.error is not None:
-            self.full = _says_full(found)
-            return True
-        if isinstance(found.get("usage"), dict):
-            self.usage = _usage(found)
-            if found.get("choices") == []:
-                return not self._hide_usage
-        self.started = self.started or _has_delta(found)
+        seen = self._dialect.seen(found, self.usage)
+        self.usage = seen.usage or self.usage
+        self.finish = seen.finish or self.finish
+        if seen.error is not None:
+            self.error, self.full = seen.error, seen.full
+            return False
+        self.done = seen.done
+        if seen.bare:
+            return not self._hide_usage
+        self.started = self.started or seen.delta
         if self.started:
-            self._note(event)
+            self.events += self._tokens(event)
         return True
 
-    def _note(self, events: bytes) -> None:
-        """Count what can be seen without decoding."""
-        self.events += events.startswith(b"data:") + events.count(b"\ndata:") + events.count(b"\rdata:")
-
-
-def usage_of(body: bytes) -> Usage:
-    """The usage a whole JSON answer states; unknown where it states none, or nonsense."""
-    try:
-        found = orjson.loads(body)
-    except ValueError:
-        return Usage()
-    return _usage(found) if isinstance(found, dict) else Usage()
-
-
-def _notable(events: bytes) -> bool:
-    """Whether something in here must be decoded."""
-    return b"[DONE]" in events or b'"error"' in events or (b'"usage"' in events and _USAGE.search(events) is not None)
+    def _mended(self, data: bytes) -> bytes:
+        """Whole events as UTF-8: what is none is replaced, for a client would stop at it."""
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            self.replaced = True
+            return data.decode("utf-8", "replace").encode()
+        return data
 
 
 def _last_end(data: bytearray, start: int) -> int:
@@ -192,6 +197,21 @@ def _last_end(data: bytearray, start: int) -> int:
     if end < 2:
         return 0
     return end + 1 if data[end - 1 : end + 1] == b"\r\n" else end
+
+
+def _whole_objects(events: bytes) -> bool:
+    """Whether each of these events looks like one JSON object, as far as that costs next to nothing.
+
+    No JSON holds a line end inside a text. What is written in another way is looked at event by event.
+    """
+    count = events.count(b"\ndata:") + events.startswith(b"data:")
+    return events.count(b"data: {") >= count > 0 and events.count(b"}\n\n") == count
+
+
+def _is_object(payload: bytes) -> bool:
+    """Whether it begins and ends as an object does; what is cut or garbled seldom does."""
+    payload = payload.strip()
+    return payload.startswith(b"{") and payload.endswith(b"}")
 
 
 def _split(events: bytes) -> Iterator[bytes]:
@@ -220,41 +240,3 @@ def _decode(payload: bytes) -> Any:
         return json.loads(payload.decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return None
-
-
-def _error_message(found: dict[str, Any]) -> str | None:
-    error = found if found.get("object") == "error" else found.get("error")
-    if not error:
-        return None
-    message = error.get("message") if isinstance(error, dict) else error
-    return message if isinstance(message, str) and message else "the upstream reported an error"
-
-
-def _says_full(found: dict[str, Any]) -> bool:
-    error = found if found.get("object") == "error" else found.get("error")
-    return isinstance(error, dict) and error.get("code") in (503, 529, "503", "529")
-
-
-def _has_delta(found: dict[str, Any]) -> bool:
-    choices = found.get("choices")
-    for choice in choices if isinstance(choices, list) else ():
-        if not isinstance(choice, dict):
-            continue
-        delta = choice.get("delta")
-        if choice.get("text") or (isinstance(delta, dict) and any(delta.get(name) for name in _DELTAS)):
-            return True
-    return False
-
-
-def _usage(found: dict[str, Any]) -> Usage:
-    usage = found.get("usage")
-    if not isinstance(usage, dict):
-        return Usage()
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return Usage(_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), _count(cached))
-
-
-def _count(value: object) -> int | None:
-    # bool is an int in Python, but not a count
-    return value if type(value) is int and 0 <= value <= MOST_TOKENS else None

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from router.records import Attempt, Usage
+from router.records import Attempt, Candidate, Usage
 from router.upstream.answer import Answer, Unusable
 from router.upstream.connection import Address, Bounds, Connections, Deadlines, UpstreamError
 from serving.catalogue import Model
 from tests.fakes.asking import candidate, local
-from tests.fakes.upstream import Script, Upstream, completion, events
+from tests.fakes.faults import Script, Upstream, completion, events
 
 SSE = {"content-type": "text/event-stream"}
 FAILED = 'data: {"error":{"message":"out of memory"}}\n\n'
@@ -51,14 +51,19 @@ class Desk:
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream, self.notes = upstream, Notes()
+        self.ends: list[str] = []
         self.connections = Connections(Deadlines(first_byte_s=0.3, idle_s=0.15, total_s=5.0), Bounds())
 
-    async def begin(self, script: Script, *, stream: bool = True, hide_usage: bool = False) -> Answer:
+    async def begin(
+        self, script: Script, *, stream: bool = True, hide_usage: bool = False, who: Candidate | None = None
+    ) -> Answer:
         self.upstream.script = script
-        response = await self.connections.post(Address.parse(self.upstream.address), "/", [], b"{}")
+        address = Address.parse(self.upstream.address)
+        response = await self.connections.post(address, "/", [], b"{}", stream=stream, whole=not stream)
         answer = Answer(
-            candidate(local()), response, self.notes, stream=stream, hide_usage=hide_usage, dropped=("user",)
-        )
+            who or candidate(local()), response, self.notes, stream=stream, hide_usage=hide_usage, dropped=("user",),
+            done=self.ends.append,
+        )  # fmt: skip
         try:
             await answer.begin()
         except BaseException:
@@ -101,8 +106,9 @@ def last(relayed: bytes) -> str:
         ({"chunks": TEXT, "cut": 430}, "upstream_interrupted", "cut", Usage(), 1),
         ({"chunks": TEXT, "reset": 430}, "upstream_interrupted", "cut", Usage(), 1),
         ({"chunks": [*TEXT[:2], "data: {"]}, "upstream_interrupted", "cut", Usage(), 1),
-        # The upstream's own error is passed on, and no other after it.
-        ({"chunks": [*TEXT[:3], FAILED, DONE]}, "None", "cut", Usage(), 2),
+        # The upstream's own words stay here.
+        ({"chunks": [*TEXT[:3], FAILED, DONE]}, "upstream_interrupted", "cut", Usage(), 2),
+        ({"chunks": [*TEXT[:3], 'data: {"usage": {]\n\n', DONE]}, "upstream_bad_event", "cut", Usage(), 2),
     ],
 )
 async def test_how_a_stream_ends_is_told_and_written_down(
@@ -112,6 +118,7 @@ async def test_how_a_stream_ends_is_told_and_written_down(
     assert last(relayed) == ends
     assert (b"[DONE]" in relayed) is (ends == "[DONE]")
     assert relayed.count(b'"error"') == (0 if ends == "[DONE]" else 1)
+    assert b"out of memory" not in relayed
     notes = desk.notes
     assert (notes.outcome, notes.usage, notes.begun) == (outcome, usage, 1)
     assert notes.estimated_output == deltas
@@ -134,7 +141,7 @@ async def test_usage_nobody_asked_for_is_counted_and_not_shown(desk: Desk) -> No
     [
         ([": ping\n\n"], "before its first delta"),
         (TEXT[:1], "before its first delta"),
-        ([TEXT[0], FAILED], "out of memory"),
+        ([TEXT[0], FAILED], "it reported an error"),
         (["data: {\n\n"], "not valid JSON"),
     ],
 )
@@ -149,9 +156,9 @@ async def test_an_empty_answer_that_ends_well_is_an_answer(desk: Desk) -> None:
     assert desk.notes.outcome == ""
 
 
-@pytest.mark.parametrize("body", ["", "[]", "nonsense", "<html>"])
+@pytest.mark.parametrize("body", ["", "[]", "nonsense", "<html>", '{"choices": [{"mess'])
 async def test_what_is_no_json_object_is_no_answer(desk: Desk, body: str) -> None:
-    with pytest.raises(Unusable, match="no JSON object"):
+    with pytest.raises(Unusable, match=r"no (whole )?JSON object"):
         await desk.begin({"body": body}, stream=False)
 
 
@@ -184,14 +191,123 @@ async def test_what_was_read_is_known_even_where_the_relay_never_ended(desk: Des
     await desk.upstream.until(lambda: not desk.upstream.open)
 
 
-async def test_closing_lets_go_of_everything_and_twice_does_no_harm(desk: Desk) -> None:
+async def test_closing_tells_once_how_it_ended(desk: Desk) -> None:
     answer = await desk.begin({"headers": SSE, "chunks": TEXT, "pause_s": 0.02})
-    ended = []
-    with ExitStack() as stack:
-        stack.callback(ended.append, True)
-        answer.keep(stack.pop_all())
-    assert ended == []
+    assert desk.ends == []
     answer.close()
     answer.close()
-    assert ended == [True]
+    assert desk.ends == ["left"]
     await desk.upstream.until(lambda: not desk.upstream.open)
+    await desk.take({"headers": SSE, "chunks": TEXT})
+    await desk.take({"headers": SSE, "chunks": TEXT[:3]})
+    await desk.take({}, stream=False)
+    assert desk.ends == ["left", "ended", "cut", "ended"]
+
+
+@pytest.mark.parametrize("script", [{"chunks": TEXT}, {"chunks": TEXT, "split": 5}, {"chunks": TEXT[:3]}])
+async def test_pushed_and_pulled_it_is_the_same(desk: Desk, script: Script) -> None:
+    pulled = await desk.take({"headers": SSE, **script})
+    pulled_notes, desk.notes = desk.notes, Notes()
+    pushed: list[bytes] = []
+
+    def write(data: bytes) -> bool:
+        pushed.append(data)
+        return True
+
+    answer = await desk.begin({"headers": SSE, **script})
+    await answer.relay(write)
+    answer.close()
+    assert (b"".join(pushed), desk.notes) == (pulled, pulled_notes)
+
+
+async def test_a_writer_that_wants_no_more_makes_the_upstream_wait(desk: Desk) -> None:
+    many = [f'data: {{"choices":[{{"delta":{{"content":"{"x" * 60_000}"}}}}]}}\n\n'] * 200
+    answer = await desk.begin({"headers": SSE, "chunks": [*many, DONE]})
+    taken: list[bytes] = []
+    welcome = False
+
+    def write(data: bytes) -> bool:
+        taken.append(data)
+        return welcome
+
+    relay = asyncio.create_task(answer.relay(write))
+    await desk.upstream.until(lambda: desk.upstream.blocked)
+    assert len(taken) <= 2
+    welcome = True
+    answer.resume()
+    await relay
+    answer.close()
+    assert b"".join(taken) == "".join([*many, DONE]).encode()
+
+
+async def test_what_follows_the_end_is_not_waited_for(desk: Desk) -> None:
+    """And the connection is used again where it ends in time."""
+    for text, peers in ((": late\n\n", 1), (": later\n\n", 1)):
+        relayed = await desk.take({"headers": SSE, "chunks": [*TEXT, text], "pause_s": 0.01})
+        assert last(relayed) == "[DONE]"
+        await asyncio.sleep(0.1)
+        assert desk.upstream.accepted == peers
+
+
+async def test_comments_and_single_bytes_are_no_progress(desk: Desk) -> None:
+    for pieces in ([": ping\n\n"] * 100, list("data: x" * 100)):
+        relayed = await desk.take({"headers": SSE, "chunks": ["".join(TEXT[:2]), *pieces], "pause_s": 0.02})
+        assert last(relayed) == "upstream_interrupted"
+    assert desk.ends == ["cut", "cut"]
+    await desk.upstream.until(lambda: not desk.upstream.open)
+
+
+async def test_whoever_begins_and_has_no_token_yet_is_not_silent(desk: Desk) -> None:
+    """A server that names the role at once, and then reads a long prompt."""
+    relayed = await desk.take({"headers": SSE, "chunks": [TEXT[0], 0.2, *TEXT[1:]]})
+    assert last(relayed) == "[DONE]"
+
+
+@pytest.mark.parametrize("gap", ["", " "])
+async def test_the_model_is_called_as_it_is_here(desk: Desk, gap: str) -> None:
+    other = candidate(local(), served="org/other-7b")
+    body = f'{{"model":{gap}"org/other-7b","choices":[{{"message":{{"content":"\\"model\\":\\"org/other-7b\\""}}}}]}}'
+    expected = body.replace(f'"model":{gap}"org/other-7b"', f'"model":{gap}"near"', 1)
+    assert await desk.take({"body": body}, stream=False, who=other) == expected.encode()
+    events_here = [event.replace('"model":"m"', f'"model":{gap}"org/other-7b"') for event in TEXT]
+    relayed = await desk.take({"headers": SSE, "chunks": events_here, "split": 9}, who=other)
+    assert (b"org/other-7b" in relayed, relayed.count(b'"near"')) == (False, len(TEXT) - 1)
+
+
+async def test_a_usage_far_below_what_was_seen_is_not_believed(desk: Desk) -> None:
+    deltas = events(["a"] * 100)
+    for tokens, believed in ((100, 100), (1, None), (-5, None), ("7", None), (1e308, None)):
+        last_but_one = deltas[-2].replace(
+            b'"completion_tokens":100', f'"completion_tokens":{json.dumps(tokens)}'.encode()
+        )
+        await desk.take({"headers": SSE, "chunks": [e.decode() for e in [*deltas[:-2], last_but_one, deltas[-1]]]})
+        assert desk.notes.usage.output == believed
+        assert desk.notes.estimated_output >= 100
+
+
+async def test_a_whole_answer_without_usage_is_counted(desk: Desk) -> None:
+    body = json.dumps({"choices": [{"message": {"content": "x" * 4000}}], "usage": None})
+    await desk.take({"body": body}, stream=False)
+    assert (desk.notes.usage, 1000 <= desk.notes.estimated_output <= 1100) == (Usage(), True)
+
+
+async def test_what_comes_before_the_first_delta_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.upstream.answer.MOST_BEFORE", 1000)
+    role = 'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
+    with pytest.raises(Unusable, match="very much"):
+        await desk.begin({"chunks": [role] * 100})
+    await desk.upstream.until(lambda: not desk.upstream.open)
+
+
+async def test_sound_is_an_answer_too(desk: Desk) -> None:
+    answer = await desk.begin(
+        {"chunks": ['data: {"choices":[{"delta":{"audio":{"data":"AA=="}}}]}\n\n'] * 2, "pause_s": 9}
+    )
+    assert answer.whole()
+    answer.close()
+
+
+async def test_the_arguments_of_a_tool_are_left_as_they_are(desk: Desk) -> None:
+    body = '{"content":[{"type":"tool_use","input":{"model":"there"}}],"model":"there","usage":{"input_tokens":1}}'
+    found = json.loads(await desk.take({"body": body}, stream=False, who=candidate(local(), served="there")))
+    assert (found["model"], found["content"][0]["input"]) == ("near", {"model": "there"})

@@ -7,7 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from serving.catalogue import Catalogue, DataClass, Model, Site
 from tests.conftest import House, instance, until
 from tests.conftest import ask as body
 from tests.fakes.asking import ask, caller, decided, hosted, local
-from tests.fakes.upstream import Script, Upstream, completion
+from tests.fakes.faults import Script, Upstream, completion
 
 WHO = caller("public", budget_usd=10.0)
 FAR = hosted(same_as="near")
@@ -215,7 +215,7 @@ async def test_a_failed_local_attempt_costs_nothing(rig: Rig) -> None:
 
 
 async def test_only_so_many_are_tried_as_are_held_for(rig: Rig) -> None:
-    rig.door.script = said(500, "sent")
+    rig.door.script = said(502, "sent")
     models = [hosted(f"far-{n}") for n in range(MOST_ATTEMPTS + 2)]
     assert len(decided(ask("frontier"), WHO, *models).order) == MOST_ATTEMPTS + 2
     await rig.fails(ask("frontier"), *models)
@@ -339,7 +339,7 @@ async def test_a_caller_that_leaves_while_text_is_passed_on_is_charged_for_it(ri
 
 async def test_what_is_above_the_clearance_is_stopped_here_too(rig: Rig) -> None:
     decision = decided(ask("frontier"), WHO, FAR)
-    decision = replace(decision, traits=replace(decision.traits, data_class=DataClass.internal))
+    decision = decision._replace(traits=decision.traits._replace(data_class=DataClass.internal))
     with pytest.raises(HeadgateError) as told:
         await rig.run(decision, ask("frontier"))
     assert told.value.code == "data_class_not_cleared"
@@ -372,7 +372,7 @@ async def test_a_key_file_is_used_and_a_rotated_one_at_once(tmp_path: Path) -> N
         for number, word in enumerate(("first", "first", "second")):
             path.write_text(f"{word}\n")
             os.utime(path, ns=(0, number // 2))
-            asked = replace(ask("near"), id=f"req_{number}")
+            asked = ask("near")._replace(id=f"req_{number}")
             await rig.run(decided(asked, WHO, NEAR), asked)
         assert [r.headers["authorization"] for r in rig.near.requests] == ["Bearer first"] * 2 + ["Bearer second"]
 
@@ -390,3 +390,14 @@ async def test_a_key_that_cannot_be_used_is_one_clear_error(tmp_path: Path, cont
         assert "two" not in told.message
         assert rig.near.requests == []
         assert rig.closed()["attempts"][0]["outcome"] == "no_key"
+
+
+@pytest.mark.parametrize(("reason", "noted"), [('"stop"', "stop"), ("null", "missing"), ('"Words, many"', "other")])
+async def test_why_a_stream_ended_is_recorded_and_what_was_no_text(rig: Rig, reason: str, noted: str) -> None:
+    delta = b'data: {"choices":[{"delta":{"content":"a\xff"}}]}\n\n' if noted == "missing" else b""
+    last = f'data: {{"choices":[{{"delta":{{"content":"b"}},"finish_reason":{reason}}}]}}\n\ndata: [DONE]\n\n'
+    rig.near.script = {"stream": [delta + last.encode()], "bare": True}
+    asked = ask("near", stream=True)
+    await rig.run(decided(asked, WHO, NEAR), asked)
+    closed = rig.closed()
+    assert (closed["outcome"], closed["finish"], closed["replaced"]) == ("answered", noted, noted == "missing")

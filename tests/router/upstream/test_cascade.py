@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from router.records import Ask, Decision
 from serving.catalogue import Model
 from tests.conftest import until
 from tests.fakes.asking import ask, decided, endpoint, hosted
-from tests.fakes.upstream import Script, completion
+from tests.fakes.faults import Script, completion
 from tests.router.upstream.test_attempts import NEAR, WHO, Rig, rig_at, said
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
@@ -35,7 +34,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 def checking(*models: Model, asked: Ask = ASKED, **state: Any) -> Decision:
     """A decision on a route that checks answers; held for both, as decide.py holds."""
     decision = decided(asked, WHO, *models, **state)
-    return replace(decision, check="json_schema", hold=sum(cost or 0 for cost in decision.worst))
+    return decision._replace(check="json_schema", hold=sum(cost or 0 for cost in decision.worst))
 
 
 async def outcome(rig: Rig, near: Script, far: Script, *models: Model, **state: Any) -> tuple[bytes, dict[str, Any]]:
@@ -160,7 +159,7 @@ async def test_who_failed_before_the_wait_is_not_asked_after_it(rig: Rig) -> Non
 
 
 async def test_what_cannot_be_judged_is_passed_on_and_says_nothing(rig: Rig) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"$ref": "https://example.com/s"}}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"$ref": "#/nowhere"}}}
     asked = ask(response_format=form)
     rig.near.script = {"body": BAD}
     assert await rig.run(checking(NEAR, FAR, asked=asked), asked) == BAD.encode()
@@ -172,7 +171,7 @@ async def test_a_route_without_a_check_and_a_stream_are_not_checked(rig: Rig) ->
     await rig.run(decided(ASKED, WHO, NEAR, FAR), ASKED)
     assert rig.closed()["check"] == ""
     rig.near.script = {}
-    asked = replace(ask(response_format=FORM, stream=True), id="req_2")
+    asked = ask(response_format=FORM, stream=True)._replace(id="req_2")
     assert b"[DONE]" in await rig.run(checking(NEAR, FAR, asked=asked), asked)
     rig.ledger.store.flush()
     assert rig.ledger.store.events("req_2")[-1]["check"] == ""
@@ -228,7 +227,7 @@ async def test_no_word_of_an_answer_that_failed_is_written_down(rig: Rig) -> Non
 async def test_the_second_try_is_held_to_the_clearance_too(rig: Rig) -> None:
     decision = checking(NEAR, FAR)
     private = type(decision.traits.data_class).private
-    decision = replace(decision, traits=replace(decision.traits, data_class=private))
+    decision = decision._replace(traits=decision.traits._replace(data_class=private))
     rig.near.script = {"body": BAD}
     assert await rig.run(decision, ASKED) == BAD.encode()
     assert tries(rig.closed()) == [("near", "answered"), ("far", "barred")]

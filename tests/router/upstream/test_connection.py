@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from router.upstream.connection import Address, Bounds, Connections, Deadlines, Response, UpstreamError
-from tests.fakes.upstream import Upstream, completion, events
+from tests.fakes.faults import Upstream, completion, events
 
 QUICK = Deadlines(connect_s=0.3, first_byte_s=5, idle_s=5, total_s=10)
 ASK = b'{"messages":[]}'
@@ -35,7 +35,7 @@ async def client() -> AsyncIterator[Connections]:
 
 async def ask(client: Connections, upstream: Upstream, script: Any = "", **more: Any) -> Response:
     text = script if isinstance(script, str) else json.dumps(script)
-    headers = [("x-script", text)] if text else []
+    headers = [("x-fault", text)] if text else []
     return await client.post(Address.parse(upstream.address), "/v1/chat/completions", headers, ASK, **more)
 
 
@@ -586,7 +586,7 @@ async def test_connections_are_bounded_and_those_who_wait_get_their_turn(upstrea
 async def test_a_full_pool_is_an_error_in_time_and_recovers(upstream: Upstream) -> None:
     client = Connections(Deadlines(connect_s=0.05), Bounds(), max_per_address=1)
     first = await ask(client, upstream, {"body_delay_s": 5})
-    assert await failure(client, upstream, "") == "connect_timeout"
+    assert await failure(client, upstream, "") == "pool_full"
     first.close()
     await still_works(client, upstream)
     for script in ("cut", {"raw": "x"}, {"close": True}, {"cut": 40}):  # none of these may keep the only slot
@@ -634,7 +634,7 @@ async def test_over_tls_with_a_pinned_authority(client: Connections, certificate
         for _ in range(3):
             assert await (await client.post(pinned, "/x", [], ASK)).read() == completion().encode()
         assert upstream.accepted == 1
-        large = {"x-script": json.dumps({"chunks": ["x" * 60_000] * 20})}
+        large = {"x-fault": json.dumps({"chunks": ["x" * 60_000] * 20})}
         body = await (await client.post(pinned, "/x", list(large.items()), ASK)).read()
         assert len(body) == 1_200_000
 
@@ -665,3 +665,95 @@ async def test_a_tls_handshake_that_never_ends_meets_the_connect_deadline(
     assert caught.value.kind == "connect_timeout"
     silent.close()
     await silent.wait_closed()
+
+
+# ---- what is no progress
+
+
+async def test_an_upstream_that_does_not_take_the_request_is_given_up(client: Connections) -> None:
+    with socket.socket() as deaf:  # the kernel takes connections for it, and what its buffers hold
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(5)
+        address = Address.parse(f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        with pytest.raises(UpstreamError, match="took nothing") as caught:
+            await client.post(address, "/x", [], b"x" * 50_000_000, deadlines=Deadlines(idle_s=0.1, first_byte_s=5))
+        assert caught.value.kind == "idle_timeout"
+
+
+@pytest.mark.parametrize("how", [{"whole": True}, {}])
+async def test_one_byte_at_a_time_is_no_progress(client: Connections, upstream: Upstream, how: dict[str, bool]) -> None:
+    script = {"chunks": ["x"] * 500, "pause_s": 0.02}
+    assert await failure(client, upstream, script, deadlines=Deadlines(idle_s=0.1), **how) == "idle_timeout"
+    await upstream.until(lambda: not upstream.open)
+
+
+async def test_a_stream_may_be_silent_before_its_first_event_as_long_as_any_answer(
+    client: Connections, upstream: Upstream
+) -> None:
+    """Comments or single bytes are no sign of life, and none of death: the first byte's deadline counts."""
+    script = {"chunks": [": on it\n\n"] * 500, "pause_s": 0.02}
+    limits = Deadlines(idle_s=0.05, first_byte_s=0.4)
+    assert await failure(client, upstream, script, deadlines=limits, stream=True) == "first_byte_timeout"
+    late = {"chunks": [": on it\n\n"] * 8, "pause_s": 0.02}
+    assert await (await ask(client, upstream, late, deadlines=limits, stream=True)).read()
+
+
+async def test_a_whole_body_that_comes_slowly_and_steadily_is_taken(client: Connections, upstream: Upstream) -> None:
+    script = {"chunks": ["x" * 80] * 15, "pause_s": 0.02}
+    response = await ask(client, upstream, script, deadlines=Deadlines(idle_s=0.1), whole=True)
+    assert await response.read() == b"x" * 1200
+
+
+async def test_a_first_token_has_a_deadline_of_its_own_where_that_is_said(
+    client: Connections, upstream: Upstream
+) -> None:
+    limits = Deadlines(first_token_s=0.05)
+    script = {"delay_s": 0.2, "body": "x"}
+    hurried = await failure(client, upstream, script, deadlines=limits, stream=True, elsewhere=lambda: True)
+    assert hurried == "first_token_timeout"
+    assert await (await ask(client, upstream, script, deadlines=limits, stream=True)).read() == b"x"
+
+
+async def test_lines_of_headers_are_bounded(client: Connections, upstream: Upstream) -> None:
+    for lines, good in ((120, True), (140, False)):
+        upstream.script = {"headers": {f"x-{number}": "y" for number in range(lines)}, "body": "x"}
+        if good:
+            assert await (await ask(client, upstream)).read() == b"x"
+        else:
+            assert await failure(client, upstream, "") == "too_large"
+
+
+async def test_an_answer_wanted_whole_is_there_at_once_and_bounded(upstream: Upstream) -> None:
+    client = Connections(QUICK, Bounds(body_bytes=1000))
+    response = await ask(client, upstream, {"chunks": ["x" * 500, "y" * 500], "pause_s": 0.02}, whole=True)
+    assert (response.socket, await response.read()) == (None, b"x" * 500 + b"y" * 500)
+    for script in ({"chunks": ["x" * 600, "y" * 600]}, {"body": "x" * 1001}, {"length": 5000}, {"endless": 100}):
+        assert await failure(client, upstream, script, whole=True) == "too_large"
+    refused = await ask(client, upstream, {"status": 503, "endless": 100}, whole=True)
+    assert refused.status == 503  # and not read to its end
+    refused.close()
+    await client.close()
+
+
+async def test_only_so_many_connections_are_opened_at_once(
+    client: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An address that takes no connections piles up none of ours."""
+    monkeypatch.setattr("router.upstream.connection.CONNECTING", 3)
+    opening, most = 0, 0
+
+    async def never(*_: object, **__: object) -> None:
+        nonlocal opening, most
+        opening += 1
+        most = max(most, opening)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            opening -= 1
+
+    monkeypatch.setattr(Connections, "_open", never)
+    address = Address.parse("http://127.0.0.1:9")
+    tries = [client.get(address, "/", deadlines=Deadlines(connect_s=0.1)) for _ in range(20)]
+    found = await asyncio.gather(*tries, return_exceptions=True)
+    assert {one.kind for one in found if isinstance(one, UpstreamError)} == {"connect_timeout"}
+    assert (most, opening, len(found)) == (3, 0, 20)

@@ -13,17 +13,28 @@ from router.errors import (
     Forbidden,
     HeadgateError,
     LimitReached,
+    TooFast,
     Unavailable,
     UpstreamFailed,
     UpstreamTimeout,
 )
 from router.upstream.address import Kind
 from router.upstream.connection import Address, Bounds, Connections, Deadlines, UpstreamError
-from router.upstream.failures import MAX_RETRY_AFTER_S, RETRY_AFTER_S, Failure, most_telling, refusal, unreachable
+from router.upstream.failures import (
+    MAX_RETRY_AFTER_S,
+    RETRY_AFTER_S,
+    Failure,
+    asked_pause,
+    cleaned,
+    most_telling,
+    refusal,
+    unreachable,
+)
 from tests.fakes.asking import candidate, hosted, local
-from tests.fakes.upstream import Upstream
+from tests.fakes.faults import Upstream
 
 NEAR, FAR = candidate(local()), candidate(hosted())
+MOST, AFTER = MAX_RETRY_AFTER_S, RETRY_AFTER_S
 
 
 @pytest.fixture
@@ -64,12 +75,12 @@ WRONG = "upstream_bad_response"
         (404, BadRequest, BAD, None, True, False),
         (413, BadRequest, BAD, None, True, False),
         (422, BadRequest, BAD, None, True, False),
-        (429, LimitReached, "rate_limit_exceeded", RETRY_AFTER_S, False, False),
+        (429, TooFast, "rate_limit_exceeded", RETRY_AFTER_S, False, False),
         (500, UpstreamFailed, WRONG, None, False, True),
         (502, UpstreamFailed, WRONG, None, False, True),
         (503, Unavailable, FULL, RETRY_AFTER_S, False, False),
         (504, UpstreamTimeout, "upstream_timeout", None, False, True),
-        (529, Unavailable, FULL, RETRY_AFTER_S, False, False),
+        (529, Unavailable, "upstream_overloaded", RETRY_AFTER_S, False, False),
     ],
 )
 async def test_a_status(
@@ -77,6 +88,8 @@ async def test_a_status(
     sent: bool,
 ) -> None:  # fmt: skip
     for place in ("local", "hosted"):
+        if (status, place) == (503, "hosted"):  # only an engine's own limit is this site's capacity
+            code = "upstream_overloaded"
         found = await failed(upstream, {"status": status, "body": "" if status == 204 else "{}"}, place=place)
         assert (type(found.error), found.error.code) == (error, code)
         assert (found.error.retry_after, found.final, found.sent) == (retry_after, final, sent)
@@ -125,8 +138,11 @@ CLOSED = (Unavailable, "door_closed", RETRY_AFTER_S, False)
 BROKEN = (UpstreamFailed, WRONG, None, True)
 CONNECTIONS: dict[str, tuple[Any, Any]] = {
     "refused": ((*GONE, False), CLOSED),
+    "outside": ((*GONE, False), CLOSED),
+    "pool_full": ((Unavailable, "overloaded", 1, False), (Unavailable, "overloaded", 1, False)),
     "connect_timeout": ((*GONE, False), CLOSED),
     "first_byte_timeout": (TIMEOUT, TIMEOUT),
+    "first_token_timeout": (TIMEOUT, TIMEOUT),
     "idle_timeout": (TIMEOUT, TIMEOUT),
     "reset": ((*GONE, True), BROKEN),
     "closed": ((*GONE, True), BROKEN),
@@ -145,14 +161,52 @@ def test_a_connection_that_gave_nothing(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "seconds"),
-    [("7", 7), ("100000", MAX_RETRY_AFTER_S), ("9" * 400, MAX_RETRY_AFTER_S), ("0", RETRY_AFTER_S),
-     ("-3", RETRY_AFTER_S), ("soon", RETRY_AFTER_S), ("Wed, 21 Oct 2026 07:28:00 GMT", RETRY_AFTER_S)],
+    ("given", "pause", "told"),
+    [("7", 7, 7), (" 7 ", 7, 7), ("100000", MOST, MOST), ("9" * 400, MOST, MOST), ("0", 0, 1),
+     ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 1), ("Wed, 21 Oct 2099 07:28:00 GMT", MOST, MOST),
+     ("-3", None, AFTER), ("soon", None, AFTER), ("", None, AFTER), ("1e3", None, AFTER), ("٣", None, AFTER),
+     ("Wed, 99 Oct 2015 07:28:00 GMT", None, AFTER), (None, None, AFTER)],
 )  # fmt: skip
-async def test_when_to_come_back_is_a_bounded_number(upstream: Upstream, given: str, seconds: int) -> None:
-    for status in (429, 503):
-        found = await failed(upstream, {"status": status, "headers": {"retry-after": given}})
-        assert found.error.retry_after == seconds
+async def test_when_to_come_back_is_a_bounded_number(
+    upstream: Upstream, given: str | None, pause: float | None, told: float
+) -> None:
+    assert asked_pause(given, 1_800_000_000) == pause
+    if given is not None and not given.isascii():
+        return
+    for status, rest in ((429, AFTER if pause is None else pause), (503, pause)):
+        headers = {} if given is None else {"retry-after": given}
+        found = await failed(upstream, {"status": status, "headers": headers})
+        assert (found.error.retry_after, found.pause_s) == (told, rest)
+
+
+async def test_two_times_to_come_back_are_none(upstream: Upstream) -> None:
+    raw = "HTTP/1.1 429 x\r\nretry-after: 7\r\nretry-after: 70\r\ncontent-length: 2\r\n\r\n{}"
+    assert (await failed(upstream, {"raw": raw})).error.retry_after == AFTER
+
+
+@pytest.mark.parametrize(
+    ("status", "blamed"),
+    [(204, True), (302, True), (400, False), (404, False), (429, False), (500, True), (502, True), (503, False),
+     (504, True), (520, True), (529, True)],
+)  # fmt: skip
+async def test_what_counts_as_a_failure_of_the_endpoint(upstream: Upstream, status: int, blamed: bool) -> None:
+    body = "" if status == 204 else "{}"
+    assert (await failed(upstream, {"status": status, "body": body})).blamed is blamed
+
+
+@pytest.mark.parametrize(
+    ("said_there", "told"),
+    [
+        ("Ask http://10.0.0.7:8000/v1 or 192.168.1.4:9000 again", "Ask … or … again"),
+        ("in /usr/lib/python3/site.py\nline 7", "in … line 7"),
+        ("a\r\nb\x00c\x1b[31md", "a b c [31md"),
+        ('Traceback (most recent call last):\n  File "x.py", line 1', ""),
+        ("max_tokens must be at least 1, got 0.", "max_tokens must be at least 1, got 0."),
+        ("use text/plain or a/b", "use text/plain or a/b"),
+    ],
+)
+def test_an_upstreams_words_lose_what_is_its_own(said_there: str, told: str) -> None:
+    assert cleaned(said_there) == told
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,19 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from router.records import Endpoint
 from router.upstream import fleet as fleets
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Door, Fleet
 from router.upstream.room import Room
 from serving.home import Home
 from tests.conftest import instance, until
+from tests.fakes.faults import Upstream
 from tests.fakes.serving import CATALOGUE, GPU, document
-from tests.fakes.upstream import Upstream
 
 
 @pytest.fixture
@@ -55,6 +57,13 @@ async def test_what_has_said_that_it_is_full_is_full(fleet: Fleet, room: Room) -
     with room.busy("small"):
         room.told_full("small")
         assert fleet.snapshot().endpoints[0].full and not fleet.snapshot().endpoints[1].full
+
+
+def test_an_endpoint_keeps_all_that_serving_said_of_it() -> None:
+    said: dict[str, Any] = {name: object() for name in Endpoint._fields}
+    known = {"in_flight": 3, "limit": 4, "busy": True, "outstanding": 5, "resting": "it failed", "failing": True}
+    found = Endpoint(**said).now(**known)
+    assert {name: getattr(found, name) for name in said} == said | known
 
 
 def test_a_place_is_waited_for_only_where_requests_are_taken(fleet: Fleet) -> None:

@@ -169,10 +169,10 @@ def test_nothing_after_the_end_is_passed_on() -> None:
     assert (done, error, events) == (True, None, 5)
 
 
-def test_an_error_is_passed_on_and_no_end_of_success_after_it() -> None:
+def test_an_error_is_kept_back_and_no_end_of_success_comes_after_it() -> None:
     failed = 'data: {"error":{"message":"out of memory","code":500}}'
     relayed, (_, started, done, error, _, _) = follow([wire([chunk({"content": "a"}), failed, "data: [DONE]"])])
-    assert relayed == wire([chunk({"content": "a"}), failed])
+    assert relayed == wire([chunk({"content": "a"})])
     assert (started, done, error) == (True, False, "out of memory")
 
 
@@ -302,11 +302,23 @@ def test_an_event_without_data_is_no_broken_one() -> None:
     assert (relayed, started, fault) == (data, True, "")
 
 
-def test_wrong_utf8_and_lone_surrogates_do_not_end_the_stream() -> None:
-    for text in (b"\xff\xfe", b"\\ud800"):
-        data = b'data: {"choices":[{"delta":{"content":"' + text + b'"}}]}\n\n'
-        relayed, (_, started, *_, fault) = follow([data])
-        assert (relayed, started, fault) == (data, True, "")
+def test_lone_surrogates_do_not_end_the_stream() -> None:
+    data = b'data: {"choices":[{"delta":{"content":"\\ud800"}}]}\n\n'
+    relayed, (_, started, *_, fault) = follow([data])
+    assert (relayed, started, fault) == (data, True, "")
+
+
+def test_only_bytes_that_are_no_utf8_are_replaced_and_the_reader_says_so() -> None:
+    good = wire([chunk({"content": "Grüße 👩"})])
+    data = good + b'data: {"choices":[{"delta":{"content":"\xff \xc3\xbc"}}]}\n\n'
+    for at in range(len(data)):
+        reader = StreamReader()
+        relayed = reader.feed(data[:at]) + reader.feed(data[at:]) + reader.end()
+        assert relayed == good + b'data: {"choices":[{"delta":{"content":"\xef\xbf\xbd \xc3\xbc"}}]}\n\n'
+        assert reader.replaced
+    clean = StreamReader()
+    assert clean.feed(good) is good
+    assert not clean.replaced
 
 
 def test_a_last_event_without_its_empty_line_is_delivered() -> None:
@@ -327,8 +339,34 @@ def test_half_an_event_at_the_end_is_an_error_and_not_passed_on() -> None:
 def test_an_error_event_is_one_event_in_openais_shape() -> None:
     event = UpstreamFailed('it "broke"\n\ndata: [DONE]', code="upstream_interrupted").event()
     relayed, (_, _, done, error, *_) = follow([event])
-    assert (relayed, done, error) == (event, False, 'it "broke"\n\ndata: [DONE]')
+    assert (relayed, done, error) == (b"", False, 'it "broke"\n\ndata: [DONE]')
     assert event.count(b"\n") == 2
     parsed = orjson.loads(event.removeprefix(b"data: "))
     assert parsed["error"].keys() == {"message", "type", "param", "code"}
     assert parsed["error"]["code"] == "upstream_interrupted"
+
+
+@pytest.mark.parametrize(
+    "wrong", [b'data: {"choices":[{"delta":{"content":"b"}}]\n\n', b"data: <html>}\n\n", b'data: {"a": 1}]\r\n\r\n']
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_an_event_in_the_midst_that_is_no_object_ends_the_stream(wrong: bytes, joined: bool) -> None:
+    good = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}\n\n'
+    reader = StreamReader()
+    assert reader.feed(good) == good
+    with pytest.raises(StreamError) as told:
+        for part in [good + wrong + good, good] if joined else [wrong, good]:
+            assert reader.feed(part) in (good, b"")
+    assert told.value.code == "upstream_bad_event"
+
+
+def test_objects_are_passed_unread_however_their_lines_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    good = b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":null}]}'
+    reader = StreamReader()
+    reader.feed(good + b"\n\n")
+    monkeypatch.setattr("router.upstream.sse._decode", None)
+    for end in (b"\n\n", b"\r\n\r\n", b"\r\r", b" \n\n"):
+        assert reader.feed(good + end) == good + end
+    spaceless = good.replace(b"data: ", b"data:") + b"\n\n"
+    assert reader.feed(spaceless + b": comment\n\n" + good + b"\n\n")
+    assert reader.events == 7

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ def full(asked: Ask, *models: Model) -> Decision:
     order = sorted(decision.order, key=lambda c: c.endpoint.full)  # as decide.py hands them out
     assert any(c.endpoint.full for c in order)
     worst = {c.name: cost for c, cost in zip(decision.order, decision.worst, strict=True)}
-    return replace(decision, order=tuple(order), worst=tuple(worst[c.name] for c in order))
+    return decision._replace(order=tuple(order), worst=tuple(worst[c.name] for c in order))
 
 
 def waiting(rig: Rig, asked: Ask, decision: Decision) -> asyncio.Task[bytes]:
@@ -81,7 +80,7 @@ async def test_a_place_taken_since_the_decision_is_an_overflow_where_the_data_ma
 
 async def test_a_full_queue_is_its_own_outcome(rig: Rig) -> None:
     with rig.room.busy("near"):
-        crowd = [waiting(rig, replace(ask("near"), id=f"req_{n + 2}"), full(ask("near"), NEAR)) for n in range(2)]
+        crowd = [waiting(rig, ask("near")._replace(id=f"req_{n + 2}"), full(ask("near"), NEAR)) for n in range(2)]
         await until(lambda: rig.room.waiting() == 2)
         with pytest.raises(QueueFull):
             await rig.run(full(ask("near"), NEAR), ask("near"))
@@ -161,7 +160,7 @@ async def test_what_may_not_leave_waits_until_the_engine_takes_it(rig: Rig) -> N
 
 async def test_whoever_was_let_in_and_refused_is_not_turned_away_for_those_who_came_later(rig: Rig) -> None:
     def request(number: int) -> asyncio.Task[bytes]:
-        asked = replace(ask("near"), id=f"req_{number}")
+        asked = ask("near")._replace(id=f"req_{number}")
         return waiting(rig, asked, decided(asked, WHO, NEAR) if number == 0 else full(asked, NEAR))
 
     rig.near.script = OVER
@@ -279,7 +278,7 @@ async def test_room_is_counted_right_whoever_leaves_fails_or_is_answered(rig: Ri
 
     async def one(number: int) -> Any:
         rig.near.script = {"status": 500, "body": "{}"} if number % 5 == 0 else {}
-        asked = replace(ask("near"), id=f"req_{number}")
+        asked = ask("near")._replace(id=f"req_{number}")
         task = waiting(rig, asked, full(asked, NEAR))
         if number % 3 == 0:
             asyncio.get_running_loop().call_later(number / 1000, task.cancel)
