@@ -1,19 +1,25 @@
 """Budgets: money is held before an attempt and settled after it, so that a race cannot overspend.
 
-One writer: everything happens in the event loop's thread between two awaits. Months are UTC calendar months.
+One process keeps the sums to itself; several workers share them, each look and change under one lock. Both are derived
+from the ledger at the start. Months are UTC calendar months.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import logging
 import sqlite3
 from dataclasses import dataclass
 
-from router.errors import LimitReached
+from router.errors import LimitReached, Unavailable
+from router.ledger.counters import Counters, Own, Stuck
 from router.records import Caller
 
 PICO = 1_000_000_000_000
 """Money is summed in whole 10⁻¹² dollars: in floats, fifty holds of $0.02 are more than a dollar."""
+KEPT_S = 40 * 86400.0
+"""A month's sums are kept so long after it has ended: requests of its last day are settled by then."""
+LOG = logging.getLogger("headgate.router")
 
 
 @dataclass(slots=True)
@@ -29,47 +35,86 @@ class Hold:
 class Budgets:
     """Spent and held per key and month."""
 
-    def __init__(self) -> None:
-        self._used: dict[tuple[str, str], int] = {}
+    def __init__(self, counters: Counters | None = None) -> None:
+        self._counters = Own() if counters is None else counters
+        self._owed: dict[tuple[str, str], int] = {}
+        """By key and month, what could not be counted yet since the counters were stuck."""
+        self._month, self._begins, self._ends = "", 0.0, 0.0
 
     def load(self, db: sqlite3.Connection, now: float) -> None:
-        """Take up what the ledger says was spent on requests that were opened this month."""
-        start = dt.datetime.fromtimestamp(now, dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        """Take up what the ledger says was spent on requests that were opened this month. Raises Stuck."""
+        month = self._month_of(now)
         rows = db.execute(
             "SELECT c.key, SUM(c.cost) FROM events o JOIN events c ON c.request=o.request AND c.kind='closed' "
             "WHERE o.kind='opened' AND o.at>=? AND c.cost IS NOT NULL GROUP BY c.key",
-            (start.timestamp(),),
+            (self._begins,),
         )
-        for key, spent in rows:
-            self._used[key, _month(now)] = _pico(spent)
+        with self._counters as kept:
+            for key, spent in rows:
+                kept.put(f"{month} {key}", _pico(spent), self._ends + KEPT_S, now)
 
     def used(self, key: str, now: float) -> float:
-        """US dollars settled and held this month."""
-        return self._used.get((key, _month(now)), 0) / PICO
+        """US dollars settled and held this month; for several workers, as of a moment ago."""
+        return self._counters.get(f"{self._month_of(now)} {key}") / PICO
 
     def hold(self, caller: Caller, amount: float, now: float) -> Hold:
-        """Set `amount` aside. Raises LimitReached where the budget does not cover it."""
-        month = _month(now)
-        used = self._used.get((caller.key, month), 0)
-        if caller.budget_usd is not None and amount > 0 and used + _pico(amount) > _pico(caller.budget_usd):
-            raise LimitReached(
-                f"key {caller.key} has used ${used / PICO:.4f} of its ${caller.budget_usd:.2f} for {month}, and this "
-                f"request may cost ${amount:.4f}. To change it: headgate keys set {caller.key} --budget USD"
-            )
-        self._used[caller.key, month] = used + _pico(amount)
-        return Hold(caller.key, month, amount)
+        """Set `amount` aside. Raises LimitReached where the budget does not cover it.
+
+        Raises Unavailable where the key has a budget and what is spent of it cannot be known now.
+        """
+        month = self._month_of(now)
+        if amount <= 0:
+            return Hold(caller.key, month, 0.0)
+        asked, budget = _pico(amount), caller.budget_usd
+        try:
+            with self._counters as kept:
+                used = kept.get(f"{month} {caller.key}")
+                if budget is None or used + asked <= _pico(budget):
+                    kept.put(f"{month} {caller.key}", used + asked, self._ends + KEPT_S, now)
+                    return Hold(caller.key, month, amount)
+        except Stuck as stuck:
+            if budget is not None:
+                raise Unavailable(
+                    f"What key {caller.key} has spent is not known now: {stuck}",
+                    code="ledger_unavailable", retry_after=5,
+                ) from stuck  # fmt: skip
+            return Hold(caller.key, month, 0.0)
+        raise LimitReached(
+            f"key {caller.key} has used ${used / PICO:.4f} of its ${budget:.2f} for {month}, and this "
+            f"request may cost ${amount:.4f}. To change it: headgate keys set {caller.key} --budget USD"
+        )
 
     def settle(self, hold: Hold, cost: float) -> None:
         """Put the real cost in the hold's place, in the month the request was admitted. A second call does nothing."""
-        if not hold.settled:
-            hold.settled = True
-            self._used[hold.key, hold.month] += _pico(cost) - _pico(hold.amount)
+        if hold.settled:
+            return
+        hold.settled = True
+        if change := _pico(cost) - _pico(hold.amount):
+            self._owed[hold.key, hold.month] = self._owed.get((hold.key, hold.month), 0) + change
+        if self._owed:
+            self._pay()
+
+    def _pay(self) -> None:
+        """Count what is owed; where the counters are stuck, the next time."""
+        now, until = self._begins, self._ends + KEPT_S
+        try:
+            with self._counters as kept:
+                while self._owed:
+                    key, month = next(iter(self._owed))
+                    name = f"{month} {key}"
+                    kept.put(name, kept.get(name) + self._owed[key, month], until, now)
+                    del self._owed[key, month]
+        except Stuck as stuck:
+            LOG.warning("what was spent is counted later: %s", stuck)
+
+    def _month_of(self, now: float) -> str:
+        """The calendar month of `now`; worked out once a month."""
+        if not self._begins <= now < self._ends:
+            first = dt.datetime.fromtimestamp(now, dt.UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            next_month = (first + dt.timedelta(days=32)).replace(day=1)
+            self._month, self._begins, self._ends = f"{first:%Y-%m}", first.timestamp(), next_month.timestamp()
+        return self._month
 
 
 def _pico(usd: float) -> int:
     return round(usd * PICO)
-
-
-def _month(now: float) -> str:
-    day = dt.datetime.fromtimestamp(now, dt.UTC)
-    return f"{day.year:04}-{day.month:02}"

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Collection
+from contextlib import closing
 
-from router.errors import HeadgateError, Unavailable
+from router.errors import HeadgateError, Overloaded, Unavailable
+from router.ledger.bodies import closed, opened
 from router.ledger.budgets import Budgets, Hold
 from router.ledger.metrics import Metrics
 from router.ledger.prices import Prices
 from router.ledger.store import Event, LedgerError, Store, connect
-from router.records import Ask, Attempt, Caller, Candidate, Decision, Outcome, Usage
+from router.records import Ask, Attempt, Caller, Decision, Outcome, Usage
 from serving.catalogue import Catalogue, Model, Site
 
 LOST = """
@@ -25,6 +23,8 @@ SELECT request, key, cost FROM events o WHERE kind='opened' AND NOT EXISTS
 (SELECT 1 FROM events c INDEXED BY events_by_request WHERE c.request=o.request AND c.kind='closed')
 """
 """Requests that were opened and never closed. Left to itself SQLite looks through all that were closed for each one."""
+LOST_OF = f"{LOST.replace('o.kind', '+o.kind')} AND o.writer=?"
+"""Those of one writer, found by it and not among all that were ever opened: the plus keeps `kind` out of the search."""
 CODE = re.compile(r"[a-z0-9_.-]{1,64}")
 """What an error code looks like. An upstream gives codes of its own, and they must not carry its prose."""
 
@@ -42,11 +42,15 @@ class Entry:
         """The model that answers, once one does."""
         self.status = 200
         self.outcome = ""
+        self.error = ""
+        """The code of the error it ended with."""
         self.estimated_output = 0
         """Deltas relayed: the output tokens counted where the upstream names none."""
         self.first_byte_ms: float | None = None
         self.queued_ms: float | None = None
         self.trigger, self.check = decision.trigger, ""
+        self.finish, self.replaced = "", False
+        """Of a stream: why it ended, in the upstream's word, and whether bytes of it were no UTF-8."""
         self._store, self._prices, self._clock, self._start = store, prices, clock, clock()
 
     def elapsed_ms(self) -> float:
@@ -66,19 +70,26 @@ class Entry:
     def result(self, error: str) -> Outcome:
         """How it ended: usage as the upstream says, else estimated and marked; the cost is that of all attempts."""
         usage, known = self._usage()
-        attempts = tuple(replace(a, cost=self._cost(a, usage, known)) for a in self.attempts)
-        aside = [a for a in attempts if a.usage is not None]
-        lost = [a for a in attempts if a.sent and a.outcome != "answered" and a.usage is None]
-        estimated = bool(lost) or not known or any(None in (a.usage.prompt, a.usage.output) for a in aside if a.usage)
-        charged = [a.cost for a in (*aside, *lost)]
+        answer = None if self.model is None else self._answer_cost(self.model, usage, known)
+        attempts, charged, estimated = [], [], not known
+        for attempt in self.attempts:
+            cost = self._cost(attempt, answer)
+            attempts.append(attempt if cost == attempt.cost else priced(attempt, cost))
+            if (aside := attempt.usage) is not None:
+                charged.append(cost)
+                estimated = estimated or aside.prompt is None or aside.output is None
+            elif attempt.sent and attempt.outcome != "answered":
+                charged.append(cost)
+                estimated = True
         if self.model is not None:
-            charged.append(self._answer_cost(self.model, usage, known))
-        priced = [cost for cost in charged if cost is not None]
+            charged.append(answer)
+        known_costs = [cost for cost in charged if cost is not None]
         return Outcome(
-            outcome=self.outcome or "answered", status=self.status, attempts=attempts, usage=usage,
-            cost=sum(priced) if priced or not charged else None, estimated=estimated,
+            outcome=self.outcome or "answered", status=self.status, attempts=tuple(attempts), usage=usage,
+            cost=sum(known_costs) if known_costs or not charged else None, estimated=estimated,
             first_byte_ms=self.first_byte_ms, queued_ms=self.queued_ms, trigger=self.trigger, check=self.check,
             total_ms=self.elapsed_ms(), error=error,
+            finish=self.finish if not self.finish or CODE.fullmatch(self.finish) else "other", replaced=self.replaced,
         )  # fmt: skip
 
     def _usage(self) -> tuple[Usage, bool]:
@@ -95,13 +106,16 @@ class Entry:
         prompt = self.decision.traits.prompt_tokens if usage.prompt is None else usage.prompt
         return Usage(prompt, output if usage.output is None else usage.output, usage.cached)
 
-    def _cost(self, attempt: Attempt, usage: Usage, known: bool) -> float | None:
-        """US dollars of one attempt; one that a provider may have worked on in vain costs what it can cost at most."""
+    def _cost(self, attempt: Attempt, answer: float | None) -> float | None:
+        """US dollars of one attempt; one that a provider may have worked on in vain costs what it can cost at most.
+
+        `answer`: those of the answer that was passed on.
+        """
         if attempt.usage is not None and (model := self._model(attempt.endpoint)) is not None:
             said = None not in (attempt.usage.prompt, attempt.usage.output)
             return self._answer_cost(model, self._filled(attempt.usage, 0), said)
         if attempt.outcome == "answered" and self.model is not None:
-            return self._answer_cost(self.model, usage, known)
+            return answer
         return self._worst(attempt.endpoint) if attempt.sent else 0.0
 
     def _answer_cost(self, model: Model, usage: Usage, known: bool) -> float | None:
@@ -140,39 +154,29 @@ class Ledger:
         """US dollars settled and held this month by the caller's key."""
         return self.budgets.used(caller.key, self._clock())
 
-    @contextmanager
-    def entry(self, ask: Ask, caller: Caller, decision: Decision) -> Iterator[Entry]:
+    def entry(self, ask: Ask, caller: Caller, decision: Decision) -> Opening:
         """Open the entry and hold the worst cost; close it and settle whatever happens inside.
 
         Raises LimitReached where the budget does not cover the hold, Unavailable where no record can be kept.
         """
-        if self.store.full:
-            raise Unavailable("The ledger's disk takes no more records.", code="ledger_unavailable", retry_after=30)
-        now = self._clock()
-        entry = Entry(ask, caller, decision, self.store, self._prices, self._clock)
-        self.store.append(Event(now, "opened", ask.id, caller.key, opened(ask, caller, decision), decision.hold))
-        self.metrics.opened(decision)
-        hold, error = None, ""
-        try:
-            hold = self.budgets.hold(caller, decision.hold or 0.0, now)
-            yield entry
-        except HeadgateError as failed:
-            entry.outcome = entry.outcome or ("failed" if entry.attempts else "refused")
-            entry.status, error = failed.status, failed.code if CODE.fullmatch(failed.code) else "other"
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            if entry.outcome != "left_queue":
-                entry.outcome = "client_left"
-            entry.status = 499
-            raise
-        except BaseException:
-            entry.outcome, entry.status, error = "failed", 500, "internal_error"
-            raise
-        finally:
-            self._close(entry, hold, error)
+        return Opening(self, Entry(ask, caller, decision, self.store, self._prices, self._clock))
 
-    def _close(self, entry: Entry, hold: Hold | None, error: str) -> None:
-        outcome = entry.result(error)
+    def open(self, entry: Entry) -> Hold:
+        """Write down that the request is open, then hold its worst cost. For `Opening`."""
+        now, decision = self._clock(), entry.decision
+        body = opened(entry.ask, entry.caller, decision)
+        self.store.append(Event(now, "opened", entry.ask.id, entry.caller.key, body, decision.hold))
+        self.metrics.opened(decision)
+        try:
+            return self.budgets.hold(entry.caller, decision.hold or 0.0, now)
+        except BaseException as failed:
+            _say_how(entry, failed)
+            self.close(entry, None)
+            raise
+
+    def close(self, entry: Entry, hold: Hold | None) -> None:
+        """Write down how it ended, and settle. For `Opening`."""
+        outcome = entry.result(entry.error)
         if hold is not None:
             self.budgets.settle(hold, outcome.cost or 0.0)  # what has no price is in no sum, here and after a restart
         body = closed(
@@ -183,14 +187,62 @@ class Ledger:
         self.metrics.closed(entry.decision, entry.model, outcome)
 
 
-def settle_lost(store: Store, now: float) -> int:
+class Opening:
+    """An entry that is open inside `with`, and closed exactly once after it."""
+
+    __slots__ = ("_entry", "_hold", "_ledger")
+
+    def __init__(self, ledger: Ledger, entry: Entry) -> None:
+        self._ledger, self._entry = ledger, entry
+        self._hold: Hold | None = None
+
+    def __enter__(self) -> Entry:
+        if self._ledger.store.full:
+            raise Unavailable("The ledger's disk takes no more records.", code="ledger_unavailable", retry_after=30)
+        self._hold = self._ledger.open(self._entry)
+        return self._entry
+
+    def __exit__(self, kind: object, failed: BaseException | None, trace: object) -> None:
+        if failed is not None:
+            _say_how(self._entry, failed)
+        self._ledger.close(self._entry, self._hold)
+
+
+def _say_how(entry: Entry, failed: BaseException) -> None:
+    """Note in the entry how a request ended that was not answered."""
+    if isinstance(failed, HeadgateError):
+        entry.outcome = entry.outcome or ("failed" if entry.attempts else "refused")
+        entry.status, entry.error = failed.status, failed.code if CODE.fullmatch(failed.code) else "other"
+    elif isinstance(failed, asyncio.CancelledError) and failed.args:
+        # With a reason: uvicorn's, when the time to stop is over. A client that leaves gives none.
+        entry.outcome = "failed" if entry.first_byte_ms is None else "cut"
+        entry.status, entry.error = Overloaded.status, Overloaded.code
+    elif isinstance(failed, asyncio.CancelledError | GeneratorExit):
+        if entry.outcome != "left_queue":
+            entry.outcome = "client_left"
+        entry.status = 499
+    else:
+        entry.outcome, entry.status, entry.error = "failed", 500, "internal_error"
+
+
+def priced(attempt: Attempt, cost: float | None) -> Attempt:
+    """The attempt with what it cost. Field by field, since `_replace` takes three times as long."""
+    a = attempt
+    return Attempt(a.model, a.endpoint, a.place, a.outcome, a.status, a.ms, a.detail, a.sent, cost, a.usage)
+
+
+def settle_lost(store: Store, now: float, gone: Collection[str] | None = None) -> int:
     """Close what an earlier router opened and never closed (it was killed), at its hold. Returns how many.
 
+    `gone`: the ids of the writers that have ended, where others live and write; None: nobody else does.
     On disk when it returns, so that budgets loaded next count it. Raises LedgerError where that cannot be.
     """
     try:
         with closing(connect(store.path, read_only=True)) as db:
-            lost = db.execute(LOST).fetchall()
+            if gone is None:
+                lost = db.execute(LOST).fetchall()
+            else:
+                lost = [row for writer in gone for row in db.execute(LOST_OF, (writer,))]
     except sqlite3.Error as broken:
         raise LedgerError(f"the ledger {store.path} cannot be read: {broken}") from broken
     error = "the router ended before the request did"
@@ -199,94 +251,3 @@ def settle_lost(store: Store, now: float) -> int:
         store.append(Event(now, "closed", request, key, closed(None, outcome), held))
     store.flush()
     return len(lost)
-
-
-def opened(ask: Ask, caller: Caller, decision: Decision) -> dict[str, Any]:
-    """The body of an `opened` event: who asked for what, and the decision. Never any text of the request."""
-    return {
-        "route": ask.route, "asked": ask.model, "stream": ask.stream, "bytes": ask.size, "team": caller.team,
-        "session": _session(ask, caller), "escalate": ask.escalate, **decision_json(decision),
-    }  # fmt: skip
-
-
-def _session(ask: Ask, caller: Caller) -> str | None:
-    """A name for the session that groups requests of one key; the caller's own is text and may name a person."""
-    if ask.session is None:
-        return None
-    return hashlib.sha256(f"{caller.key}\0{ask.session}".encode()).hexdigest()[:16]
-
-
-def decision_json(decision: Decision) -> dict[str, Any]:
-    """A decision as data: for the ledger, `headgate explain` and the admin API."""
-    traits = decision.traits
-    return {
-        "data_class": traits.data_class.name,
-        "why_class": traits.why_class,
-        "needs": sorted(traits.needs),
-        "parameters": sorted(traits.parameters),
-        "prompt_tokens_at_most": traits.prompt_tokens,
-        "policy": decision.policy,
-        "reason": decision.reason,
-        "trigger": decision.trigger,
-        "check": decision.check,
-        "order": [_candidate(c) for c in decision.order],
-        "refusals": [
-            {"model": r.model, "endpoint": r.endpoint, "rule": r.rule, "reason": r.reason, "remedy": r.remedy}
-            for r in decision.refusals
-        ],
-        "hold_usd": decision.hold,
-        "dropped": list(decision.dropped),
-    }
-
-
-def _candidate(candidate: Candidate) -> dict[str, Any]:
-    """One of the order with what was known of its load; what is not known is null."""
-    endpoint = candidate.endpoint
-    return {
-        "model": candidate.model.name, "endpoint": endpoint.name, "place": candidate.model.place,
-        "full": endpoint.full, "in_flight": endpoint.in_flight, "limit": endpoint.limit or None,
-        "running": endpoint.running, "waiting": endpoint.waiting, "kv_use": endpoint.kv_use,
-        "gpus": [
-            {"index": gpu.index, "utilisation": gpu.utilisation, "memory_free_gb": gpu.memory_free_gb,
-             "throttle": list(gpu.throttle), "fault": gpu.fault}
-            for gpu in endpoint.gpus
-        ],
-    }  # fmt: skip
-
-
-def closed(model: Model | None, outcome: Outcome, *, lane: str | None = None, price_source: str = "") -> dict[str, Any]:
-    """The body of a `closed` event. Never any text of the request or the answer."""
-    return {
-        "outcome": outcome.outcome,
-        "status": outcome.status,
-        "model": model.name if model else None,
-        "place": model.place if model else None,
-        "lane": lane,
-        "trigger": outcome.trigger,
-        "check": outcome.check,
-        "attempts": [_attempt(attempt) for attempt in outcome.attempts],
-        "prompt_tokens": outcome.usage.prompt,
-        "output_tokens": outcome.usage.output,
-        "cached_tokens": outcome.usage.cached,
-        "cost_usd": outcome.cost,
-        "price_source": price_source,
-        "unpriced": outcome.cost is None or any(a.cost is None for a in outcome.attempts),
-        "estimated": outcome.estimated,
-        "queued_ms": outcome.queued_ms and round(outcome.queued_ms, 2),
-        "first_byte_ms": outcome.first_byte_ms and round(outcome.first_byte_ms, 2),
-        "total_ms": round(outcome.total_ms, 2),
-        "error": outcome.error,
-    }
-
-
-def _attempt(attempt: Attempt) -> dict[str, Any]:
-    # With an error's status the words are the upstream's, and engines quote what they refuse.
-    ours = attempt.status is None or attempt.outcome in ("answered", "check_failed")
-    found = {
-        "model": attempt.model, "endpoint": attempt.endpoint, "place": attempt.place, "outcome": attempt.outcome,
-        "status": attempt.status, "ms": round(attempt.ms, 2), "detail": attempt.detail if ours else "",
-        "cost_usd": attempt.cost,
-    }  # fmt: skip
-    if (usage := attempt.usage) is not None:
-        found |= {"prompt_tokens": usage.prompt, "output_tokens": usage.output, "cached_tokens": usage.cached}
-    return found

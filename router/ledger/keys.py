@@ -1,4 +1,4 @@
-"""API keys: made once and shown once, kept as an HMAC, found without touching the disk.
+"""API keys: made once and shown once, kept as an HMAC, found in memory.
 
 A key is `hg_<id>_<secret><checksum>`. The checksum lets a scanner or the edge drop a mistyped key without a look-up.
 """
@@ -6,12 +6,12 @@ A key is `hg_<id>_<secret><checksum>`. The checksum lets a scanner or the edge d
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import secrets
 import sqlite3
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,19 @@ from serving.catalogue import DataClass, KeyDefaults
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH, SECRET_LENGTH, CHECK_LENGTH = 8, 43, 6
 """43 characters of base 62 carry 256 bits."""
-COLUMNS = "id, team, data_class, mac, last4, lanes, substitute, budget_usd, created, expires, revoked, scopes"
+COLUMNS = (
+    "id, team, data_class, mac, last4, lanes, substitute, budget_usd, created, expires, revoked, scopes, "
+    "requests_per_minute, tokens_per_minute"
+)
 SCOPES = ("escalate",)
 """What a key may be allowed besides asking. `escalate`: to ask for a stronger model by a header."""
-CHANGEABLE = frozenset({"team", "data_class", "lanes", "substitute", "budget_usd", "expires", "revoked", "scopes"})
+CHANGEABLE = frozenset({
+    "team", "data_class", "lanes", "substitute", "budget_usd", "expires", "revoked", "scopes", "requests_per_minute",
+    "tokens_per_minute",
+})  # fmt: skip
+LOOKS = 20
+"""How often a second the table is looked at for keys that are not known; guessing must not cost a look for each."""
+PAIRS = tuple(one + other for one in BASE62 for other in BASE62)
 
 
 class KeyError_(Exception):
@@ -49,13 +58,16 @@ class Key:
     expires: float | None
     revoked: float | None
     scopes: frozenset[str] = frozenset()
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
     def works(self, now: float) -> bool:
         return self.revoked is None and (self.expires is None or now < self.expires)
 
     def caller(self) -> Caller:
         return Caller(
-            self.id, self.team, self.data_class, self.lanes, self.substitute, self.scopes, self.budget_usd
+            self.id, self.team, self.data_class, self.lanes, self.substitute, self.scopes, self.budget_usd,
+            self.requests_per_minute, self.tokens_per_minute,
         )  # fmt: skip
 
 
@@ -79,15 +91,24 @@ def new_text() -> str:
 
 
 def _checksum(body: str) -> str:
-    number, digits = zlib.crc32(body.encode()), ""
-    for _ in range(CHECK_LENGTH):
-        number, rest = divmod(number, 62)
-        digits = BASE62[rest] + digits
-    return digits
+    high, low = divmod(zlib.crc32(body.encode()), len(PAIRS))
+    return PAIRS[high // len(PAIRS)] + PAIRS[high % len(PAIRS)] + PAIRS[low]
 
 
 def _mac(pepper: str, text: str) -> str:
-    return hmac.new(pepper.encode(), text.encode(), hashlib.sha256).hexdigest()
+    return _keyed(pepper)(text)
+
+
+def _keyed(pepper: str) -> Callable[[str], str]:
+    """What makes a key's digest; the pepper's own part of the work is done once."""
+    ready = hmac.new(pepper.encode(), digestmod="sha256")
+
+    def mac(text: str) -> str:
+        made = ready.copy()
+        made.update(text.encode())
+        return made.hexdigest()
+
+    return mac
 
 
 class KeyBook:
@@ -108,12 +129,14 @@ class KeyBook:
         text = new_text()
         fields: dict[str, Any] = {
             "lanes": frozenset(defaults.lanes), "substitute": False, "budget_usd": defaults.budget_usd, "expires": None,
+            "requests_per_minute": defaults.requests_per_minute, "tokens_per_minute": defaults.tokens_per_minute,
         } | changed  # fmt: skip
         key = Key(
             id=text.split("_")[1], team=team, data_class=data_class, mac=_mac(self._pepper, text), last4=text[-4:],
             created=time.time(), revoked=None, **fields,
         )  # fmt: skip
-        self._write("INSERT INTO keys VALUES (?,?,?,?,?,?,?,?,?,?,?,?)", _row(key))
+        row = _row(key)
+        self._write(f"INSERT INTO keys ({COLUMNS}) VALUES ({','.join('?' * len(row))})", row)  # noqa: S608
         return key, text
 
     def list(self) -> list[Key]:
@@ -145,7 +168,8 @@ class KeyBook:
             raise KeyError_(f"{name} no longer works; make a new one with: headgate keys create")
         made = self.create(
             old.team, old.data_class, KeyDefaults(), lanes=old.lanes, substitute=old.substitute, scopes=old.scopes,
-            budget_usd=old.budget_usd, expires=old.expires,
+            budget_usd=old.budget_usd, expires=old.expires, requests_per_minute=old.requests_per_minute,
+            tokens_per_minute=old.tokens_per_minute,
         )  # fmt: skip
         ends = time.time() + overlap_s
         self.set(name, expires=ends if old.expires is None else min(ends, old.expires))
@@ -170,10 +194,11 @@ class Keyring:
     """
 
     def __init__(self, path: Path, pepper: str) -> None:
-        self._pepper = pepper
+        self._mac = _keyed(pepper)
         self._db = connect(path, read_only=True)  # the router answers callers; only the operator changes keys
         self._version = -1
-        self._keys: dict[str, Key] = {}
+        self._keys: dict[str, tuple[Key, Caller]] = {}
+        self._looks, self._looked = float(LOOKS), time.monotonic()
         try:
             self._look()
         except LedgerError:
@@ -185,16 +210,26 @@ class Keyring:
         name = well_formed(text)
         if name is None:
             return None
-        if name not in self._keys:  # made a moment ago, perhaps; asking whether the file changed takes microseconds
+        if name not in self._keys and self._may_look():  # made a moment ago, perhaps
             self.refresh()
-        key = self._keys.get(name)
-        if key is None or not hmac.compare_digest(key.mac, _mac(self._pepper, text)) or not key.works(now):
+        key, caller = self._keys.get(name, (None, None))
+        if key is None or not hmac.compare_digest(key.mac, self._mac(text)) or not key.works(now):
             return None
-        return key.caller()
+        return caller
+
+    def _may_look(self) -> bool:
+        """Whether there have not been too many looks in the last second. Who is not seen now is seen within one."""
+        now = time.monotonic()
+        self._looks = min(float(LOOKS), self._looks + (now - self._looked) * LOOKS)
+        self._looked = now
+        if self._looks < 1:
+            return False
+        self._looks -= 1
+        return True
 
     def by_id(self, name: str) -> Caller | None:
-        key = self._keys.get(name)
-        return key.caller() if key else None
+        found = self._keys.get(name)
+        return found[1] if found else None
 
     def refresh(self) -> None:
         """Read the table again if another connection has changed the file. Called every second; never raises.
@@ -210,7 +245,7 @@ class Keyring:
         except sqlite3.Error as broken:
             raise LedgerError(f"the table of keys cannot be read: {broken}") from broken
         if version != self._version:
-            self._keys = {key.id: key for key in _read(self._db)}
+            self._keys = {key.id: (key, key.caller()) for key in _read(self._db)}
             self._version = version
 
     def close(self) -> None:
@@ -220,7 +255,8 @@ class Keyring:
 def _row(key: Key) -> tuple[Any, ...]:
     return (
         key.id, key.team, key.data_class.name, key.mac, key.last4, ",".join(sorted(key.lanes)), int(key.substitute),
-        key.budget_usd, key.created, key.expires, key.revoked, ",".join(sorted(key.scopes)),
+        key.budget_usd, key.created, key.expires, key.revoked, ",".join(sorted(key.scopes)), key.requests_per_minute,
+        key.tokens_per_minute,
     )  # fmt: skip
 
 
@@ -233,7 +269,7 @@ def _read(db: sqlite3.Connection) -> list[Key]:
         rows = db.execute(f"SELECT {COLUMNS} FROM keys ORDER BY created").fetchall()  # noqa: S608
         return [
             Key(r[0], r[1], DataClass.parse(r[2]), r[3], r[4], _listed(r[5]), bool(r[6]), r[7], r[8],
-                r[9], r[10], _listed(r[11]))
+                r[9], r[10], _listed(r[11]), r[12], r[13])
             for r in rows
         ]  # fmt: skip
     except (sqlite3.DatabaseError, ValueError) as broken:

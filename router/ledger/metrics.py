@@ -1,24 +1,25 @@
 """Every Prometheus metric of the installation, declared here and nowhere else. Names follow Prometheus' conventions.
 
-Requests are counted as they come and go; what is live (endpoints, GPUs, queue, door, ledger) is read when somebody
-asks. A reading that is unknown is left out, never 0.
+Requests are counted as they come and go, in plain numbers, since the client library's counters cost more than all else
+that is done to count; they become metrics when somebody asks. What is live (endpoints, GPUs, queue, door, ledger) is
+read then too. A reading that is unknown is left out, never 0.
 """
 
 from __future__ import annotations
 
+import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from router.records import Decision, Endpoint, Gpu, Outcome, Usage
 from serving.catalogue import Model
 
-M = TypeVar("M", bound=MetricWrapperBase)
 Reading = tuple[str, tuple[str, ...], float | None]
 """A metric's name, the values of its labels, and what was read."""
 
@@ -30,7 +31,9 @@ IN_QUEUE = ("queue_full", "deadline_passed", "left_queue")
 LIVE: dict[str, tuple[str, ...]] = {
     "headgate_in_flight": ("Requests the router has there now.", "endpoint", "model"),
     "headgate_endpoint_limit": ("Requests it takes at once.", "endpoint", "model"),
+    "headgate_endpoint_resting": ("1 where it is left alone since it fails or asked for it.", "endpoint", "model"),
     "headgate_queue_length": ("Requests that wait for local room.",),
+    "headgate_tasks": ("Tasks of the event loop: a few, and one or two for each open request.",),
     "headgate_instance_state": ("1 for the state it is in.", "instance", "model", "state"),
     "headgate_instance_restarts_total": ("Starts after the first.", "instance", "model"),
     "headgate_instance_running": ("Requests the engine says it runs.", "instance", "model"),
@@ -57,112 +60,162 @@ class Live:
     endpoints: tuple[Endpoint, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     queue_length: int = 0
+    tasks: int | None = None
+    """Tasks of the event loop; None where nobody counts them."""
     ledger_healthy: bool = True
     door_open: bool | None = None
     """None where there is no door."""
 
 
-class _Children(dict[tuple[str, ...], M]):
-    """A metric's children by their labels: to look one up in the metric itself costs more than to count."""
+class Count(dict[tuple[str, ...], float]):
+    """A counter: a number by the values of its labels."""
 
-    def __init__(self, metric: M) -> None:
-        self._metric = metric
+    def __init__(self, name: str, text: str, *labels: str) -> None:
+        self.name, self._text, self._labels = name, text, labels
+        self._began: dict[tuple[str, ...], float] = {}
 
-    def __missing__(self, labels: tuple[str, ...]) -> M:
-        child = self[labels] = self._metric.labels(*labels) if labels else self._metric
-        return child
+    def __missing__(self, labels: tuple[str, ...]) -> float:
+        self._began[labels] = time.time()
+        return 0.0
+
+    def metric(self) -> Metric:
+        family = CounterMetricFamily(self.name, self._text, labels=self._labels)
+        for labels, value in self.items():
+            family.add_metric(labels, value, created=self._began[labels])
+        return family
 
 
-class Metrics:
+class Times(dict[tuple[str, ...], list[float]]):
+    """A histogram: by the values of its labels, how many were within each of SECONDS, how many beyond, and the sum."""
+
+    def __init__(self, name: str, text: str, *labels: str) -> None:
+        self.name, self._text, self._labels = name, text, labels
+        self._began: dict[tuple[str, ...], float] = {}
+        if not labels:
+            self[()]  # without labels it is there from the start
+
+    def __missing__(self, labels: tuple[str, ...]) -> list[float]:
+        self._began[labels] = time.time()
+        counts = self[labels] = [0.0] * (len(SECONDS) + 2)
+        return counts
+
+    def observe(self, labels: tuple[str, ...], seconds: float) -> None:
+        counts = self[labels]
+        counts[bisect_left(SECONDS, seconds)] += 1
+        counts[-1] += seconds
+
+    def metric(self) -> Metric:
+        """As Prometheus wants it: each bound with all that was within it, and when it began to be counted."""
+        family = HistogramMetricFamily(self.name, self._text, labels=self._labels)
+        bounds = [*(str(float(bound)) for bound in SECONDS), "+Inf"]
+        for labels, counts in self.items():
+            family.add_metric(labels, list(zip(bounds, accumulate(counts[:-1]), strict=True)), counts[-1])
+            named = dict(zip(self._labels, labels, strict=True))
+            family.add_sample(f"{self.name}_created", named, self._began[labels])
+        return family
+
+
+class Metrics(Collector):
     """The registry and what is counted in it."""
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
-
-        def count(name: str, text: str, *labels: str) -> _Children[Counter]:
-            return _Children(Counter(name, text, labels, registry=registry))
-
-        def times(name: str, text: str, *labels: str) -> _Children[Histogram]:
-            return _Children(Histogram(name, text, labels, buckets=SECONDS, registry=registry))
-
-        self._requests = count(
-            "headgate_requests_total", "Requests ended.", "model", "place", "lane", "outcome"
-        )  # fmt: skip
-        self._decisions = count(
+        self._requests = Count("headgate_requests_total", "Requests ended.", "model", "place", "lane", "outcome")
+        self._decisions = Count(
             "headgate_decisions_total", "Decisions, by the place of the first choice.", "lane", "place", "trigger"
         )
-        self._refusals = count("headgate_refusals_total", "Candidates ruled out, by rule.", "model", "rule")
-        self._refused = count(
+        self._refusals = Count("headgate_refusals_total", "Candidates ruled out, by rule.", "model", "rule")
+        self._refused = Count(
             "headgate_requests_refused_total", "Requests refused before a decision, by code.", "code"
         )  # fmt: skip
-        self._overflow = count(
+        self._overflow = Count(
             "headgate_overflow_total", "Answers by another model for want of local room.", "from_model", "to_model"
         )
-        self._tokens = count(
+        self._tokens = Count(
             "headgate_tokens_total", "Tokens of answers; cached is a part of prompt.", "model", "place", "kind"
         )
-        self._cost = count("headgate_cost_usd_total", "US dollars of attempts.", "model", "place")
-        self._unpriced = count("headgate_unpriced_total", "Attempts without a price.", "model")
-        self._queue_left = count(
+        self._cost = Count("headgate_cost_usd_total", "US dollars of attempts.", "model", "place")
+        self._attempts = Count(
+            "headgate_attempts_total", "Tries at an endpoint, by how they ended.", "endpoint", "outcome"
+        )  # fmt: skip
+        self._retries = Count(
+            "headgate_retries_total", "Tries after a first one of the same request, by how they ended.", "outcome"
+        )
+        self._unpriced = Count("headgate_unpriced_total", "Attempts without a price.", "model")
+        self._queue_left = Count(
             "headgate_queue_left_total", "Requests that wanted to wait for local room, by how that ended.", "outcome"
         )
-        self._first_token = times(
+        self._first_token = Times(
             "headgate_first_token_seconds", "From the request to its answer, of a stream to its first token.", "place"
         )
-        self._total = times("headgate_request_seconds", "From the request to the end of its answer.", "place")
-        self._queue_wait = times("headgate_queue_wait_seconds", "How long local room was waited for.")
-        self._open = Gauge("headgate_requests_open", "Requests now open.", registry=registry)
-        self._live = _LiveState()
-        registry.register(self._live)
+        self._total = Times("headgate_request_seconds", "From the request to the end of its answer.", "place")
+        self._queue_wait = Times("headgate_queue_wait_seconds", "How long local room was waited for.")
+        self._open = 0
+        self._look: Callable[[], Live] | None = None
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything as metrics, for the registry."""
+        for counted in vars(self).values():
+            if isinstance(counted, Count | Times):
+                yield counted.metric()
+        yield GaugeMetricFamily("headgate_requests_open", "Requests now open.", value=self._open)
+        yield from _live(self._look)
 
     def watch(self, look: Callable[[], Live]) -> None:
         """Publish what `look` finds, each time somebody asks."""
-        self._live.look = look
+        self._look = look
 
     def refused(self, code: str) -> None:
         """Count a request that was refused before anything could be decided."""
-        self._refused[code,].inc()
+        self._refused[code,] += 1
 
     def opened(self, decision: Decision) -> None:
-        self._open.inc()
+        self._open += 1
         for refusal in decision.refusals:
-            self._refusals[refusal.model, refusal.rule].inc()
+            self._refusals[refusal.model, refusal.rule] += 1
 
     def closed(self, decision: Decision, model: Model | None, outcome: Outcome) -> None:
         """Count a request that ended; `model` is the one that answered, if one did."""
-        self._open.dec()
+        self._open -= 1
         lane, trigger = decision.lane, outcome.trigger.partition(":")[0]
         first = decision.order[0].model.place if decision.order else ""
         name, place = (model.name, model.place) if model else ("", "")
-        self._decisions[lane, first, trigger].inc()
-        self._requests[name, place, lane, outcome.outcome].inc()
+        self._decisions[lane, first, trigger] += 1
+        self._requests[name, place, lane, outcome.outcome] += 1
         if outcome.queued_ms is not None or outcome.outcome in IN_QUEUE:
-            self._queue_left[outcome.outcome if outcome.outcome in IN_QUEUE else "served",].inc()
+            self._queue_left[outcome.outcome if outcome.outcome in IN_QUEUE else "served",] += 1
         if outcome.queued_ms is not None:
-            self._queue_wait[()].observe(outcome.queued_ms / 1000)
+            self._queue_wait.observe((), outcome.queued_ms / 1000)
         self._count_attempts(outcome)
         if model is None:
             return
         self._count_tokens(name, place, outcome.usage)
         if trigger == "overflow" and (full := full_model(decision, outcome)) not in ("", name):
-            self._overflow[full, name].inc()
+            self._overflow[full, name] += 1
         if outcome.first_byte_ms is not None:
-            self._first_token[place,].observe(outcome.first_byte_ms / 1000)
-        self._total[place,].observe(outcome.total_ms / 1000)
+            self._first_token.observe((place,), outcome.first_byte_ms / 1000)
+        self._total.observe((place,), outcome.total_ms / 1000)
 
     def _count_attempts(self, outcome: Outcome) -> None:
-        for attempt in outcome.attempts:  # a try that brought nothing can cost as well
+        for number, attempt in enumerate(outcome.attempts):  # a try that brought nothing can cost as well
+            self._attempts[attempt.endpoint, attempt.outcome] += 1
+            if number:
+                self._retries[attempt.outcome,] += 1
             if attempt.cost is None:
-                self._unpriced[attempt.model,].inc()
+                self._unpriced[attempt.model,] += 1
             elif attempt.cost:
-                self._cost[attempt.model, attempt.place].inc(attempt.cost)
+                self._cost[attempt.model, attempt.place] += attempt.cost
             if attempt.usage is not None:
                 self._count_tokens(attempt.model, attempt.place, attempt.usage)
 
     def _count_tokens(self, model: str, place: str, usage: Usage) -> None:
-        for kind, tokens in (("prompt", usage.prompt), ("cached", usage.cached), ("output", usage.output)):
-            if tokens is not None:
-                self._tokens[model, place, kind].inc(tokens)
+        if usage.prompt is not None:
+            self._tokens[model, place, "prompt"] += usage.prompt
+        if usage.cached is not None:
+            self._tokens[model, place, "cached"] += usage.cached
+        if usage.output is not None:
+            self._tokens[model, place, "output"] += usage.output
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text form."""
@@ -185,23 +238,18 @@ def full_model(decision: Decision, outcome: Outcome) -> str:
     return next(iter([*known, *said, *(c.model.name for c in local)]), "")
 
 
-class _LiveState(Collector):
-    """Reads the live state when somebody asks."""
-
-    def __init__(self) -> None:
-        self.look: Callable[[], Live] | None = None
-
-    def collect(self) -> Iterable[Metric]:
-        families = {
-            name: (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(name, text, labels=labels)
-            for name, (text, *labels) in LIVE.items()
-        }
-        # By name and labels, for one that stands there twice makes Prometheus refuse the whole page.
-        readings = {(name, labels): value for name, labels, value in (_readings(self.look()) if self.look else ())}
-        for (name, labels), value in readings.items():
-            if value is not None:
-                families[name].add_metric(labels, value)
-        return families.values()
+def _live(look: Callable[[], Live] | None) -> Iterable[Metric]:
+    """What is read when somebody asks."""
+    families = {
+        name: (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(name, text, labels=labels)
+        for name, (text, *labels) in LIVE.items()
+    }
+    # By name and labels, for one that stands there twice makes Prometheus refuse the whole page.
+    readings = {(name, labels): value for name, labels, value in (_readings(look()) if look else ())}
+    for (name, labels), value in readings.items():
+        if value is not None:
+            families[name].add_metric(labels, value)
+    return families.values()
 
 
 def _readings(live: Live) -> Iterator[Reading]:
@@ -209,11 +257,13 @@ def _readings(live: Live) -> Iterator[Reading]:
         where = (endpoint.name, endpoint.model)
         yield "headgate_in_flight", where, endpoint.in_flight
         yield "headgate_endpoint_limit", where, endpoint.limit or None
+        yield "headgate_endpoint_resting", where, 1 if endpoint.resting else 0
         if endpoint.address != "door":
             yield from _of_instance(endpoint, where)
     for gpu in live.gpus:
         yield from _of_gpu(gpu, (gpu.uuid, str(gpu.index)))
     yield "headgate_queue_length", (), live.queue_length
+    yield "headgate_tasks", (), live.tasks
     yield "headgate_door_open", (), live.door_open
     yield "headgate_ledger_healthy", (), live.ledger_healthy
 

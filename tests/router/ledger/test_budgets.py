@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import calendar
 import contextlib
+import multiprocessing
 import time
 from collections.abc import Iterator
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.errors import LimitReached
+from router.errors import LimitReached, Unavailable
+from router.ledger import counters
 from router.ledger.budgets import Budgets
+from router.ledger.counters import Shared
 from router.ledger.entries import Ledger, settle_lost
 from router.ledger.metrics import Metrics
 from router.ledger.store import Event, LedgerError, Store, connect
@@ -170,6 +175,80 @@ def test_a_request_lost_last_month_is_not_charged_to_this_one(store: Store) -> N
     assert loaded(store, JULY + 5).used("k1", JULY + 5) == 0
 
 
+def test_requests_of_workers_that_live_are_never_closed_as_lost(store: Store) -> None:
+    with contextlib.closing(Store(store.path)) as dead, contextlib.closing(Store(store.path)) as living:
+        for number, one in enumerate((dead, living)):
+            one.append(Event(JUNE, "opened", f"r{number}", "k1", {}, 0.5))
+            one.flush()
+    assert settle_lost(store, JUNE + 1, gone=[]) == 0
+    assert settle_lost(store, JUNE + 1, gone=[dead.writer]) == 1
+    assert settle_lost(store, JUNE + 1, gone=[dead.writer]) == 0
+    assert [len(store.events(request)) for request in ("r0", "r1")] == [2, 1]
+    assert settle_lost(store, JUNE + 2) == 1  # nobody else lives
+    assert len(store.events("r1")) == 2
+
+
 def test_an_empty_ledger_has_spent_nothing(store: Store) -> None:
     assert settle_lost(store, JUNE) == 0
     assert loaded(store, JUNE).used("k1", JUNE) == 0
+
+
+# ---- shared by several workers
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    made = tmp_path / "budgets.table"
+    counters.make(made)
+    return made
+
+
+def _spend(path: Path, start: Barrier, admitted: SimpleQueue[int]) -> None:
+    budgets, who, holds = Budgets(Shared(path)), caller(budget_usd=50 * 0.07), []
+    start.wait()
+    for _ in range(250):
+        with contextlib.suppress(LimitReached):
+            holds.append(budgets.hold(who, 0.07, JUNE))
+    for hold in holds:
+        budgets.settle(hold, 0.07)
+    admitted.put(len(holds))
+
+
+def test_bu_001_of_a_thousand_at_four_workers_a_budget_for_fifty_admits_fifty(table: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start, admitted = context.Barrier(4), context.SimpleQueue()
+    children = [context.Process(target=_spend, args=(table, start, admitted)) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    assert sum(admitted.get() for _ in children) == 50
+    with contextlib.closing(Shared(table)) as shared:
+        assert Budgets(shared).used("k1", JUNE) == pytest.approx(50 * 0.07)
+
+
+def test_what_was_spent_without_a_budget_counts_once_the_key_has_one(table: Path) -> None:
+    with contextlib.closing(Shared(table)) as one, contextlib.closing(Shared(table)) as other:
+        Budgets(one).hold(caller(), 0.75, JUNE)
+        with pytest.raises(LimitReached):
+            Budgets(other).hold(caller(budget_usd=1.0), 0.5, JUNE)
+
+
+def test_where_nobody_knows_what_is_spent_a_key_with_a_budget_is_refused_and_others_go_on(table: Path) -> None:
+    free, bound = caller(key="free"), caller(key="bound", budget_usd=9.0)
+    with contextlib.closing(Shared(table)) as stuck, contextlib.closing(Shared(table)) as mine:
+        budgets = Budgets(mine)
+        before = budgets.hold(bound, 1.0, JUNE)
+        with stuck:
+            with pytest.raises(Unavailable) as refused:
+                budgets.hold(bound, 1.0, JUNE)
+            assert (refused.value.status, refused.value.code) == (503, "ledger_unavailable")
+            hold = budgets.hold(free, 1.0, JUNE)
+            budgets.hold(bound, 0.0, JUNE)  # what costs nothing needs no sum
+            budgets.settle(hold, 0.5)
+            budgets.settle(before, 0.25)
+        assert budgets.used("free", JUNE) == 0.0
+        budgets.settle(budgets.hold(free, 1.0, JUNE), 1.0)  # what could not be counted then is counted now
+        budgets.settle(budgets.hold(bound, 1.0, JUNE), 0.5)
+        assert (budgets.used("free", JUNE), budgets.used("bound", JUNE)) == (1.5, 0.75)

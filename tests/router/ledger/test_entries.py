@@ -18,7 +18,7 @@ from router.decision.reasons import refused
 from router.errors import BadRequest, Forbidden, HeadgateError, LimitReached, Unavailable, UpstreamFailed
 from router.ledger import store as store_module
 from router.ledger.budgets import Budgets
-from router.ledger.entries import LOST, Entry, Ledger
+from router.ledger.entries import LOST, Entry, Ledger, priced
 from router.ledger.metrics import Metrics
 from router.ledger.prices import Prices
 from router.ledger.store import Event, LedgerError, Store, connect
@@ -54,6 +54,12 @@ def both(ledger: Ledger, request: str = "req_1") -> tuple[dict[str, Any], dict[s
     assert (opened["kind"], closed["kind"]) == ("opened", "closed")
     assert opened["key"] == closed["key"] == WHO.key
     return opened, closed
+
+
+def test_an_attempt_keeps_all_that_is_known_of_it_when_it_is_priced() -> None:
+    values: dict[str, Any] = {name: object() for name in Attempt._fields}
+    found = priced(Attempt(**values), 0.5)
+    assert {name: getattr(found, name) for name in values} == values | {"cost": 0.5}
 
 
 def settled(ledger: Ledger, usd: float) -> None:
@@ -363,12 +369,14 @@ def test_the_load_that_was_known_is_on_record_and_what_was_not_is_null(ledger: L
     opened, _ = both(ledger)
     load = {c.pop("endpoint"): c for c in opened["order"]}
     assert load["near"] == {
-        "model": "near", "place": "local", "full": True, "in_flight": 2, "limit": 2, "running": 2, "waiting": 1,
+        "model": "near", "place": "local", "full": True, "in_flight": 2, "limit": 2, "resting": "",
+        "outstanding": 0, "running": 2, "waiting": 1,
         "kv_use": 0.7, "gpus": [{"index": 0, "utilisation": 0.9, "memory_free_gb": 3.5, "throttle": ["hw_thermal"],
                                  "fault": ""}],
     }  # fmt: skip
     assert load["near-2"] == {
-        "model": "near", "place": "local", "full": False, "in_flight": 0, "limit": None, "running": None,
+        "model": "near", "place": "local", "full": False, "in_flight": 0, "limit": None, "resting": "",
+        "outstanding": 0, "running": None,
         "waiting": None, "kv_use": None, "gpus": [],
     }  # fmt: skip
     assert (opened["trigger"], opened["check"]) == ("", "")

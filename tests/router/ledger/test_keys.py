@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.ledger.keys import BASE62, KeyBook, KeyError_, Keyring, new_text, well_formed
+from router.ledger.keys import BASE62, LOOKS, KeyBook, KeyError_, Keyring, new_text, well_formed
 from router.ledger.store import LedgerError
 from serving.catalogue import LANES, DataClass, KeyDefaults
 
@@ -79,6 +79,32 @@ def test_a_mistyped_key_costs_no_look_at_the_table(ring: Keyring, monkeypatch: p
         assert ring.find(wrong, NOW) is None
     with pytest.raises(AssertionError):
         ring.find(text, NOW)  # well formed, unknown: that one is looked up
+
+
+def test_au_009_guessing_costs_no_look_for_each_and_a_new_key_is_still_found(
+    ring: Keyring, book: KeyBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, really = 0, Keyring.refresh
+
+    def looked(it: Keyring) -> None:
+        nonlocal looks
+        looks += 1
+        really(it)
+
+    monkeypatch.setattr(Keyring, "refresh", looked)
+    for guess in [new_text() for _ in range(5000)]:
+        assert ring.find(guess, NOW) is None
+    assert LOOKS <= looks < 1000
+    _, text = book.create("search", DataClass.public, DEFAULTS)
+    ring.refresh()  # as every second
+    assert ring.find(text, NOW) is not None
+
+
+def test_a_caller_is_made_once_for_each_reading_of_the_table(ring: Keyring, book: KeyBook) -> None:
+    key, text = book.create("search", DataClass.public, DEFAULTS, requests_per_minute=60, tokens_per_minute=1000)
+    caller = ring.find(text, NOW)
+    assert caller is not None and caller is ring.find(text, NOW) and caller is ring.by_id(key.id)
+    assert (caller.requests_per_minute, caller.tokens_per_minute) == (60, 1000)
 
 
 def test_the_text_is_nowhere_on_disk(path: Path, book: KeyBook) -> None:

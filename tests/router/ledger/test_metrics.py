@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +24,8 @@ DECLARED = {
     "headgate_instance_running", "headgate_instance_waiting", "headgate_instance_kv_use",
     "headgate_instance_tokens_total", "headgate_gpu_memory_total_bytes", "headgate_gpu_memory_free_bytes",
     "headgate_gpu_utilisation", "headgate_gpu_power_watts", "headgate_gpu_temperature_celsius", "headgate_gpu_fault",
-    "headgate_gpu_throttled", "headgate_door_open", "headgate_ledger_healthy",
+    "headgate_gpu_throttled", "headgate_door_open", "headgate_ledger_healthy", "headgate_tasks",
+    "headgate_attempts_total", "headgate_retries_total", "headgate_endpoint_resting",
 }  # fmt: skip
 TIMED = {"headgate_first_token_seconds", "headgate_request_seconds", "headgate_queue_wait_seconds"}
 
@@ -145,14 +145,14 @@ def test_a_trigger_is_counted_by_its_kind_and_not_by_what_callers_call_it(
     decided_by: str, ended_by: str, counted: str
 ) -> None:
     """A label is the caller's; as a label of a metric it would let callers make as many series as they like."""
-    what = replace(decision(data_class="public"), trigger=decided_by)
+    what = decision(data_class="public")._replace(trigger=decided_by)
     found = ended(Outcome("answered", 200, (tried(),), trigger=ended_by), what)
     assert named(found, "headgate_decisions_total") == {f"auto,local,{counted}": 1}
 
 
 def test_an_overflow_names_who_was_full_and_who_answered() -> None:
     served = [endpoint(NEAR, limit=4, in_flight=4), endpoint(FAR)]
-    full = replace(decision(data_class="public", endpoints=served), trigger="overflow")
+    full = decision(data_class="public", endpoints=served)._replace(trigger="overflow")
     answer = Outcome("answered", 200, (tried("far", "hosted"),), trigger="overflow")
     assert named(ended(answer, full, FAR), "headgate_overflow_total") == {"near,far": 1}
     # It had room at last, so nothing went elsewhere.
@@ -164,7 +164,7 @@ def test_an_engine_that_said_it_is_full_is_an_overflow_too() -> None:
     said = tried(outcome="overloaded", status=503, cost=0.0)
     answer = Outcome("answered", 200, (said, tried("far", "hosted")), trigger="overflow")
     assert named(ended(answer, answered=FAR), "headgate_overflow_total") == {"near,far": 1}
-    broken = Outcome("answered", 200, (replace(said, outcome="reset"), tried("far", "hosted")))
+    broken = Outcome("answered", 200, (said._replace(outcome="reset"), tried("far", "hosted")))
     assert named(ended(broken, answered=FAR), "headgate_overflow_total") == {}
 
 
@@ -199,6 +199,7 @@ def test_instances_are_shown_as_they_are_now() -> None:
     assert instances == {
         "headgate_instance_running": 2, "headgate_instance_waiting": 1, "headgate_instance_kv_use": 0.25,
         "headgate_instance_restarts_total": 1, "headgate_in_flight": 3, "headgate_endpoint_limit": 16,
+        "headgate_endpoint_resting": 0,
     }  # fmt: skip
     assert named(found, "headgate_instance_state") == {"near-1,near,ready": 1}  # a hosted model is no instance
     assert named(found, "headgate_instance_tokens_total") == {"near-1,prompt,near": 1200, "near-1,output,near": 34}
@@ -208,7 +209,7 @@ def test_instances_are_shown_as_they_are_now() -> None:
 def test_an_endpoint_of_which_nothing_is_known_shows_nothing_and_no_zero() -> None:
     found = live(endpoints=(endpoint(NEAR),))
     of_it = {name for name, labels in found if "near" in labels}
-    assert of_it == {"headgate_in_flight", "headgate_instance_state"}
+    assert of_it == {"headgate_in_flight", "headgate_instance_state", "headgate_endpoint_resting"}
 
 
 def test_gpus_are_shown_with_what_is_wrong() -> None:

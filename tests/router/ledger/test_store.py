@@ -7,19 +7,17 @@ import contextlib
 import os
 import signal
 import sqlite3
-import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from router.ledger import store as module
-from router.ledger.keys import KeyBook, Keyring
-from router.ledger.store import SCHEMA_VERSION, Event, LedgerError, Store, connect, verify
-from serving.catalogue import DataClass, KeyDefaults
+from router.ledger.store import Event, LedgerError, Store, connect, verify
 
 
 def event(number: int = 0, **changed: object) -> Event:
@@ -36,9 +34,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(path: Path) -> Iterator[Store]:
+def store(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Store]:
+    monkeypatch.setattr(module, "BUSY_S", 0.02)  # tests do not wait five seconds for a lock
     made = Store(path)
-    made._db.execute("PRAGMA busy_timeout=20")  # tests do not wait five seconds for a lock
     yield made
     with contextlib.suppress(LedgerError):
         made.close()
@@ -95,6 +93,42 @@ def test_whole_numbers_and_odd_values_do_not_break_the_chain(store: Store, path:
     assert broken(path) == []
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group is given so long to fill that no test would see it written for that."""
+    monkeypatch.setattr(module, "GROUP_WAIT_S", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_whoever_waits_for_the_disk_does_not_wait_for_others(store: Store, path: Path) -> None:
+    for number in range(3):  # the writer sleeps, or has begun a group already
+        store.append(event(number))
+        await store.durable()
+    store.append(event(3))
+    store.flush()
+    store.append(event(4))
+    store.close()
+    assert len(rows(path)) == 5
+
+
+@pytest.mark.usefixtures("patient")
+async def test_what_comes_together_is_written_together(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups: list[int] = []
+    write = store._write
+    monkeypatch.setattr(store, "_write", lambda group: (groups.append(len(group)), write(group)))
+    for number in range(30):
+        store.append(event(number))
+        await asyncio.sleep(0)
+    await store.durable()
+    assert groups == [30]
+
+
+async def test_what_nobody_waits_for_is_written_all_the_same(store: Store, path: Path) -> None:
+    for number in range(3):
+        store.append(event(number))
+        await until(lambda expected=number + 1: len(rows(path)) == expected)
+
+
 CHANGES = [
     "UPDATE events SET cost=cost+0.01 WHERE seq=3",
     "UPDATE events SET cost=NULL WHERE seq=3",
@@ -147,6 +181,40 @@ def test_two_writers_on_one_file_keep_a_chain_each(path: Path) -> None:
     found = rows(path)
     assert {(row[0], row[1]) for row in found} == {(s.writer, n) for s in (one, two) for n in range(1, 201)}
     assert broken(path) == []
+
+
+def test_workers_of_one_file_wait_for_each_other_and_lose_nothing(path: Path) -> None:
+    Store(path).close()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", WRITER, str(path)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(3)]
+    writers = set()
+    for child in children:
+        assert child.stdout is not None
+        writers.add(child.stdout.readline().decode().strip())
+    for child in children:
+        assert child.stdout is not None
+        while int(child.stdout.readline()) < 90:
+            pass
+    for child in children:
+        child.kill()
+        child.communicate()
+    counted = {writer: len([row for row in rows(path) if row[0] == writer]) for writer in writers}
+    assert len(counted) == 3
+    assert min(counted.values()) >= 90
+    assert broken(path) == []
+
+
+async def test_a_lock_that_another_worker_holds_for_a_moment_is_no_trouble(path: Path) -> None:
+    with contextlib.closing(Store(path)) as store:
+        with locked(path):
+            store.append(event())
+            waiting = asyncio.ensure_future(store.durable())
+            await until(lambda: store._asked)
+            assert store.healthy
+        await waiting
+        assert store.healthy
+    assert len(rows(path)) == 1
 
 
 WRITER = """
@@ -208,7 +276,7 @@ async def test_a_disk_that_takes_nothing_is_said_and_nothing_is_lost(
         with pytest.raises(LedgerError, match=r"not being written: .*locked"):
             await store.durable(timeout_s=0.05)
         assert time.monotonic() - started < 1
-        assert store._durable == []  # who gave up waiting is not kept
+        assert store._asked == []  # who gave up waiting is not kept
         with pytest.raises(LedgerError, match="not being written"):
             store.flush(timeout_s=0.05)
         for number in range(1, 50):
@@ -237,14 +305,14 @@ async def test_a_full_disk_is_said_and_nothing_is_lost(store: Store, path: Path)
     assert broken(path) == []
 
 
-def test_closing_writes_what_waits_and_says_what_is_lost(path: Path) -> None:
+def test_closing_writes_what_waits_and_says_what_is_lost(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(path)
     for number in range(100):
         store.append(event(number))
     store.close()
     assert len(rows(path)) == 100
     store = Store(path)
-    store._db.execute("PRAGMA busy_timeout=20")
+    monkeypatch.setattr(module, "BUSY_S", 0.02)
     with locked(path):
         store.append(event(0))
         store.append(event(1))
@@ -268,7 +336,8 @@ def test_a_waiter_whose_loop_is_gone_does_not_stop_the_writer(store: Store, path
         task = asyncio.ensure_future(store.durable())
         await asyncio.sleep(0.05)
         # Left behind as a crash would: the future stays registered while its loop closes.
-        store._durable.append((1, asyncio.get_running_loop(), asyncio.get_running_loop().create_future()))
+        loop = asyncio.get_running_loop()
+        store._asked.append((1, partial(module._resolve_in, loop, loop.create_future())))
         task.cancel()
 
     with locked(path):
@@ -276,100 +345,6 @@ def test_a_waiter_whose_loop_is_gone_does_not_stop_the_writer(store: Store, path
     store.append(event(1))
     store.flush()
     assert len(rows(path)) == 2
-
-
-def test_only_the_owner_may_read_it(store: Store, path: Path) -> None:
-    store.append(event())
-    store.flush()
-    old = os.umask(0)
-    try:
-        module._make(path.with_name("other.sqlite"))  # from the first moment on, not only once it is opened
-    finally:
-        os.umask(old)
-    found = {p.name: stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()}
-    assert {"ledger.sqlite", "ledger.sqlite-wal", "other.sqlite"} <= found.keys()
-    assert set(found.values()) == {0o600}
-    path.chmod(0o644)
-    with contextlib.closing(connect(path)):
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-
-
-def another_program(path: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        db.executescript("CREATE TABLE notes (text)")
-
-
-DAMAGE: list[tuple[str, Callable[[Path], object]]] = [
-    ("is empty", lambda p: p.write_bytes(b"")),
-    ("is no ledger", lambda p: p.write_bytes(b"x")),
-    ("is damaged", lambda p: p.write_bytes(os.urandom(8192))),
-    ("is damaged", lambda p: p.write_bytes(b"# Notes\n" * 2000)),
-    ("is no ledger", another_program),
-]
-
-
-@pytest.mark.parametrize(("why", "damage"), DAMAGE)
-@pytest.mark.parametrize("opener", [connect, Store, lambda p: KeyBook(p, "pepper"), lambda p: Keyring(p, "pepper")])
-def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_is(
-    path: Path, why: str, damage: Callable[[Path], object], opener: Callable[[Path], object]
-) -> None:
-    damage(path)
-    before = path.read_bytes()
-    with pytest.raises(LedgerError, match=f"{why}.*restore a backup"):
-        opener(path)
-    assert path.read_bytes() == before
-    with pytest.raises(LedgerError):
-        connect(path, read_only=True)
-
-
-def test_a_ledger_of_the_first_release_is_brought_up_to_date_and_loses_nothing(path: Path) -> None:
-    with contextlib.closing(connect(path)) as db:
-        db.execute("INSERT INTO keys VALUES ('a','t','public','m','1234','cheap',0,NULL,1.0,NULL,NULL,'escalate')")
-        db.execute("ALTER TABLE keys DROP COLUMN scopes")
-        db.execute("PRAGMA user_version=1")
-    with pytest.raises(LedgerError, match="headgate up brings it up to date"):
-        connect(path, read_only=True)
-    with contextlib.closing(connect(path)) as db:
-        assert db.execute("SELECT id, lanes, scopes FROM keys").fetchall() == [("a", "cheap", "")]
-    with contextlib.closing(connect(path, read_only=True)) as db:  # and stays so
-        assert db.execute("PRAGMA user_version").fetchone()[0] == 2
-
-
-@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, -1])
-def test_another_schema_is_refused_with_the_remedy(path: Path, version: int) -> None:
-    connect(path).close()
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        db.execute(f"PRAGMA user_version={version}")
-    with pytest.raises(LedgerError, match=f"has schema {version}, .* use the matching release"):
-        connect(path)
-
-
-def test_damage_inside_the_table_of_keys_is_never_an_empty_table(path: Path) -> None:
-    with contextlib.closing(KeyBook(path, "pepper")) as book:
-        book.create("search", DataClass.public, KeyDefaults())
-        page = book._db.execute("SELECT rootpage FROM sqlite_master WHERE name='keys'").fetchone()[0]
-        size = book._db.execute("PRAGMA page_size").fetchone()[0]
-    raw = bytearray(path.read_bytes())
-    raw[(page - 1) * size : page * size] = bytes(size)
-    path.write_bytes(raw)
-    with pytest.raises(LedgerError, match="keys cannot be read"):
-        Keyring(path, "pepper")
-
-
-def test_a_log_without_its_ledger_is_refused(path: Path) -> None:
-    path.with_name(path.name + "-wal").write_bytes(b"left behind")
-    with pytest.raises(LedgerError, match=r"without ledger\.sqlite; restore the ledger"):
-        connect(path)
-    assert not path.exists()
-
-
-def test_what_cannot_be_opened_is_one_sentence_and_no_advice_to_throw_it_away(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="permissions and free space") as refused:
-        connect(tmp_path / "nowhere" / "ledger.sqlite")
-    assert "backup" not in str(refused.value)
-    with pytest.raises(LedgerError, match="cannot be opened"):
-        connect(tmp_path / "nothing.sqlite", read_only=True)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
@@ -380,16 +355,3 @@ def test_a_path_with_odd_characters_works(tmp_path: Path) -> None:
         store.flush()
         assert store.events("r0")
     assert [p.name for p in path.parent.iterdir()] == ["ledger.sqlite"]  # no draft, no log
-
-
-def test_starts_at_the_same_moment_agree_on_one_file(path: Path) -> None:
-    code = "import sys; from pathlib import Path; from router.ledger.keys import KeyBook; "
-    code += "from serving.catalogue import DataClass, KeyDefaults; "
-    code += "print(KeyBook(Path(sys.argv[1]), 'p').create('t', DataClass.public, KeyDefaults())[0].id)"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    command = [sys.executable, "-c", code, str(path)]
-    children = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(3)]
-    made = {child.communicate()[0].decode().strip() for child in children}
-    with contextlib.closing(KeyBook(path, "p")) as book:
-        assert {key.id for key in book.list()} == made
-    assert len(made) == 3

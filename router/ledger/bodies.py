@@ -1,0 +1,103 @@
+"""The bodies of events, as data: what was asked and decided, and how it ended. Pure; never any text of a request."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from router.records import Ask, Attempt, Caller, Candidate, Decision, Outcome
+from serving.catalogue import Model
+
+
+def opened(ask: Ask, caller: Caller, decision: Decision) -> dict[str, Any]:
+    """The body of an `opened` event: who asked for what, and the decision. Never any text of the request."""
+    return {
+        "route": ask.route, "asked": ask.model, "stream": ask.stream, "bytes": ask.size, "team": caller.team,
+        "session": _session(ask, caller), "escalate": ask.escalate, **decision_json(decision),
+    }  # fmt: skip
+
+
+def _session(ask: Ask, caller: Caller) -> str | None:
+    """A name for the session that groups requests of one key; the caller's own is text and may name a person."""
+    if ask.session is None:
+        return None
+    return hashlib.sha256(f"{caller.key}\0{ask.session}".encode()).hexdigest()[:16]
+
+
+def decision_json(decision: Decision) -> dict[str, Any]:
+    """A decision as data: for the ledger, `headgate explain` and the admin API."""
+    traits = decision.traits
+    return {
+        "data_class": traits.data_class.name,
+        "why_class": traits.why_class,
+        "needs": sorted(traits.needs),
+        "parameters": sorted(traits.parameters),
+        "prompt_tokens_at_most": traits.prompt_tokens,
+        "policy": decision.policy,
+        "reason": decision.reason,
+        "trigger": decision.trigger,
+        "check": decision.check,
+        "order": [_candidate(c) for c in decision.order],
+        "refusals": [
+            {"model": r.model, "endpoint": r.endpoint, "rule": r.rule, "reason": r.reason, "remedy": r.remedy}
+            for r in decision.refusals
+        ],
+        "hold_usd": decision.hold,
+        "dropped": list(decision.dropped),
+    }
+
+
+def _candidate(candidate: Candidate) -> dict[str, Any]:
+    """One of the order with what was known of its load; what is not known is null."""
+    endpoint = candidate.endpoint
+    return {
+        "model": candidate.model.name, "endpoint": endpoint.name, "place": candidate.model.place,
+        "full": endpoint.full, "in_flight": endpoint.in_flight, "limit": endpoint.limit or None,
+        "resting": endpoint.resting, "outstanding": endpoint.outstanding,
+        "running": endpoint.running, "waiting": endpoint.waiting, "kv_use": endpoint.kv_use,
+        "gpus": [
+            {"index": gpu.index, "utilisation": gpu.utilisation, "memory_free_gb": gpu.memory_free_gb,
+             "throttle": list(gpu.throttle), "fault": gpu.fault}
+            for gpu in endpoint.gpus
+        ],
+    }  # fmt: skip
+
+
+def closed(model: Model | None, outcome: Outcome, *, lane: str | None = None, price_source: str = "") -> dict[str, Any]:
+    """The body of a `closed` event. Never any text of the request or the answer."""
+    return {
+        "outcome": outcome.outcome,
+        "status": outcome.status,
+        "model": model.name if model else None,
+        "place": model.place if model else None,
+        "lane": lane,
+        "trigger": outcome.trigger,
+        "check": outcome.check,
+        "attempts": [_attempt(attempt) for attempt in outcome.attempts],
+        "prompt_tokens": outcome.usage.prompt,
+        "output_tokens": outcome.usage.output,
+        "cached_tokens": outcome.usage.cached,
+        "cost_usd": outcome.cost,
+        "price_source": price_source,
+        "unpriced": outcome.cost is None or any(a.cost is None for a in outcome.attempts),
+        "estimated": outcome.estimated,
+        "queued_ms": outcome.queued_ms and round(outcome.queued_ms, 2),
+        "first_byte_ms": outcome.first_byte_ms and round(outcome.first_byte_ms, 2),
+        "total_ms": round(outcome.total_ms, 2),
+        "error": outcome.error,
+        "finish": outcome.finish,
+        "replaced": outcome.replaced,
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    # With an error's status the words are the upstream's, and engines quote what they refuse.
+    ours = attempt.status is None or attempt.outcome in ("answered", "check_failed")
+    found = {
+        "model": attempt.model, "endpoint": attempt.endpoint, "place": attempt.place, "outcome": attempt.outcome,
+        "status": attempt.status, "ms": round(attempt.ms, 2), "detail": attempt.detail if ours else "",
+        "cost_usd": attempt.cost,
+    }  # fmt: skip
+    if (usage := attempt.usage) is not None:
+        found |= {"prompt_tokens": usage.prompt, "output_tokens": usage.output, "cached_tokens": usage.cached}
+    return found

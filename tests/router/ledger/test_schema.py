@@ -1,0 +1,166 @@
+"""The ledger's file as it is opened: its owner's alone, brought up to date, and damage is never read as empty."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from router.door.keys import read_key
+from router.ledger import schema
+from router.ledger.keys import KeyBook, Keyring
+from router.ledger.schema import SCHEMA_VERSION, LedgerError, connect
+from router.ledger.store import Event, Store, verify
+from serving.catalogue import DataClass, KeyDefaults
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    with contextlib.closing(Store(path)) as made:
+        made.append(Event(1.0, "opened", "r1", "k1", {"n": 1}, 0.5))
+        made.flush()
+        yield made
+
+
+def test_only_the_owner_may_read_it(store: Store, path: Path) -> None:
+    old = os.umask(0)
+    try:
+        schema._make(path.with_name("other.sqlite"))  # from the first moment on, not only once it is opened
+    finally:
+        os.umask(old)
+    found = {p.name: stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()}
+    assert {"ledger.sqlite", "ledger.sqlite-wal", "other.sqlite"} <= found.keys()
+    assert set(found.values()) == {0o600}
+    path.chmod(0o644)
+    with contextlib.closing(connect(path)):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def another_program(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript("CREATE TABLE notes (text)")
+
+
+DAMAGE: list[tuple[str, Callable[[Path], object]]] = [
+    ("is empty", lambda p: p.write_bytes(b"")),
+    ("is no ledger", lambda p: p.write_bytes(b"x")),
+    ("is damaged", lambda p: p.write_bytes(os.urandom(8192))),
+    ("is damaged", lambda p: p.write_bytes(b"# Notes\n" * 2000)),
+    ("is no ledger", another_program),
+]
+
+
+@pytest.mark.parametrize(("why", "damage"), DAMAGE)
+@pytest.mark.parametrize("opener", [connect, Store, lambda p: KeyBook(p, "pepper"), lambda p: Keyring(p, "pepper")])
+def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_is(
+    path: Path, why: str, damage: Callable[[Path], object], opener: Callable[[Path], object]
+) -> None:
+    damage(path)
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match=f"{why}.*restore a backup"):
+        opener(path)
+    assert path.read_bytes() == before
+    with pytest.raises(LedgerError):
+        connect(path, read_only=True)
+
+
+def of_earlier(path: Path, earlier: int) -> None:
+    """A ledger as an earlier release left it, with one key and two events."""
+    newer = {2: ("requests_per_minute", "tokens_per_minute"), 1: ("scopes",)}
+    with contextlib.closing(Store(path)) as store:
+        store.append(Event(1.0, "opened", "r1", "a", {"n": 1}, 0.5))
+        store.append(Event(2.0, "closed", "r1", "a", {"n": 1}, 0.1))
+    with contextlib.closing(connect(path)) as db:
+        db.execute("INSERT INTO keys VALUES ('a','t','public','m','1234','cheap',0,NULL,1.0,NULL,NULL,'',60,NULL)")
+        for column in [name for version, names in newer.items() if version >= earlier for name in names]:
+            db.execute(f"ALTER TABLE keys DROP COLUMN {column}")
+        db.execute(f"PRAGMA user_version={earlier}")
+
+
+@pytest.mark.parametrize("earlier", [1, 2])
+def test_a_ledger_of_an_earlier_release_is_brought_up_to_date_and_loses_nothing(path: Path, earlier: int) -> None:
+    of_earlier(path, earlier)
+    with pytest.raises(LedgerError, match="headgate up brings it up to date"):
+        connect(path, read_only=True)
+    with contextlib.closing(connect(path)) as db:
+        found = db.execute("SELECT id, lanes, scopes, requests_per_minute, tokens_per_minute FROM keys").fetchall()
+        assert found == [("a", "cheap", "", None, None)]
+        assert verify(db) == [] and db.execute("SELECT COUNT(*) FROM events").fetchone() == (2,)
+    with contextlib.closing(connect(path, read_only=True)) as db:  # and stays so
+        assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+
+
+@pytest.mark.parametrize("earlier", [1, 2])
+def test_the_door_reads_keys_while_the_ledger_is_brought_up_to_date(path: Path, earlier: int) -> None:
+    of_earlier(path, earlier)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        for statements in [schema.UPGRADES[version] for version in range(earlier, SCHEMA_VERSION)]:
+            for statement in statements:
+                db.execute(statement)
+                assert (found := read_key(path, "a")) is not None and found.data_class == "public"
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    assert read_key(path, "a") == found
+
+
+@pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, -1])
+def test_another_schema_is_refused_with_the_remedy(path: Path, version: int) -> None:
+    connect(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute(f"PRAGMA user_version={version}")
+    with pytest.raises(LedgerError, match=f"has schema {version}, .* use the matching release"):
+        connect(path)
+
+
+def test_damage_inside_the_table_of_keys_is_never_an_empty_table(path: Path) -> None:
+    with contextlib.closing(KeyBook(path, "pepper")) as book:
+        book.create("search", DataClass.public, KeyDefaults())
+        page = book._db.execute("SELECT rootpage FROM sqlite_master WHERE name='keys'").fetchone()[0]
+        size = book._db.execute("PRAGMA page_size").fetchone()[0]
+    raw = bytearray(path.read_bytes())
+    raw[(page - 1) * size : page * size] = bytes(size)
+    path.write_bytes(raw)
+    with pytest.raises(LedgerError, match="keys cannot be read"):
+        Keyring(path, "pepper")
+
+
+def test_a_log_without_its_ledger_is_refused(path: Path) -> None:
+    path.with_name(path.name + "-wal").write_bytes(b"left behind")
+    with pytest.raises(LedgerError, match=r"without ledger\.sqlite; restore the ledger"):
+        connect(path)
+    assert not path.exists()
+
+
+def test_what_cannot_be_opened_is_one_sentence_and_no_advice_to_throw_it_away(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="permissions and free space") as refused:
+        connect(tmp_path / "nowhere" / "ledger.sqlite")
+    assert "backup" not in str(refused.value)
+    with pytest.raises(LedgerError, match="cannot be opened"):
+        connect(tmp_path / "nothing.sqlite", read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_starts_at_the_same_moment_agree_on_one_file(path: Path) -> None:
+    code = "import sys; from pathlib import Path; from router.ledger.keys import KeyBook; "
+    code += "from serving.catalogue import DataClass, KeyDefaults; "
+    code += "print(KeyBook(Path(sys.argv[1]), 'p').create('t', DataClass.public, KeyDefaults())[0].id)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    command = [sys.executable, "-c", code, str(path)]
+    children = [subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) for _ in range(3)]
+    made = {child.communicate()[0].decode().strip() for child in children}
+    with contextlib.closing(KeyBook(path, "p")) as book:
+        assert {key.id for key in book.list()} == made
+    assert len(made) == 3
