@@ -5,19 +5,26 @@ It reads: metrics, state, records, dry runs. Keys and settings are changed by th
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
+from urllib.parse import quote
 
+import orjson
 from fastapi import FastAPI, Request, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from router.api.asking import make_ask
 from router.api.body import parse
-from router.api.inference import make_ask, new_id, read_body
+from router.api.ids import new_id
 from router.api.pages import install_errors
-from router.errors import BadRequest, InvalidKey, NotFound
-from router.ledger.entries import Ledger, decision_json
+from router.errors import BadRequest, InvalidKey, NotFound, TooLarge, Unavailable
+from router.ledger.bodies import decision_json
+from router.ledger.entries import Ledger
 from router.ledger.keys import Keyring
+from router.ledger.store import LedgerError
+from router.ledger.totals import Totals
 from router.pipeline import Pipeline
 from router.records import Caller, Route
 from serving.catalogue import DataClass, KeyDefaults
@@ -27,23 +34,40 @@ STAND_IN = "KEY"
 """The id of a dry run's caller where none was named: what a remedy then says to put a real one for."""
 
 
+class Peers(Protocol):
+    """The other workers of this router."""
+
+    def __len__(self) -> int: ...
+
+    async def ask(self, path: str) -> list[bytes | None]:
+        """What each answers to GET `path`; None for one that does not."""
+
+
 def build(
-    pipeline: Pipeline, ledger: Ledger, keyring: Keyring, state: Callable[[], dict[str, Any]], defaults: KeyDefaults
-) -> FastAPI:
-    """The admin application, without its lock; see `with_token`. `state` is the live state as data."""
+    pipeline: Pipeline, ledger: Ledger, keyring: Keyring, state: Callable[[], dict[str, Any]], defaults: KeyDefaults,
+    peers: Peers, totals: Totals,
+) -> FastAPI:  # fmt: skip
+    """The admin application, without its lock; see `with_token`. `state` is the live state as data.
+
+    Where there are `peers` it speaks for all workers, with the `totals` of what they count.
+    """
     app = FastAPI(title="Headgate admin", version="1", docs_url=None, redoc_url=None)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(ledger.metrics.text(), media_type="text/plain; version=0.0.4")
+        others = await peers.ask("/metrics")
+        own = ledger.metrics.text()
+        return Response(totals.page(own, others) if others else own, media_type="text/plain; version=0.0.4")
 
     @app.get("/status")
     async def status() -> dict[str, Any]:
-        return state() | {"ledger": {"healthy": ledger.store.healthy, "trouble": ledger.store.trouble}}
+        others = [None if answer is None else orjson.loads(answer) for answer in await peers.ask("/status")]
+        own = state() | {"ledger": {"healthy": ledger.store.healthy, "trouble": ledger.store.trouble}}
+        return of_all(own, others)
 
     @app.post("/explain")
     async def explain(request: Request, key: str = "", data_class: str = "") -> dict[str, Any]:
-        raw = await read_body(request.scope["headers"], request.receive, MAX_BODY) or b""
+        raw = await _read(request)
         body = parse(raw)
         body.setdefault("model", "auto")
         ask = make_ask(new_id(), _route(body), body, len(raw), [])
@@ -53,14 +77,39 @@ def build(
 
     @app.get("/requests/{request_id}")
     async def request_record(request_id: str) -> dict[str, Any]:
-        await ledger.store.durable()
-        events = ledger.store.events(request_id)
+        # Whichever worker answered it: asked for it, each brings what it has to the disk first.
+        await peers.ask(f"/requests/{quote(request_id, safe='')}")
+        with contextlib.suppress(LedgerError):  # what is on disk can be told also where nothing more gets there
+            await ledger.store.durable()
+        try:
+            events = ledger.store.events(request_id)
+        except LedgerError as broken:
+            raise Unavailable(str(broken), code="ledger_unavailable") from broken
         if not events:
             raise NotFound(f"The ledger has no request {request_id[:80]!r}.")
         return {"request": request_id, "events": events}
 
     install_errors(app)
     return app
+
+
+def of_all(own: dict[str, Any], others: list[dict[str, Any] | None]) -> dict[str, Any]:
+    """The state of all workers: this one's, with what the others have in flight, and who of them answers."""
+    heard = [other for other in others if other is not None]
+    endpoints = [dict(endpoint) for endpoint in own["endpoints"]]
+    for endpoint in endpoints:
+        same = [e for other in heard for e in other["endpoints"] if e["name"] == endpoint["name"]]
+        for part in ("in_flight", "limit", "outstanding"):
+            endpoint[part] += sum(e[part] for e in same)
+    ledgers = [own["ledger"], *(other["ledger"] for other in heard)]
+    answer = [1, *(number for number, other in enumerate(others, 2) if other is not None)]
+    return own | {
+        "endpoints": endpoints,
+        "in_flight": sum(one["in_flight"] for one in (own, *heard)),
+        "waiting": sum(one["waiting"] for one in (own, *heard)),
+        "ledger": next((ledger for ledger in ledgers if not ledger["healthy"]), ledgers[0]),
+        "workers": {"count": 1 + len(others), "answer": answer},
+    }
 
 
 def with_token(app: ASGIApp, token: str) -> ASGIApp:
@@ -77,6 +126,16 @@ def with_token(app: ASGIApp, token: str) -> ASGIApp:
         await app(scope, receive, send)
 
     return locked
+
+
+async def _read(request: Request) -> bytes:
+    """The whole body. Raises TooLarge as soon as the limit is passed."""
+    raw = bytearray()
+    async for part in request.stream():
+        raw += part
+        if len(raw) > MAX_BODY:
+            raise TooLarge(f"The body is larger than {MAX_BODY >> 20} MiB.")
+    return bytes(raw)
 
 
 def _route(body: dict[str, Any]) -> Route:

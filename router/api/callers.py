@@ -12,12 +12,18 @@ MAX_KEY_BYTES = 200
 
 def authenticate(headers: Headers, keyring: Keyring, now: float) -> Caller:
     """The caller whose key stands in `Authorization: Bearer` or `x-api-key`. Raises InvalidKey."""
-    given = [value for name, value in headers if name == b"authorization"]
-    plain = [value for name, value in headers if name == b"x-api-key"]
-    if len(given) + len(plain) != 1:
-        many = "Give one key, not several" if given or plain else "No API key was given"
-        raise InvalidKey(f"{many}: send it as `Authorization: Bearer hg_…`.")
-    text = plain[0] if plain else _bearer(given[0])
+    text: bytes | None = None
+    seen = 0
+    for name, value in headers:
+        if name == b"authorization" or name == b"x-api-key":
+            given = _bearer(value) if name == b"authorization" else value
+            # Two headers of one name, even equal ones, are refused: a proxy in front might have checked the other.
+            kind = 1 if name == b"authorization" else 2
+            if seen & kind or text not in (None, given):
+                raise InvalidKey("Give one key, not several: send it as `Authorization: Bearer hg_…`.")
+            text, seen = given, seen | kind
+    if text is None:
+        raise InvalidKey("No API key was given: send it as `Authorization: Bearer hg_…`.")
     caller = keyring.find(text.decode("ascii", "replace"), now) if len(text) <= MAX_KEY_BYTES else None
     if caller is None:
         raise InvalidKey("This API key is not known here, or has been revoked or has expired.")

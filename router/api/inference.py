@@ -1,234 +1,126 @@
-"""The inference routes as a raw ASGI application, in front of the FastAPI one: receive, authenticate, answer.
+"""The inference routes: who asks and whether it is taken, before a byte of the body; then the ask, and its answer.
 
-It speaks HTTP and OpenAI's error envelope; what to answer is the pipeline's business.
+It knows nothing of sockets; what to answer is the pipeline's business.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import os
-import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Callable
 
-from router.api.body import parse, text_field
-from router.api.callers import Headers, authenticate
-from router.errors import BadRequest, HeadgateError, TooLarge, WrongMethod
+from router.api.asking import asked_tokens, make_ask
+from router.api.body import parse
+from router.api.callers import authenticate
+from router.api.exchange import Exchange
+from router.api.heads import check_body
+from router.api.idempotency import Claim, Idempotency, final
+from router.api.shedding import Load
+from router.errors import HeadgateError, WrongMethod
 from router.ledger.keys import Keyring
-from router.pipeline import Answer, Pipeline
-from router.records import Ask, Decision, Route
-from serving.catalogue import DataClass
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from router.ledger.rates import Rates
+from router.pipeline import Pipeline
+from router.records import Ask, Caller, Route
 
 ROUTES: dict[str, Route] = {
     "/v1/chat/completions": "chat/completions",
     "/v1/completions": "completions",
     "/v1/embeddings": "embeddings",
+    "/v1/responses": "responses",
+    "/v1/messages": "messages",
 }
-BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-MAX_SESSION = 200
-CHOICES = ("data_class", "escalate")
-"""What a body may choose in `headgate: {…}`."""
-LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-"""The form of a reason for escalation. It is written down, so it must not be able to hold text of the request."""
-LOG = logging.getLogger("headgate.router")
+BY_PATH: dict[bytes, Route] = {path.encode(): route for path, route in ROUTES.items()}
 
 
 class Inference:
-    """Answers the inference routes; everything else goes on to `rest`."""
+    """Answers the inference routes."""
 
-    def __init__(self, pipeline: Pipeline, keyring: Keyring, max_body: int, rest: App) -> None:
-        self._pipeline, self._keyring, self._max_body, self._rest = pipeline, keyring, max_body, rest
+    def __init__(
+        self, pipeline: Pipeline, keyring: Keyring, rates: Rates, load: Load, max_body: int,
+        idempotency: Idempotency | None = None, clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        self._pipeline, self._keyring, self._rates, self._load = pipeline, keyring, rates, load
+        self._max_body, self._clock = max_body, clock
+        self._idempotency = Idempotency() if idempotency is None else idempotency
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = ROUTES.get(scope["path"]) if scope["type"] == "http" else None
-        if route is None:
-            await self._rest(scope, receive, send)
-            return
-        request_id = new_id()
-        reply = HttpReply(send, request_id)
-        try:
-            await self._answer(scope, receive, reply, route, request_id)
-        except HeadgateError as failed:
-            await reply.fail(failed)
-        except Exception:
-            # The outermost handler: whatever it was, the caller gets one well-formed answer and no inner text.
-            LOG.exception("request %s failed", request_id)
-            await reply.fail(HeadgateError("Something went wrong inside Headgate; the operator's log has the reason."))
-
-    async def _answer(self, scope: Scope, receive: Receive, reply: HttpReply, route: Route, request_id: str) -> None:
-        if scope["method"] != "POST":
+    def accept(self, exchange: Exchange) -> int:
+        """What is looked at before the body comes; returns the bytes it may have at most. Raises HeadgateError."""
+        head = exchange.head
+        exchange.route = BY_PATH[head.path]
+        if head.method != "POST":
             raise WrongMethod("Use POST.")
-        headers: Headers = scope["headers"]
-        caller = authenticate(headers, self._keyring, time.time())  # before a byte of the body is read
+        exchange.caller = authenticate(head.headers, self._keyring, time.time())
         try:
-            raw = await read_body(headers, receive, self._max_body)
-            if raw is None:
-                return  # the client left while sending; nobody is there to answer
-            ask = make_ask(request_id, route, parse(raw), len(raw), headers)
+            self._load.check(self._clock())
+            check_body(head, self._max_body)
         except HeadgateError as error:
-            self._pipeline.refuse(request_id, caller, route, error)
+            self.refuse(exchange, error)
             raise
-        work = asyncio.ensure_future(self._pipeline.run(ask, caller, reply))
-        gone = asyncio.ensure_future(left(receive))
+        return self._max_body
+
+    def refuse(self, exchange: Exchange, error: HeadgateError) -> None:
+        """Account for a request that ends before there is a decision; whose it is must be known."""
+        if exchange.caller is not None:
+            self._pipeline.refuse(exchange.id, exchange.caller, BY_PATH[exchange.head.path], error)
+
+    async def answer(self, exchange: Exchange, body: bytes) -> None:
+        """Answer, once the body is whole. Raises HeadgateError; nothing was written then, or a stream has begun."""
+        assert exchange.caller is not None
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()  # closes the upstream's socket, so that the engine stops at once
-            await work
-        except asyncio.CancelledError:
-            if not gone.done():
-                raise
-        finally:
-            gone.cancel()
-            work.cancel()
+            route = BY_PATH[exchange.head.path]
+            ask = make_ask(exchange.id, route, parse(body), len(body), exchange.head.headers)
+            claim = self._claim(exchange, exchange.caller, ask, body)
+        except HeadgateError as error:
+            self.refuse(exchange, error)
+            raise
+        if claim is None:
+            await self._run(exchange, exchange.caller, ask)
+        elif claim.kept is not None:
+            exchange.repeat(claim.kept)
+        else:
+            await self._run_once(exchange, exchange.caller, ask, claim)
 
-
-class HttpReply:
-    """One HTTP answer: passes an upstream's answer on, or sends an error in OpenAI's envelope."""
-
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send, self._id = send, request_id
-        self._started = False
-
-    async def send(self, answer: Answer, decision: Decision) -> None:
-        """Relay: the head goes out with the first bytes, so that a failure before them is still an error answer."""
-        head = _head(answer, decision, self._id)
-        async for part in answer.parts():
-            if not self._started:
-                self._started = True
-                await self._send({"type": "http.response.start", "status": answer.status, "headers": head})
-            await self._send({"type": "http.response.body", "body": part, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def fail(self, error: HeadgateError) -> None:
-        """Answer with `error`; where an answer has begun, end it so that it cannot be taken for a whole one."""
-        if self._started:
-            await self._send({"type": "http.response.body", "body": error.event()})
-            return
-        body = error.envelope()
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"x-request-id", self._id.encode()),
-        ]
-        if error.retry_after is not None:
-            headers.append((b"retry-after", str(error.retry_after).encode()))
-        if error.status in (405, 413):
-            headers.append((b"connection", b"close"))
-        await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
-
-
-def _head(answer: Answer, decision: Decision, request_id: str) -> list[tuple[bytes, bytes]]:
-    model = answer.candidate.model
-    headers = [
-        ("content-type", answer.content_type),
-        ("x-request-id", request_id),
-        ("x-headgate-model", model.name),
-        ("x-headgate-place", model.place),
-        ("x-headgate-lane", decision.lane),
-        ("x-headgate-reason", decision.reason),
-    ]
-    if answer.trigger:
-        headers.append(("x-headgate-trigger", answer.trigger))
-    if answer.check:
-        headers.append(("x-headgate-check", answer.check))
-    if answer.dropped:
-        headers.append(("x-headgate-dropped", ",".join(answer.dropped)))
-    if answer.stream:
-        headers.append(("cache-control", "no-cache"))
-    return [(name.encode(), _header_value(value)) for name, value in headers]
-
-
-def _header_value(text: str) -> bytes:
-    """Printable ASCII only: a name that came from an upstream must not end a header and begin another."""
-    if not (text.isascii() and text.isprintable()):
-        text = "".join(c if c.isascii() and c.isprintable() else "?" for c in text)
-    return text.encode()
-
-
-async def read_body(headers: Headers, receive: Receive, limit: int) -> bytes | None:
-    """The whole body; None where the client left. Raises TooLarge as soon as the limit is passed."""
-    for name, value in headers:
-        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise BadRequest("Send the body without content-encoding.", code="unsupported_encoding")
-        if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
-            raise TooLarge(_too_large(limit))
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
+    def _claim(self, exchange: Exchange, caller: Caller, ask: Ask, body: bytes) -> Claim | None:
+        """What the caller named this request, where it may be repeated. Raises HeadgateError."""
+        given = None if ask.stream else exchange.head.value(b"idempotency-key")
+        if given is None:
             return None
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise TooLarge(_too_large(limit))
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
+        return self._idempotency.claim(caller.key, ask.route, given, body, self._clock())
+
+    async def _run_once(self, exchange: Exchange, caller: Caller, ask: Ask, claim: Claim) -> None:
+        """Answer, and keep what was answered for whoever repeats the request; nothing is kept where the client left."""
+        try:
+            await self._run(exchange, caller, ask)
+            if exchange.kept is not None:
+                self._idempotency.keep(claim, exchange.kept)
+        except HeadgateError as error:
+            exchange.fail(error)
+            if exchange.kept is not None and final(error):
+                self._idempotency.keep(claim, exchange.kept)
+        finally:
+            self._idempotency.let_go(claim)
+
+    async def _run(self, exchange: Exchange, caller: Caller, ask: Ask) -> None:
+        """Through the pipeline, within the caller's limits of speed."""
+        if ask.stream:
+            exchange.stream()
+        if caller.requests_per_minute is None and caller.tokens_per_minute is None:
+            await self._pipeline.run(ask, caller, exchange)
+            return
+        tokens = asked_tokens(ask.size, ask.body)
+        try:
+            self._rates.admit(caller, tokens, self._clock())
+        except HeadgateError as error:
+            self.refuse(exchange, error)
+            raise
+        try:
+            await self._pipeline.run(ask, caller, exchange)
+        finally:
+            self._rates.settle(caller, tokens, _used(exchange, tokens), self._clock())
 
 
-def _too_large(limit: int) -> str:
-    return f"The body is larger than {limit / 2**20:g} MiB; raise router.max_body_mb in headgate.yaml if that is meant."
-
-
-async def left(receive: Receive) -> None:
-    """Return once the client has gone."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-def make_ask(request_id: str, route: Route, body: dict[str, Any], size: int, headers: Headers) -> Ask:
-    """The parsed request with the choices made in headers or in `headgate: {…}`. Raises BadRequest."""
-    choices = body.pop("headgate", {})
-    if not isinstance(choices, dict) or choices.keys() - set(CHOICES):
-        raise BadRequest(f"The field 'headgate' is an object with: {', '.join(CHOICES)}.", param="headgate")
-    given = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-    # Every label counts, however often the header stands there and whoever added it: the highest one wins.
-    labels = [value.decode("latin-1") for name, value in headers if name == b"x-headgate-data-class"]
-    raised = [label.strip() for joined in labels for label in joined.split(",")]
-    if "data_class" in choices:
-        raised.append(choices["data_class"])
-    stream = body.get("stream") or False
-    if not isinstance(stream, bool):
-        raise BadRequest("The field 'stream' must be true or false.", param="stream")
-    return Ask(
-        id=request_id, route=route, body=body, size=size, model=text_field(body, "model"), stream=stream,
-        data_class=max(map(_class, raised), default=None),
-        session=_session(given.get("x-headgate-session") or body.get("prompt_cache_key")),
-        escalate=_label(choices.get("escalate") or given.get("x-headgate-escalate")),
-    )  # fmt: skip
-
-
-def _class(text: Any) -> DataClass:
-    try:
-        return DataClass.parse(text)
-    except ValueError as unknown:
-        raise BadRequest(f"x-headgate-data-class: {unknown}", param="x-headgate-data-class") from unknown
-
-
-def _label(value: Any) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, str) and LABEL.fullmatch(value.strip()):
-        return value.strip()
-    form = "a short reason of small letters, digits, - and _, at most 40, such as low-confidence"
-    raise BadRequest(f"x-headgate-escalate: give {form}.", param="x-headgate-escalate")
-
-
-def _session(value: Any) -> str | None:
-    return value[:MAX_SESSION] if isinstance(value, str) else None
-
-
-def new_id() -> str:
-    """A request id: 48 bits of time and 80 random bits in base 32, so that ids sort by time (a ULID)."""
-    number = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
-    return "req_" + "".join(BASE32[(number >> shift) & 31] for shift in range(125, -1, -5))
+def _used(exchange: Exchange, tokens: int) -> int:
+    """The tokens a request has used; where nobody has said, as many as were taken for it."""
+    if exchange.reply is None:
+        return 0
+    usage = exchange.reply.usage
+    return tokens if usage.prompt is None and usage.output is None else (usage.prompt or 0) + (usage.output or 0)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -21,12 +22,71 @@ from router.ledger.keys import Keyring
 from router.pipeline import Pipeline
 from serving.catalogue import LANES, DataClass
 
-ERROR = {"description": "An error in OpenAI's envelope: {error: {message, type, param, code}}"}
+ENVELOPE = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": {"type": "object", "required": ["message", "type"], "properties": {
+        "message": {"type": "string"}, "type": {"type": "string"},
+        "param": {"type": ["string", "null"]}, "code": {"type": ["string", "null"]},
+    }}},
+}  # fmt: skip
+ERROR = {
+    "description": "An error in the envelope of OpenAI, {error: {message, type, param, code}}, or of Anthropic",
+    "content": {"application/json": {"schema": ENVELOPE}},
+}
+STATUSES = (400, 401, 403, 404, 405, 408, 409, 413, 414, 415, 422, 429, 431, 500, 502, 503, 504)
+"""Every status that an inference route can answer with instead of 200."""
+ELSEWHERE = (400, 401, 404, 405, 408, 413, 414, 415, 431, 500, 503)
+"""Those of the other paths."""
+SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"x-api-key": []}]
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "a key of Headgate, as OpenAI's clients send it"},
+    "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "the same, as Anthropic's do"},
+}
 TITLES = {
     "/v1/chat/completions": "Answer a conversation; streamed with `stream: true`",
     "/v1/completions": "Continue a text",
     "/v1/embeddings": "Turn texts into vectors",
+    "/v1/responses": "Answer in the form of OpenAI's responses, keeping nothing; local models only",
+    "/v1/messages": "Answer in the form of Anthropic's messages; local models only",
 }
+FIELDS: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": {"type": "array"}, "max_tokens": {"type": "integer"}},
+    "/v1/completions": {"prompt": {"type": ["string", "array"]}, "max_tokens": {"type": "integer"}},
+    "/v1/embeddings": {"input": {"type": ["string", "array"]}},
+    "/v1/responses": {
+        "input": {"type": ["string", "array"]}, "instructions": {"type": "string"},
+        "max_output_tokens": {"type": "integer"}, "store": {"const": False},
+    },
+    "/v1/messages": {
+        "messages": {"type": "array"}, "system": {"type": ["string", "array"]}, "max_tokens": {"type": "integer"},
+    },
+}  # fmt: skip
+"""The fields that each route is best known by; README.md has what else it takes."""
+NOT_OFFERED = {
+    "/v1/messages/count_tokens": "Tokens are not counted beforehand; `usage` of each answer says how many it took.",
+    "/v1/messages/batches": "Batches are not taken here; send the messages one by one to /v1/messages.",
+    "/v1/responses/": "Answers are not kept here, so none can be fetched, cancelled or deleted later.",
+    "/v1/conversations": "Conversations are not kept here; send the earlier turns with each request.",
+    "/v1/chat/completions/": "Answers are not kept here, so none can be fetched or deleted later.",
+    "/v1/rerank": "Reranking is not offered here.",
+    "/v2/rerank": "Reranking is not offered here.",
+    "/rerank": "Reranking is not offered here.",
+    "/v1/score": "Scoring is not offered here.",
+    "/v1/audio": "Speech and transcription are not offered here.",
+    "/v1/images": "Pictures are not made here; models with the ability `vision` read them in /v1/chat/completions.",
+    "/v1/videos": "Videos are not made here.",
+    "/v1/realtime": "Realtime sessions are not offered here; stream from /v1/chat/completions instead.",
+    "/v1/batches": "Batches are not taken here; send the requests one by one.",
+    "/v1/files": "Files are not kept here; send their content inside the request.",
+    "/v1/uploads": "Files are not kept here; send their content inside the request.",
+    "/v1/vector_stores": "Files are not kept or searched here; send what matters inside the request.",
+    "/v1/moderations": "Moderation is not offered here.",
+    "/v1/fine_tuning": "Models are not trained here.",
+    "/v1/assistants": "Assistants are not kept here; send the conversation to /v1/chat/completions.",
+    "/v1/threads": "Conversations are not kept here; send the earlier turns to /v1/chat/completions.",
+}
+"""By the beginning of the path: what other servers have there, and what is here instead. The first that fits counts."""
 
 
 def build(pipeline: Pipeline, keyring: Keyring, ready: Callable[[], str]) -> FastAPI:
@@ -35,16 +95,21 @@ def build(pipeline: Pipeline, keyring: Keyring, ready: Callable[[], str]) -> Fas
     app = FastAPI(title="Headgate", version="1", docs_url=None, redoc_url=None)
     _describe_inference(app)
 
-    @app.get("/health", summary="Whether the router runs")
+    @app.get("/health", summary="Whether the router runs", responses=dict.fromkeys(ELSEWHERE, ERROR))
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready", summary="Whether a request could be answered now")
+    @app.get("/ready", summary="Whether a request could be answered now", responses={
+        **dict.fromkeys(ELSEWHERE, ERROR), 503: {"description": "Not ready; `why` says the reason"},
+    })  # fmt: skip
     async def readiness() -> JSONResponse:
         why = ready()
         return JSONResponse({"ready": not why, "why": why}, 503 if why else 200)
 
-    @app.get("/v1/models", summary="The models, lanes and `auto` this key may name")
+    @app.get(
+        "/v1/models", summary="The models, lanes and `auto` this key may name",
+        openapi_extra={"security": SECURITY}, responses=dict.fromkeys(ELSEWHERE, ERROR),
+    )  # fmt: skip
     async def models(request: Request) -> dict[str, Any]:
         caller = authenticate(request.scope["headers"], keyring, time.time())
         now = pipeline.snapshot()
@@ -67,15 +132,17 @@ def install_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HeadgateError)
     async def ours(_: Request, failed: HeadgateError) -> Response:
-        headers = {"retry-after": str(failed.retry_after)} if failed.retry_after is not None else None
-        return Response(failed.envelope(), failed.status, headers, "application/json")
+        answer = Response(failed.envelope(), failed.status, None, "application/json")
+        for name, value in failed.headers():
+            answer.headers[name.decode()] = value.decode()
+        return answer
 
     @app.exception_handler(HTTPException)
     async def theirs(request: Request, failed: HTTPException) -> Response:
-        error: HeadgateError = NotFound(f"There is no {request.url.path[:100]!r} here.")
+        error: HeadgateError = missing(request.url.path)
         if failed.status_code == 405:
             error = WrongMethod("This path does not take that method.")
-        return Response(error.envelope(), error.status, None, "application/json")
+        return Response(error.envelope(), error.status, failed.headers, "application/json")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, failed: RequestValidationError) -> Response:
@@ -86,23 +153,46 @@ def install_errors(app: FastAPI) -> None:
         return JSONResponse(body, 400)
 
 
-def _describe_inference(app: FastAPI) -> None:
-    body = {
-        "required": True,
-        "content": {"application/json": {"schema": {"type": "object", "required": ["model"], "properties": {
-            "model": {"type": "string", "description": "a model's name, a lane (private, cheap, frontier) or auto"},
-            "stream": {"type": "boolean"},
-            "headgate": {"type": "object", "properties": {"data_class": {
-                "enum": list(DataClass.__members__), "description": "raises the class, never lowers it"}}},
-        }}}},
-    }  # fmt: skip
+def missing(path: str) -> NotFound:
+    """The error for a path that is not there; for what other servers have, with one sentence on why not."""
+    for begins, sentence in NOT_OFFERED.items():
+        if path == begins or path.startswith(begins.rstrip("/") + "/"):
+            return NotFound(sentence, code="not_offered")
+    return NotFound(f"There is no {path[:100]!r} here.")
 
+
+def _describe_inference(app: FastAPI) -> None:
     async def answered_before() -> Response:
         raise NotFound("This route is answered before it comes here.")
 
+    answered = {
+        "description": "The answer, or the events of its stream, as the model gave it",
+        "content": {"application/json": {"schema": {"type": "object"}}, "text/event-stream": {}},
+    }
     for path in ROUTES:
         app.add_api_route(
             path, answered_before, methods=["POST"], summary=TITLES[path], name=path,
-            openapi_extra={"requestBody": body, "security": [{"key": []}]},
-            responses=dict.fromkeys((400, 401, 403, 404, 413, 429, 502, 503, 504), ERROR),
+            openapi_extra={"requestBody": _body(path), "security": SECURITY},
+            responses={200: answered, **dict.fromkeys(STATUSES, ERROR)},
         )  # fmt: skip
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            found.setdefault("components", {})["securitySchemes"] = SCHEMES
+            app.openapi_schema = found
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # FastAPI's own way to change the document
+
+
+def _body(path: str) -> dict[str, Any]:
+    fields = {
+        "model": {"type": "string", "description": "a model's name, a lane (private, cheap, frontier) or auto"},
+        "stream": {"type": "boolean"},
+        **FIELDS[path],
+        "headgate": {"type": "object", "properties": {"data_class": {
+            "enum": list(DataClass.__members__), "description": "raises the class, never lowers it"}}},
+    }  # fmt: skip
+    schema = {"type": "object", "required": ["model"], "properties": fields}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.api.body import MAX_DEPTH, parse, text_field
+from router.api.body import MAX_DEPTH, MOST_CONTAINERS, MOST_VALUES, parse, text_field
 from router.errors import BadRequest
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -149,6 +149,47 @@ def test_no_escape_hides_or_makes_a_level(text: str, depth: int) -> None:
         assert parse(raw)
     else:
         assert code_of(raw) == "too_deep"
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        "1," * MOST_VALUES + "1",
+        '"",' * MOST_VALUES + '""',
+        "[]," * MOST_CONTAINERS + "[]",
+        '{"a":1},' * MOST_CONTAINERS + "{}",
+        '"' + '","' * 3 * MOST_VALUES + '"',
+    ],
+    ids=["numbers", "texts", "lists", "objects", "very many texts"],
+)
+def test_many_values_of_few_bytes_are_refused_before_anything_is_made_of_them(inside: str) -> None:
+    raw = f'{{"a":[{inside}]}}'.encode()
+    start = time.process_time()
+    assert code_of(raw) == "too_many_values"
+    assert time.process_time() - start < 2  # seconds; reading them takes several times as long
+
+
+def test_what_a_body_may_hold_it_may_hold() -> None:
+    ids = {"prompt": list(range(MOST_VALUES - 10))}
+    assert parse(json.dumps(ids).encode()) == ids
+    turns = {"messages": [{"content": "[a, b]: {c}, " * 20}] * (MOST_CONTAINERS - 10)}
+    assert parse(json.dumps(turns).encode()) == turns
+    text = {"a": '[{,\\",' * MOST_VALUES}  # inside text nothing counts
+    assert parse(json.dumps(text).encode()) == text
+
+
+@pytest.mark.parametrize("colon", ["\\u003a", "\\u003A", ":", "\\\\u003a", "\\\\:"])
+@pytest.mark.parametrize("form", ['{"a":1,"b":"%s","a":2}', '{"x%s":1,"a":0,"a":1}', '{"a":[{"%s":1,"c":1,"c":1}]}'])
+def test_no_colon_in_a_text_hides_a_key_that_stands_twice(colon: str, form: str) -> None:
+    assert code_of((form % (colon * 3)).encode()) == "duplicate_field"
+    once = (form % colon).replace(',"a":2', "").replace(',"a":1}', "}").replace(',"c":1,"c":1', "").encode()
+    assert parse(once) == json.loads(once)
+
+
+@pytest.mark.parametrize("digits", ["1234567890123456789", "9" * 40])
+def test_long_digits_are_fine_in_text_and_behind_a_point(digits: str) -> None:
+    raw = f'{{"a": "{digits}", "{digits}": 0.{digits}}}'.encode()
+    assert parse(raw) == json.loads(raw)
 
 
 def test_a_late_duplicate_among_many_keys_is_found_in_time() -> None:

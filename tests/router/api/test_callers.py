@@ -49,6 +49,12 @@ def test_a_bearer_key_is_its_caller(gate: Gate, scheme: bytes) -> None:
     assert (caller.key, caller.team, caller.data_class) == (gate.id, "search", DataClass.internal)
 
 
+def test_one_key_in_both_headers_is_one_key(gate: Gate) -> None:
+    text = gate.text.encode()
+    both = [(b"authorization", b"Bearer " + text), (b"x-api-key", text)]
+    assert authenticate(both, gate.keyring, NOW).key == gate.id
+
+
 def test_x_api_key_is_taken_too(gate: Gate) -> None:
     assert authenticate([(b"x-api-key", gate.text.encode())], gate.keyring, NOW).key == gate.id
 
@@ -59,7 +65,8 @@ def test_no_key_several_keys_and_other_schemes_are_refused(gate: Gate) -> None:
     assert "No API key" in gate.refuses()
     # Two headers, even two equal ones: a proxy in front might have checked the other.
     assert "not several" in gate.refuses(bearer, bearer)
-    assert "not several" in gate.refuses(bearer, (b"x-api-key", text))
+    assert "not several" in gate.refuses((b"x-api-key", text), (b"x-api-key", text))
+    assert "not several" in gate.refuses(bearer, (b"x-api-key", new_text().encode()))
     gate.refuses((b"authorization", text))
     gate.refuses((b"authorization", b"Basic " + text))
     gate.refuses((b"authorization", b""))

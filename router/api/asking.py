@@ -1,0 +1,76 @@
+"""Pure: from a parsed body and its headers to the ask, with what the caller chose for this one request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from router.api.body import text_field
+from router.errors import BadRequest
+from router.records import Ask, Route
+from serving.catalogue import DataClass
+
+MAX_SESSION = 200
+CHOICES = frozenset({"data_class", "escalate"})
+"""What a body may choose in `headgate: {…}`."""
+LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
+"""The form of a reason for escalation. It is written down, so it must not be able to hold text of the request."""
+ASKED_OUTPUT = ("max_completion_tokens", "max_output_tokens", "max_tokens")
+BYTES_A_TOKEN = 4
+
+
+def make_ask(
+    request_id: str, route: Route, body: dict[str, Any], size: int, headers: Iterable[tuple[bytes, bytes]]
+) -> Ask:
+    """The parsed request with the choices made in headers or in `headgate: {…}`. Raises BadRequest."""
+    choices = body.pop("headgate", {})
+    if not isinstance(choices, dict) or not choices.keys() <= CHOICES:
+        raise BadRequest(f"The field 'headgate' is an object with: {', '.join(sorted(CHOICES))}.", param="headgate")
+    given: dict[bytes, str] = {}
+    raised: list[Any] = []
+    for name, value in headers:
+        if name.startswith(b"x-headgate-"):
+            given[name] = value.decode("latin-1")
+            if name == b"x-headgate-data-class":
+                # Every label counts, however often the header stands there and whoever added it: the highest one wins.
+                raised += [label.strip() for label in given[name].split(",")]
+    if "data_class" in choices:
+        raised.append(choices["data_class"])
+    stream = body.get("stream") or False
+    if not isinstance(stream, bool):
+        raise BadRequest("The field 'stream' must be true or false.", param="stream")
+    return Ask(
+        id=request_id, route=route, body=body, size=size, model=text_field(body, "model"), stream=stream,
+        data_class=max(map(_class, raised)) if raised else None,
+        session=_session(given.get(b"x-headgate-session") or body.get("prompt_cache_key")),
+        escalate=_label(choices.get("escalate") or given.get(b"x-headgate-escalate")),
+    )  # fmt: skip
+
+
+def asked_tokens(size: int, body: Mapping[str, Any]) -> int:
+    """About how many tokens a request will use: what its text may be, and the output it asks for."""
+    asked = [body.get(name) for name in ASKED_OUTPUT]
+    output = max((n for n in asked if isinstance(n, int) and n > 0), default=0)
+    choices = body.get("n")
+    return size // BYTES_A_TOKEN + output * (choices if isinstance(choices, int) and choices > 0 else 1)
+
+
+def _class(text: Any) -> DataClass:
+    try:
+        return DataClass.parse(text)
+    except ValueError as unknown:
+        raise BadRequest(f"x-headgate-data-class: {unknown}", param="x-headgate-data-class") from unknown
+
+
+def _label(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and LABEL.fullmatch(value.strip()):
+        return value.strip()
+    form = "a short reason of small letters, digits, - and _, at most 40, such as low-confidence"
+    raise BadRequest(f"x-headgate-escalate: give {form}.", param="x-headgate-escalate")
+
+
+def _session(value: Any) -> str | None:
+    return value[:MAX_SESSION] if isinstance(value, str) else None
