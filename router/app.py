@@ -4,99 +4,128 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from router.api import admin, pages
+from router.api import admin, pages, shedding
+from router.api.bridge import Bridge
+from router.api.edge import Edge
 from router.api.inference import Inference
+from router.api.protocol import protocol_of
 from router.decision.checking import checked
 from router.decision.outgoing import body_for
 from router.ledger.budgets import Budgets
+from router.ledger.counters import Shared
 from router.ledger.entries import Ledger, settle_lost
 from router.ledger.keys import Keyring
 from router.ledger.metrics import Live, Metrics
 from router.ledger.prices import Prices
-from router.ledger.store import LedgerError, Store, connect
-from router.listen import Listen
+from router.ledger.rates import Rates
+from router.ledger.store import Store, connect
+from router.ledger.totals import Totals
+from router.listen import Listen, shared
+from router.peers import Peers
 from router.pipeline import Pipeline
 from router.upstream.attempts import Attempts
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Fleet
+from router.upstream.health import Health
+from router.upstream.inside import outside
 from router.upstream.room import Room
 from router.upstream.sending import Sending
+from router.workers import BUDGETS, DRAIN_S, RATES, Share, one_of_several, only_one
 from serving.catalogue import Catalogue
 from serving.home import Home, listen_privately
 
 KEYS_S = 1.0
 """How often the keyring looks for changes: a revoked key stops working within this time."""
-DRAIN_S = 30
+CUT_OFF_S = 1.0
+"""What was not finished in DRAIN_S seconds gets so long to end once it is cancelled."""
 
 
 @dataclass(slots=True)
 class Built:
     """A router, joined and not yet running."""
 
-    public: ASGIApp
+    edge: Edge
+    pages: FastAPI
+    """What callers find beside the inference routes."""
     admin: FastAPI
     fleet: Fleet
     keyring: Keyring
     store: Store
     connections: Connections
-    lock: BinaryIO
+    share: Share
+    held: contextlib.ExitStack
+    """The lock and the files that are closed last."""
 
 
-def build(home: Home, catalogue: Catalogue) -> Built:
-    """Join everything. Raises LedgerError where the ledger cannot be opened."""
+def build(home: Home, catalogue: Catalogue, share: Share | None = None) -> Built:
+    """Join everything, as one worker of several where `share` says so. Raises LedgerError, or OSError."""
+    share = share or Share()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(only_one(home) if share.alone else one_of_several(home))
+        return _joined(home, catalogue, share, stack)
+
+
+def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.ExitStack) -> Built:
     settings, now = catalogue.site.router, time.time()
-    lock = _lock(home)
-    store, budgets, metrics = Store(home.ledger), Budgets(), Metrics()
-    settle_lost(store, now)
-    with contextlib.closing(connect(home.ledger, read_only=True)) as db:
-        budgets.load(db, now)
+    store, metrics = Store(home.ledger, share.writer), Metrics()
+    budgets, rates = _money(home, store, share, now, stack)
     keyring = Keyring(home.ledger, home.secret("pepper"))
     deadlines = Deadlines(
-        first_byte_s=settings.first_byte_timeout_s, idle_s=settings.idle_timeout_s, total_s=settings.total_timeout_s
-    )
-    connections = Connections(deadlines, Bounds())
+        first_byte_s=settings.first_byte_timeout_s, first_token_s=settings.first_token_timeout_s,
+        idle_s=settings.idle_timeout_s, total_s=settings.total_timeout_s,
+    )  # fmt: skip
+    connections, health = Connections(deadlines, Bounds(), outside=outside), Health()
     # The door is asked whenever a provider is enabled; where it does not run, hosted models are refused as closed.
     door = Address.parse(f"unix:{home.socket('door')}") if catalogue.hosted() else None
-    prices, room = Prices.of(catalogue, now), Room(settings.queue_length, settings.queue_wait_s)
+    prices, room = Prices.of(catalogue, now), Room(share.part(settings.queue_length), settings.queue_wait_s)
     serving = Address.parse(f"unix:{home.socket('serving')}")
-    fleet = Fleet(prices.catalogue, connections, serving, door, room, prices.rate)
+    fleet = Fleet(prices.catalogue, connections, serving, door, room, prices.rate, share.part, health)
     ledger = Ledger(store, budgets, metrics, prices)
     metrics.watch(lambda: _live(fleet, room, store))
     sending = Sending(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
-    attempts = Attempts(sending, fleet, room, checked)
+    attempts = Attempts(sending, fleet, room, checked, health)
     pipeline = Pipeline(fleet, ledger, attempts, max(1, settings.queue_wait_s))
     rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store))
-    public = Inference(pipeline, keyring, int(settings.max_body_mb * 2**20), rest)
-    operator = admin.build(pipeline, ledger, keyring, fleet.state, catalogue.site.keys)
-    return Built(public, operator, fleet, keyring, store, connections, lock)
+    memory = shedding.own_share(settings.memory_limit_mb, settings.workers, shedding.read_text)
+    load = shedding.Load(settings.max_requests, memory)
+    inference = Inference(pipeline, keyring, rates, load, int(settings.max_body_mb * 2**20))
+    edge = Edge(settings, inference, Bridge(rest), rates, load)
+    peers = Peers(connections, [home.socket(share.socket(n)) for n in range(2, share.of + 1)] * (share.number == 1))
+    totals = Totals(successor=bool(share.gone))
+    operator = admin.build(pipeline, ledger, keyring, fleet.state, catalogue.site.keys, peers, totals)
+    return Built(edge, rest, operator, fleet, keyring, store, connections, share, stack.pop_all())
 
 
-def _lock(home: Home) -> BinaryIO:
-    """Held as long as the router runs: a second one would close the requests of the first as lost."""
-    file = (home.run / "router.lock").open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as held:
-        file.close()
-        raise LedgerError(f"another router of {home.root} runs already; see: headgate status") from held
-    return file
+def _money(
+    home: Home, store: Store, share: Share, now: float, stack: contextlib.ExitStack
+) -> tuple[Budgets, Rates]:  # fmt: skip
+    """What is counted against the limits of keys; what was left open is closed first. Workers share the counters."""
+    if share.alone:
+        budgets = Budgets()
+        settle_lost(store, now)
+        with contextlib.closing(connect(home.ledger, read_only=True)) as db:
+            budgets.load(db, now)
+        return budgets, Rates()
+    settle_lost(store, now, share.gone)  # the shared counters have it already, at its hold
+    spent, rates = (stack.enter_context(contextlib.closing(Shared(home.run / name))) for name in (BUDGETS, RATES))
+    return Budgets(spent), Rates(rates)
 
 
 def _live(fleet: Fleet, room: Room, store: Store) -> Live:
     """What the metrics show of now."""
-    return Live(fleet.snapshot().endpoints, fleet.gpus, room.waiting(), store.healthy, fleet.door_open)
+    tasks = len(asyncio.all_tasks())
+    return Live(fleet.snapshot().endpoints, fleet.gpus, room.waiting(), tasks, store.healthy, fleet.door_open)
 
 
 def _unready(fleet: Fleet, store: Store) -> str:
@@ -125,15 +154,16 @@ class Server(uvicorn.Server):
 
 async def serve(built: Built, home: Home, catalogue: Catalogue, listen: Listen, stop: asyncio.Event) -> None:
     """Run until `stop` is set; then finish what is being answered, at most DRAIN_S seconds."""
-    servers = [
-        Server(_config(built.public, host=listen.host, port=listen.port, cert=listen.tls_cert, key=listen.tls_key)),
-        Server(_config(built.admin, socket_path=home.socket("admin"))),
-    ]
-    if port := catalogue.site.router.admin_port:
+    callers = _config(
+        built.pages, host=listen.host, port=listen.port, cert=listen.tls_cert, key=listen.tls_key,
+        http=protocol_of(built.edge),
+    )  # fmt: skip
+    servers = [Server(callers), Server(_config(built.admin, socket_path=home.socket(built.share.socket())))]
+    if (port := catalogue.site.router.admin_port) and built.share.number == 1:
         servers.append(Server(_config(admin.with_token(built.admin, home.secret("admin-token")), port=port)))
     async with _background(built):
         # Callers' address first: whoever hears the admin socket answer may count on it.
-        running = [asyncio.create_task(servers[0].serve())]
+        running = [asyncio.create_task(servers[0].serve(None if built.share.alone else shared(listen)))]
         up = asyncio.create_task(servers[0].up.wait())
         await asyncio.wait({running[0], up}, return_when=asyncio.FIRST_COMPLETED)
         up.cancel()
@@ -145,11 +175,13 @@ async def serve(built: Built, home: Home, catalogue: Catalogue, listen: Listen, 
         for server in servers:
             server.should_exit = True
         await asyncio.gather(*running)
+        if left := {*servers[0].server_state.tasks}:  # cut off: each still writes down how it ended
+            await asyncio.wait(left, timeout=CUT_OFF_S)
         stopping.cancel()
     await built.connections.close()
     built.keyring.close()
     built.store.close()
-    built.lock.close()
+    built.held.close()
 
 
 @contextlib.asynccontextmanager
@@ -170,10 +202,11 @@ async def _background(built: Built) -> AsyncIterator[None]:
 
 def _config(
     app: ASGIApp, *, host: str = "127.0.0.1", port: int = 0, socket_path: Path | None = None,
-    cert: str | None = None, key: str | None = None,
+    cert: str | None = None, key: str | None = None, http: Any = "httptools",
 ) -> uvicorn.Config:  # fmt: skip
+    """`http` is uvicorn's own way to speak it, or what makes a connection of ours."""
     return uvicorn.Config(
-        app, host=host, port=port, uds=str(socket_path) if socket_path else None, loop="uvloop", http="httptools",
+        app, host=host, port=port, uds=str(socket_path) if socket_path else None, loop="uvloop", http=http,
         lifespan="off", log_level="warning", access_log=False, server_header=False, date_header=False,
         proxy_headers=False, ssl_certfile=cert, ssl_keyfile=key, timeout_graceful_shutdown=DRAIN_S, ws="none",
     )  # fmt: skip

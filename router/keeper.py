@@ -16,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,6 +99,8 @@ def last_words(log: Path, since: int) -> str:
 class Keeper:
     """Runs parts until told to stop."""
 
+    name = "keeper"
+
     def __init__(self, home: Home, kept: list[Part]) -> None:
         self._home, self._parts = home, kept
         self._stopping = asyncio.Event()
@@ -106,57 +108,68 @@ class Keeper:
         """The part that cannot start as it is configured, if any."""
 
     async def run(self) -> int:
-        """Keep everything until SIGTERM, SIGINT or `stop`; then end it in the order of STOP_S."""
+        """Keep everything until SIGTERM, SIGINT or `stop`; then end it."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         tasks = {part.name: asyncio.create_task(self._keep(part)) for part in self._parts}
         await self._stopping.wait()
+        await self._end_all(tasks)
+        return CONFIG_ERROR if self.given_up else 0
+
+    async def _end_all(self, tasks: Mapping[str, asyncio.Task[None]]) -> None:
+        """End the parts in the order of STOP_S, then whatever else carries this installation's id."""
         for name in STOP_S:
             if task := tasks.get(name):
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         left = [p for p in processes.ours(self._home.installation()) if p.pid != os.getpid()]
         await processes.end(left, grace_s=5)
-        return CONFIG_ERROR if self.given_up else 0
 
     def stop(self) -> None:
         self._stopping.set()
 
     async def _keep(self, part: Part) -> None:
-        pause, settled = FIRST_PAUSE_S, False
+        pause, settled = self._first_pause_s(), False
         while True:
             started = time.monotonic()
             how, words = await self._once(part)
             lasted = time.monotonic() - started
             settled = settled or lasted > SETTLED_S
             if how == CONFIG_ERROR and not settled:
-                _say(f"{part.name} cannot start: {words}")
+                self._say(f"{part.name} cannot start: {words}")
                 self.given_up = part.name
                 self.stop()
                 return
-            pause = FIRST_PAUSE_S if lasted > GOOD_RUN_S else pause
-            _say(f"{part.name} ended with code {how}; starting it again in {pause:g} s; its last words: {words}")
+            pause = self._first_pause_s() if lasted > GOOD_RUN_S else pause
+            self._say(f"{part.name} ended with code {how}; starting it again in {pause:g} s; its last words: {words}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
+    def _first_pause_s(self) -> float:
+        return FIRST_PAUSE_S
+
     async def _once(self, part: Part) -> tuple[int, str]:
         """Run the part until it ends: its exit code and the last line it wrote. When cancelled, end it first."""
-        log = self._home.logs / f"{part.name}.log"
-        starting = asyncio.ensure_future(self._start(part, log))
+        starting = asyncio.ensure_future(self._start(part))
         try:
-            child, since = await asyncio.shield(starting)  # cancelled in mid-start, it would be killed without a word
-            return await child.wait(), last_words(log, since) or "none"
+            child, words = await asyncio.shield(starting)  # cancelled in mid-start, it would be killed without a word
+            return await child.wait(), words() or "none"
         except OSError as broken:  # no space, no memory, too many processes: it may pass
             return 1, str(broken)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
                 child, _ = await starting
-                await _end(child, STOP_S[part.name])
+                await _end(child, self._grace_s(part))
             raise
 
-    async def _start(self, part: Part, log: Path) -> tuple[asyncio.subprocess.Process, int]:
-        """The process, and how long its log was before. Raises OSError."""
+    def _grace_s(self, part: Part) -> float:
+        """Seconds it gets to finish what it is doing."""
+        return STOP_S[part.name]
+
+    async def _start(self, part: Part) -> tuple[asyncio.subprocess.Process, Callable[[], str]]:
+        """The process, and what gives the last line it wrote. Raises OSError."""
+        log = self._home.logs / f"{part.name}.log"
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             since = os.fstat(output).st_size
@@ -164,9 +177,12 @@ class Keeper:
                 *part.args, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, env=part.environment,
                 cwd=self._home.root, start_new_session=True,
             )  # fmt: skip
-            return child, since
+            return child, lambda: last_words(log, since)
         finally:
             os.close(output)
+
+    def _say(self, text: str) -> None:
+        _say(text, self.name)
 
 
 async def _end(child: asyncio.subprocess.Process, grace_s: float) -> None:
@@ -181,10 +197,10 @@ async def _end(child: asyncio.subprocess.Process, grace_s: float) -> None:
         await child.wait()
 
 
-def _say(text: str) -> None:
+def _say(text: str, who: str = Keeper.name) -> None:
     # A disk that is full must not end the keeper: it is what stops the rest in order.
     with contextlib.suppress(OSError):
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} keeper: {text}", flush=True)
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {who}: {text}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +248,8 @@ def only_one(home: Home, what: str) -> Iterator[None]:
         os.close(lock)
 
 
-async def _run(keeper: Keeper, parent_pipe: bool) -> int:
+async def keep(keeper: Keeper, parent_pipe: bool) -> int:
+    """Run `keeper`, with `parent_pipe` until stdin ends at the latest. Returns the exit code."""
     if parent_pipe:
         threading.Thread(target=_until_stdin_ends, args=(asyncio.get_running_loop(), keeper), daemon=True).start()
     return await keeper.run()
@@ -260,7 +277,7 @@ def main() -> int:
         with only_one(home, "keeper"):
             found = catalogue.load(catalogue.find_site(options.config, [home.root]))
             kept = parts(found, environment(home, os.environ), serving=options.serving, listen=options.listen)
-            return asyncio.run(_run(Keeper(home, kept), options.parent_pipe))
+            return asyncio.run(keep(Keeper(home, kept), options.parent_pipe))
     except (ConfigError, AlreadyRunning, OSError) as wrong:
         _say(str(wrong))
         return CONFIG_ERROR

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from router import keeper
 from router.commands import foreign
@@ -160,9 +160,10 @@ def _running(context: Context) -> Iterator[Finding]:
     if not kept:
         yield Finding("wrong", "processes of an earlier start are left", "headgate down")
     try:
-        ledger = ask_socket(context.home, "admin", "/status")["ledger"]
-        if not ledger["healthy"]:
-            yield Finding("wrong", f"the ledger: {ledger['trouble']}", "free some space, or mend the disk")
+        state = ask_socket(context.home, "admin", "/status")
+        if not state["ledger"]["healthy"]:
+            yield Finding("wrong", f"the ledger: {state['ledger']['trouble']}", "free some space, or mend the disk")
+        yield from _workers(state.get("workers") or {"count": 1, "answer": [1]}, context.found.site.router.workers)
     except Stop:
         yield Finding("wrong", "the router does not answer", "headgate logs router")
     for instance in found["instances"]:
@@ -171,6 +172,22 @@ def _running(context: Context) -> Iterator[Finding]:
         log = "" if instance["attached"] else see_log(context.home, instance["name"])
         mend = log or "headgate status"
         yield Finding("ok" if fine else "wrong", what, "" if fine else mend)
+
+
+def _workers(running: dict[str, Any], wanted: int) -> Iterator[Finding]:
+    """The router's worker processes, where there are or should be several."""
+    count, silent = running["count"], running["count"] - len(running["answer"])
+    if silent:
+        yield Finding("wrong", f"{silent} of the router's {count} workers do not answer", "headgate logs router")
+    elif count != wanted:
+        yield Finding(
+            "note", f"the router runs {count} workers; router.workers is {wanted}", "headgate down; headgate up"
+        )
+    elif count > 1:
+        yield Finding("ok", f"the router's {count} workers answer")
+    if wanted > (cores := len(os.sched_getaffinity(0))):
+        yield Finding("note", f"router.workers is {wanted}, and {cores} cores may be used", "lower it; one is enough "
+                      "for most")  # fmt: skip
 
 
 def _others(context: Context) -> Iterator[Finding]:

@@ -20,12 +20,18 @@ SubstituteOption = Annotated[
 EscalateOption = Annotated[
     bool | None, typer.Option("--escalate/--no-escalate", help="May it ask for a stronger model by a header?")
 ]
+RequestsOption = Annotated[
+    str | None, typer.Option("--requests-per-minute", help="Requests it may make a minute, or none for no limit.")
+]
+TokensOption = Annotated[
+    str | None, typer.Option("--tokens-per-minute", help="Tokens a minute, prompt and output together, or none.")
+]
 ExpiresOption = Annotated[str | None, typer.Option(help="When it ends: 90d, 12h, or never.")]
 
 
 def changes(
     data_class: str | None, lanes: str | None, budget: str | None, substitute: bool | None, escalate: bool | None,
-    expires: str | None,
+    expires: str | None, requests: str | None = None, tokens: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The options that were given, checked. Raises Stop with what would be right."""
     changed: dict[str, Any] = {}
@@ -48,7 +54,19 @@ def changes(
         changed["scopes"] = frozenset({"escalate"} if escalate else ())
     if expires is not None:
         changed["expires"] = None if expires == "never" else time.time() + duration(expires)
+    if requests is not None:
+        changed["requests_per_minute"] = _a_minute("--requests-per-minute", requests)
+    if tokens is not None:
+        changed["tokens_per_minute"] = _a_minute("--tokens-per-minute", tokens)
     return changed
+
+
+def _a_minute(option: str, text: str) -> int | None:
+    if text == "none":
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,8}", text, re.ASCII):
+        raise Stop(f"{option}: {text!r} is no limit; give a whole number from 1 to 999999999, or none")
+    return int(text)
 
 
 def _dollars(text: str) -> float | None:

@@ -31,7 +31,9 @@ from router.commands.keyoptions import (
     EscalateOption,
     ExpiresOption,
     LanesOption,
+    RequestsOption,
     SubstituteOption,
+    TokensOption,
     changes,
     duration,
     team_name,
@@ -55,6 +57,8 @@ def create(
     substitute: SubstituteOption = None,
     escalate: EscalateOption = None,
     expires: ExpiresOption = None,
+    requests: RequestsOption = None,
+    tokens: TokensOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -62,7 +66,7 @@ def create(
 
     Example: headgate keys create --team search --data-class public
     """
-    changed = changes(data_class, lanes, budget, substitute, escalate, expires)
+    changed = changes(data_class, lanes, budget, substitute, escalate, expires, requests, tokens)
     context = open_context(config)
     chosen = changed.pop("data_class", context.found.site.keys.data_class)
     with _book(context.home) as book:
@@ -87,19 +91,21 @@ def change(
     substitute: SubstituteOption = None,
     escalate: EscalateOption = None,
     expires: ExpiresOption = None,
+    requests: RequestsOption = None,
+    tokens: TokensOption = None,
 ) -> None:
     """Change what a key may do; a running router knows within a second.
 
     Example: headgate keys set KEY --data-class public --budget 20
     """
-    changed = changes(data_class, lanes, budget, substitute, escalate, expires)
+    changed = changes(data_class, lanes, budget, substitute, escalate, expires, requests, tokens)
     if not changed:
         raise Stop("nothing to change; see: headgate keys set --help")
     with _book(open_home()) as book:
         found = book.set(key_id(key), **changed)
     console().print(
         f"{found.id}: team {found.team}, data class {found.data_class.name}, lanes {','.join(sorted(found.lanes))}, "
-        f"budget {_budget(found)}, {_may(found)}{_state(found)}",
+        f"budget {_budget(found)}, a minute {_a_minute(found)}, {_may(found)}{_state(found)}",
         soft_wrap=True,
     )
 
@@ -115,10 +121,11 @@ def show(as_json: JsonOption = False) -> None:
     if as_json:
         say_json([_json(key) for key in keys])
         return
-    rows = table("id", "ends in", "team", "data class", "lanes", "budget", "state", whole=2)
+    rows = table("id", "ends in", "team", "data class", "lanes", "budget", "a minute", "state", whole=2)
     for key in keys:
         lanes = "all" if key.lanes == set(LANES) else ", ".join(sorted(key.lanes))
-        rows.add_row(key.id, key.last4, key.team, key.data_class.name, lanes, _budget(key), f"{_may(key)}{_state(key)}")
+        state = f"{_may(key)}{_state(key)}"
+        rows.add_row(key.id, key.last4, key.team, key.data_class.name, lanes, _budget(key), _a_minute(key), state)
     console().print(rows if keys else "There are no keys yet; make one with: headgate keys create --team NAME")
 
 
@@ -241,13 +248,20 @@ def _json(key: Key) -> dict[str, Any]:
     return {
         "id": key.id, "last4": key.last4, "team": key.team, "data_class": key.data_class.name,
         "lanes": sorted(key.lanes), "substitute": key.substitute, "scopes": sorted(key.scopes),
-        "budget_usd": key.budget_usd,
+        "budget_usd": key.budget_usd, "requests_per_minute": key.requests_per_minute,
+        "tokens_per_minute": key.tokens_per_minute,
         "created": key.created, "expires": key.expires, "revoked": key.revoked, "state": _state(key),
     }  # fmt: skip
 
 
 def _budget(key: Key) -> str:
     return "none" if key.budget_usd is None else f"${key.budget_usd:g} a month"
+
+
+def _a_minute(key: Key) -> str:
+    """What it may use of a minute, for a person."""
+    named = ((key.requests_per_minute, "requests"), (key.tokens_per_minute, "tokens"))
+    return ", ".join(f"{limit} {what}" for limit, what in named if limit is not None) or "any"
 
 
 def _may(key: Key) -> str:

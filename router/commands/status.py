@@ -87,6 +87,9 @@ def show(state: dict[str, Any], url: str, now: float, out: Console) -> None:
     _show_models(state, out)
     if (waiting := state.get("waiting")) is not None:
         out.print(f"queue     {waiting} waiting for local room")
+    workers = state.get("workers") or {"count": 1}
+    if workers["count"] > 1:
+        out.print(f"workers   {len(workers['answer'])} of {workers['count']} answer")
     serving = state.get("serving") or {}
     silent_s = now - state["serving_heard"] if state.get("serving_heard") else 0.0
     _show_gpus(serving, silent_s + (serving.get("gpus_age_s") or 0.0), out)

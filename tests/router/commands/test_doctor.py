@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from router.commands.checks import _workers
 from router.commands.foreign import address
 from serving.home import Home
 from tests.conftest import ROOT, free_port
@@ -144,3 +146,21 @@ def test_plan_without_models_says_why_it_is_the_demo(say: Say, home: Home) -> No
     (home.root / "headgate.yaml").write_text("attach: [{url: 'http://127.0.0.1:9'}]\n")
     said = say("plan", "--json").json()
     assert said["placed"] == [] and said["attached"] == ["http://127.0.0.1:9"]
+
+
+@pytest.mark.parametrize(
+    ("running", "wanted", "levels"),
+    [
+        ({"count": 1, "answer": [1]}, 1, {}),
+        ({"count": 2, "answer": [1]}, 2, {"1 of the router's 2 workers do not answer": "wrong"}),
+        ({"count": 1, "answer": [1]}, 2, {"the router runs 1 workers; router.workers is 2": "note"}),
+        ({"count": 2, "answer": [1, 2]}, 2, {"the router's 2 workers answer": "ok"}),
+        ({"count": 3, "answer": [1, 2, 3]}, 3, {"the router's 3 workers answer": "ok",
+                                                "router.workers is 3, and 2 cores may be used": "note"}),
+    ],
+)  # fmt: skip
+def test_workers_that_are_silent_or_too_many_are_said(
+    running: dict[str, Any], wanted: int, levels: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    assert {found.what: found.level for found in _workers(running, wanted)} == levels

@@ -62,6 +62,20 @@ def test_a_key_may_ask_for_a_stronger_model_only_if_somebody_said_so(say: Say) -
     assert {k["id"]: k["scopes"] for k in say("keys", "list", "--json").json()}[made["id"]] == []
 
 
+def test_limits_a_minute_are_set_shown_kept_and_lifted(say: Say, home: Home) -> None:
+    made = say("keys", "create", "--team", "a", "--requests-per-minute", "60", "--tokens-per-minute", "5000", "--json")
+    key = made.json()["id"]
+    assert (made.json()["requests_per_minute"], made.json()["tokens_per_minute"]) == (60, 5000)
+    assert "60 requests, 5000 tokens" in " ".join(say("keys", "list").out.split())
+    assert "a minute 5000 tokens," in say("keys", "set", key, "--requests-per-minute", "none").out
+    new = say("keys", "rotate", key, "--json").json()
+    assert (new["requests_per_minute"], new["tokens_per_minute"]) == (None, 5000)
+    (home.root / "headgate.yaml").write_text("keys: {requests_per_minute: 7}\n")
+    assert say("keys", "create", "--team", "a", "--json").json()["requests_per_minute"] == 7
+    lifted = say("keys", "create", "--team", "a", "--requests-per-minute", "none", "--json").json()
+    assert lifted["requests_per_minute"] is None
+
+
 def test_rotate_and_revoke(say: Say) -> None:
     key = say("keys", "create", "--team", "a", "--data-class", "internal", "--json").json()["id"]
     new = say("keys", "rotate", key, "--overlap", "1h", "--json").json()

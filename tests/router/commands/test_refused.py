@@ -96,6 +96,8 @@ def test_a_missing_config_file(say: Say) -> None:
         (["keys", "create", "--team", "a", "--lanes", "fast"], "private, cheap, frontier"),
         (["keys", "create", "--team", "a", "--lanes", ""], "at least one"),
         (["keys", "create", "--team", "a", "--budget", "-3"], "US dollars"),
+        (["keys", "create", "--team", "a", "--requests-per-minute", "0"], "whole number from 1"),
+        (["keys", "create", "--team", "a", "--tokens-per-minute", "1e3"], "or none"),
         (["keys", "create", "--team", "a", "--expires", "soon"], "90d"),
         (["keys", "create", "--team", "a", "--expires", "9999999999d"], "90d"),
         (["keys", "create", "--team", "[red]"], "team name"),

@@ -58,6 +58,11 @@ def test_each_model_is_shown_with_its_load() -> None:
     assert "theirs: attached at http://gpu-7:8000" in lines and "queue     2 waiting for local room" in lines
 
 
+def test_several_workers_are_counted_and_one_is_not_worth_a_line() -> None:
+    assert "workers   2 of 3 answer" in said([], [], [], workers={"count": 3, "answer": [1, 3]})
+    assert not any("workers" in line for line in said([], [], [], workers={"count": 1, "answer": [1]}))
+
+
 def test_each_gpu_is_shown_and_unknown_is_said() -> None:
     hot = gpu(1, throttle=["hardware thermal"])
     mute = gpu(2, memory_free_gb=None, utilisation=None, power_w=None, temperature_c=None, throttle=None)

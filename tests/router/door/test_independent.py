@@ -15,7 +15,7 @@ from router.door import policy
 from serving.catalogue import DataClass, Model
 from serving.home import Home
 from tests.conftest import ROOT, House, ask
-from tests.fakes.upstream import Upstream
+from tests.fakes.faults import Upstream
 
 BROKEN_DOOR = """
 import sys
