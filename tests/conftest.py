@@ -27,7 +27,7 @@ from router.listen import Listen
 from serving import catalogue, engines, gpus
 from serving.catalogue import DataClass, EngineChoice, KeyDefaults
 from serving.home import Home, find_home
-from tests.fakes.upstream import Upstream
+from tests.fakes.faults import Upstream
 from tests.installation import Installation
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +52,8 @@ class Reply:
     status: int
     headers: dict[str, str]
     body: bytes
+    broken: bool = False
+    """Whether the connection ended before the body did."""
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -72,6 +74,8 @@ class House:
         self.site: dict[str, Any] = {}
         self.instances: list[dict[str, Any]] = [instance("small", local.address)]
         self.built: app.Built | None = None
+        self.stop = asyncio.Event()
+        self.running: asyncio.Task[None] | None = None
         self._stack = contextlib.AsyncExitStack()
 
     async def start(self, *, hosted: bool = False, **site: Any) -> None:
@@ -104,9 +108,10 @@ class House:
         if hosted:
             await self._start_door(path)
         self.built = app.build(self.home, found)
-        stop, port = asyncio.Event(), free_port()
-        task = asyncio.create_task(app.serve(self.built, self.home, found, Listen(port=port), stop))
-        self._stack.push_async_callback(_end, stop, task)
+        port = free_port()
+        task = asyncio.create_task(app.serve(self.built, self.home, found, Listen(port=port), self.stop))
+        self.running = task
+        self._stack.push_async_callback(_end, self.stop, task)
         self.url = f"http://127.0.0.1:{port}"
         self.client = await self._stack.enter_async_context(aiohttp.ClientSession())
         await until(lambda: self._ready(hosted), task)
@@ -155,7 +160,13 @@ class House:
         given |= {"Content-Type": "application/json", **(headers or {})}
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         async with self.client.post(self.url + path, data=data, headers=given) as answer:
-            return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, await answer.read())
+            body, broken = bytearray(), False
+            try:
+                async for piece in answer.content.iter_any():
+                    body += piece
+            except aiohttp.ClientPayloadError:
+                broken = True
+            return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, bytes(body), broken)
 
     async def get(self, path: str, key: str | None = None) -> Reply:
         given = {"Authorization": f"Bearer {key}"} if key else {}

@@ -61,7 +61,10 @@ def ask(
     id: str = "req_1", session: str | None = None, escalate: str | None = None, **body: Any
 ) -> Ask:  # fmt: skip
     """An ask of 80 bytes. `body`: fields beside the model and the text."""
-    text = {"chat/completions": {"messages": MESSAGES}, "completions": {"prompt": "Hi"}, "embeddings": {"input": "Hi"}}
+    text: dict[str, dict[str, Any]] = {
+        "chat/completions": {"messages": MESSAGES}, "completions": {"prompt": "Hi"}, "embeddings": {"input": "Hi"},
+        "responses": {"input": "Hi"}, "messages": {"messages": MESSAGES},
+    }  # fmt: skip
     return Ask(
         id=id, route=route, body={"model": model, **text[route], **body}, size=size, model=model,
         stream=body.get("stream") is True, data_class=DataClass[raised] if raised else None, session=session,

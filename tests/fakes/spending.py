@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,7 +40,7 @@ class Spending:
         """A request that the last of `models` answered; those before it may have worked on it in vain."""
         self.now, self.count = at, self.count + 1
         who = caller(team=team, key=f"k-{team}")
-        request = replace(ask(named, **asked), id=f"req_{self.count}")
+        request = ask(named, **asked)._replace(id=f"req_{self.count}")
         with self.ledger.entry(request, who, decided(request, who, *models)) as entry:
             for model in models:
                 outcome = "answered" if model is models[-1] else "reset"
@@ -53,6 +52,6 @@ class Spending:
     def refused(self, team: str = "search") -> None:
         """A request that was decided and that nobody may answer."""
         self.count += 1
-        who, request = caller(team=team, key=f"k-{team}"), replace(ask(), id=f"req_{self.count}")
+        who, request = caller(team=team, key=f"k-{team}"), ask()._replace(id=f"req_{self.count}")
         with self.ledger.entry(request, who, decided(request, who)) as entry:
             entry.outcome = "refused"

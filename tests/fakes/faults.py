@@ -1,23 +1,29 @@
-"""A stand-in for an upstream: an HTTP/1.1 server on a raw socket that misbehaves on demand.
+"""An upstream that fails on demand: an HTTP/1.1 server on a raw socket. It counts every byte it is sent.
 
-Without a script it answers like vLLM: `stream: true` in the body gives an event stream, otherwise one completion.
-A request says what shall happen in the header `x-script`, as JSON or as one word (`never`); where the program under
-test does not pass that header on, set `Upstream.script`. The fields, each optional:
+Without a script it answers like vLLM: `stream: true` in the body gives an event stream, otherwise one whole answer.
+What shall happen is said per request: in the header `x-fault`, as JSON or as one word (`never`); in the last message,
+prompt or input of its body, made with `told({...})`, which passes a router; or for this upstream alone, in `then` (the
+next requests, one script each) and `script` (all others). The fields, each optional:
 
-status, headers, body         the plain answer; body is text
-chunks, pause_s               the body in pieces, chunked, with a pause between them
-stream                        the body is an event stream with these deltas
+status, headers, body, http   the plain answer; headers: a mapping, or pairs where a name comes twice
+chunks, pause_s               the body in pieces, chunked, with a pause after each
+stream                        the body is an event stream with these deltas; a dict is an event's document
+bare                          of `stream` nothing but what is listed: no role, finish reason, usage or [DONE]
 length                        the Content-Length to claim, whatever the body is
 eof                           no length at all: the body ends with the connection
 inform                        1xx statuses to send first
-raw                           exactly these bytes (latin-1), nothing else
+raw                           exactly these bytes (text is latin-1), nothing else
 delay_s, body_delay_s         wait before the head, or between head and body
-split                         bytes per write, each in a segment of its own
+split, split_s                bytes per write, each in a segment of its own, and a pause after each
 cut, reset                    close or reset after this many bytes of the answer
 close                         answer with Connection: close, and close
 never                         read the request and say nothing
-endless                       send pieces of this many bytes for ever
+gate                          read the request and wait for `Upstream.gate`
+endless, times                send pieces of this many bytes for ever, or so many of them
 stale                         answer nothing and close, if the connection was used before: the keep-alive race
+
+Among `chunks` and `stream`, bytes are sent as they are, a number is a pause in seconds, None one without end, and True
+waits for `Upstream.gate`.
 """
 
 from __future__ import annotations
@@ -27,12 +33,24 @@ import json
 import socket
 import ssl
 import struct
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from tests.fakes import answers
+from tests.fakes.answers import completion as completion
+from tests.fakes.answers import events as events
+
 Script = dict[str, Any]
+TOLD = "x-fault: "
+BODY = {"raw", "body", "chunks", "stream", "endless"}
+
+
+def told(script: Script) -> str:
+    """The script as the text of a message: it arrives whatever lies between."""
+    return TOLD + json.dumps(script)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +67,34 @@ class Request:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    def told(self) -> Script:
+        """The script in its text; empty where there is none."""
+        if TOLD.encode() not in self.body:
+            return {}
+        asked = self.json()
+        text = asked["messages"][-1]["content"] if asked.get("messages") else asked.get("prompt") or asked.get("input")
+        return cast(Script, json.loads(text.removeprefix(TOLD)))
+
 
 class Upstream:
     """The server. `async with Upstream() as upstream:`, then `upstream.address`."""
 
     def __init__(self, *, path: Path | None = None, tls: ssl.SSLContext | None = None, script: Script | None = None):
         self.script: Script = script or {}
+        self.then: list[Script] = []
+        self.gate = asyncio.Event()
         self.requests: list[Request] = []
+        self.received: Counter[int] = Counter()
+        """Bytes that arrived, by connection."""
         self.accepted = 0
         """Connections so far."""
         self.open: set[Peer] = set()
+        self.answering = self.most = 0
+        """Requests that are being answered now, and the most there were at once."""
         self.left = 0
         """Connections the client ended while an answer was due or under way."""
-        self.sent = 0
-        """Bytes of answers handed to the kernel or waiting for it."""
-        self.blocked = 0
-        """Times a writer had to wait since the client did not read."""
+        self.sent = self.blocked = 0
+        """Bytes of answers handed to the kernel or waiting for it; times a writer had to wait for a slow client."""
         self._path, self._tls = path, tls
 
     async def __aenter__(self) -> Upstream:
@@ -91,6 +121,19 @@ class Upstream:
             while not true():
                 await asyncio.sleep(0.002)
 
+    def script_of(self, request: Request) -> Script:
+        """What shall happen to this request."""
+        text = request.headers.get("x-fault", "")
+        script = json.loads(text) if text.startswith("{") else {text: 0 if text in ("cut", "reset") else True}
+        if not text:
+            script = dict(request.told() or (self.then.pop(0) if self.then else self.script))
+        if script.keys() & BODY:
+            return script
+        asked = json.loads(request.body) if request.body.startswith(b"{") else {}
+        if asked.get("stream"):
+            return {"stream": answers.streamed(request.path), "bare": True, **script}
+        return {"body": answers.whole(request.path), **script}
+
 
 class Peer(asyncio.Protocol):
     """One connection."""
@@ -115,6 +158,7 @@ class Peer(asyncio.Protocol):
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def data_received(self, data: bytes) -> None:
+        self.upstream.received[self.number] += len(data)
         self.buffer += data
         if self.answering is None or self.answering.done():
             self.begin()
@@ -151,10 +195,16 @@ class Peer(asyncio.Protocol):
     def resume_writing(self) -> None:
         self.flow.set()
 
-    # ---- answering
-
     async def answer(self, request: Request) -> None:
-        script = self.script_of(request)
+        upstream = self.upstream
+        upstream.answering += 1
+        upstream.most = max(upstream.most, upstream.answering)
+        try:
+            await self.follow(upstream.script_of(request))
+        finally:
+            upstream.answering -= 1
+
+    async def follow(self, script: Script) -> None:
         self.answers += 1
         self.written = 0
         if script.get("stale") and self.answers > 1:
@@ -163,6 +213,8 @@ class Peer(asyncio.Protocol):
         await asyncio.sleep(script.get("delay_s", 0))
         if script.get("never"):
             await asyncio.Event().wait()
+        if script.get("gate"):
+            await self.upstream.gate.wait()
         try:
             await self.send_all(script)
         except ConnectionAbortedError:  # the script ended it
@@ -172,51 +224,54 @@ class Peer(asyncio.Protocol):
         elif self.buffer:
             asyncio.get_running_loop().call_soon(self.begin)
 
-    def script_of(self, request: Request) -> Script:
-        text = request.headers.get("x-script", "")
-        script = dict(self.upstream.script)
-        if text:
-            script = json.loads(text) if text.startswith("{") else {text: 0 if text in ("cut", "reset") else True}
-        if script.keys() & {"raw", "body", "chunks", "stream", "endless"}:
-            return script
-        asked = json.loads(request.body) if request.body.startswith(b"{") else {}
-        if asked.get("stream"):
-            return {"stream": ["Hel", "lo", " wörld"], **script}
-        return {"body": completion(), **script}
-
     async def send_all(self, script: Script) -> None:
         if "raw" in script:
-            await self.send(script["raw"].encode("latin-1"), script)
+            raw = script["raw"]
+            await self.send(raw if isinstance(raw, bytes) else raw.encode("latin-1"), script)
             return
         for status in script.get("inform", ()):
             await self.send(f"HTTP/1.1 {status} Wait\r\nx-early: yes\r\n\r\n".encode(), script)
-        pieces = [piece.encode() for piece in script.get("chunks", ())]
-        if "stream" in script:
-            pieces = events(script["stream"])
+        pieces = answers.pieces_of(script)
         body = script.get("body", "").encode()
-        framing = "transfer-encoding: chunked\r\n" if pieces or "endless" in script else ""
-        if not framing and not script.get("eof"):
-            framing = f"content-length: {script.get('length', len(body))}\r\n"
-        kind = "text/event-stream" if "stream" in script else "application/json"
-        headers = {"content-type": kind, "x-peer": str(self.number), **script.get("headers", {})}
-        if script.get("close"):
-            headers["connection"] = "close"
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"HTTP/1.1 {script.get('status', 200)} Fine\r\n{lines}{framing}\r\n".encode("latin-1")
-        if "body_delay_s" in script or pieces:
-            await self.send(head, script)
-            await asyncio.sleep(script.get("body_delay_s", 0))
-            head = b""
-        if not pieces and "endless" not in script:
+        head = self.head(script, body, chunked=pieces is not None)
+        if pieces is None:
+            if "body_delay_s" in script:
+                await self.send(head, script)
+                await asyncio.sleep(script["body_delay_s"])
+                head = b""
             await self.send(head + body, script)
             return
+        await self.send(head, script)
+        await asyncio.sleep(script.get("body_delay_s", 0))
+        plain = "length" in script or "eof" in script
         for piece in pieces:
-            await self.send(b"%x\r\n%b\r\n" % (len(piece), piece), script)
-            await asyncio.sleep(script.get("pause_s", 0))
-        while "endless" in script:
-            await self.send(head + b"%x\r\n%b\r\n" % (script["endless"], b"x" * script["endless"]), script)
-            head = b""
-        await self.send(b"0\r\n\r\n", script)
+            if isinstance(piece, bytes):
+                await self.send(piece if plain else b"%x\r\n%b\r\n" % (len(piece), piece), script)
+                await asyncio.sleep(script.get("pause_s", 0))
+            elif piece is None:
+                await asyncio.Event().wait()
+            elif piece is True:
+                await self.upstream.gate.wait()
+            else:
+                await asyncio.sleep(piece)
+        await self.send(b"" if plain else b"0\r\n\r\n", script)
+
+    def head(self, script: Script, body: bytes, chunked: bool) -> bytes:
+        """Status line and headers; those of the script win."""
+        given = script.get("headers", {})
+        given = list(given.items()) if isinstance(given, dict) else given
+        kind = "text/event-stream" if "stream" in script else "application/json"
+        more = {"content-type": kind, "x-peer": str(self.number)}
+        if script.get("close"):
+            more["connection"] = "close"
+        if "length" in script or not (chunked or script.get("eof")):
+            more["content-length"] = str(script.get("length", len(body)))
+        elif chunked and not script.get("eof"):
+            more["transfer-encoding"] = "chunked"
+        said = {name.lower() for name, _ in given}
+        fields = [*((name, value) for name, value in more.items() if name not in said), *given]
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fields)
+        return f"{script.get('http', 'HTTP/1.1')} {script.get('status', 200)} Fine\r\n{lines}\r\n".encode("latin-1")
 
     async def send(self, data: bytes, script: Script) -> None:
         limit = script.get("cut", script.get("reset"))
@@ -229,41 +284,15 @@ class Peer(asyncio.Protocol):
             self.transport.write(part)
             self.written += len(part)
             self.upstream.sent += len(part)
-            await asyncio.sleep(0)
+            await asyncio.sleep(script.get("split_s", 0))
         if ends:
             self.end(reset="reset" in script)
 
     def end(self, reset: bool) -> None:
         if reset:
-            linger = struct.pack("ii", 1, 0)
-            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
         else:
             self.transport.close()
         raise ConnectionAbortedError
-
-
-def completion(text: str = "Hello.") -> str:
-    """A chat completion as vLLM answers it."""
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
-    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
-    return json.dumps({"id": "c1", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage})
-
-
-def events(deltas: list[str], *, usage: bool = True) -> list[bytes]:
-    """The events of a streamed chat completion as vLLM sends them, `[DONE]` included."""
-
-    def event(choices: list[Any], **more: Any) -> bytes:
-        document = {"id": "c1", "object": "chat.completion.chunk", "model": "m", "choices": choices, **more}
-        return f"data: {json.dumps(document, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
-
-    def choice(delta: dict[str, str], finish: str | None = None) -> list[Any]:
-        return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
-
-    found = [event(choice({"role": "assistant", "content": ""}))]
-    found += [event(choice({"content": delta})) for delta in deltas]
-    found.append(event(choice({}, "stop")))
-    if usage:
-        count = len(deltas)
-        found.append(event([], usage={"prompt_tokens": 9, "completion_tokens": count, "total_tokens": 9 + count}))
-    return [*found, b"data: [DONE]\n\n"]

@@ -1,0 +1,346 @@
+"""A house for faults: replicas that fail, a place behind the door where leaked bytes are counted, short deadlines.
+
+When a test ends, the global invariants are held against everything that happened in it; none can forget them:
+
+I1  data that may not leave: not a byte of it came to the door, nor to the provider behind it
+I2  one well-formed outcome: `wire.py` reads every answer strictly
+I3  the ledger: one opened and one closed event a request, one entry for each attempt, no hold left
+I4  nothing is left over: requests, tasks, threads, sockets, descriptors
+I5  memory is bounded, and the loop is never held up
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import socket
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+import uvloop
+
+from router import app
+from router.ledger.entries import Ledger
+from router.ledger.store import connect
+from serving import catalogue
+from serving.home import Home
+from tests.conftest import House, instance
+from tests.fakes.faults import Upstream
+from tests.faults import wire
+from tests.faults.wire import Outcome
+
+MIB = 2**20
+NOT_REACHED = {"refused", "outside", "pool_full", "connect_timeout", "no_key", "barred", "door_closed", "not_recorded"}
+"""Outcomes of attempts that brought not a byte to the upstream."""
+FAST: dict[str, Any] = {
+    "first_byte_timeout_s": 1.0, "first_token_timeout_s": 0.3, "idle_timeout_s": 0.5, "total_timeout_s": 3.0,
+    "keep_alive_s": 0.2, "queue_wait_s": 0, "header_timeout_s": 1.0, "body_timeout_s": 1.0, "write_timeout_s": 1.0,
+}  # fmt: skip
+"""Deadlines short enough to be waited for."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop the program runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+class Watch:
+    """Samples what the process takes: the most memory, and the longest time the loop's thread worked in one go."""
+
+    def __init__(self) -> None:
+        self.stall_s = 0.0
+        """CPU time, since wall time says more of a busy machine than of the code."""
+        self.most = self.start = resident()
+        self._last = time.thread_time()
+        self._task = asyncio.create_task(self._sample())
+
+    async def _sample(self) -> None:
+        while True:
+            await asyncio.sleep(0.01)
+            now = time.thread_time()
+            self.stall_s, self._last = max(self.stall_s, now - self._last), now
+            self.most = max(self.most, resident())
+
+    def excuse(self) -> None:
+        """Leave out what the loop's thread has done since the last sample: it was the test's own work."""
+        self._last = time.thread_time()
+
+    async def end(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+class FaultHouse(House):
+    """The router of one test, and what it must have kept to when the test ends."""
+
+    def __init__(self, home: Home, upstreams: list[Upstream], provider: Upstream) -> None:
+        super().__init__(home, upstreams[0], provider)
+        self.replicas = upstreams
+        self.served = False
+        self.may_leave = False
+        """Set by a test of public data: then bytes at the provider are no leak."""
+        self.most_bytes = 48 * MIB
+        """How much the process may grow: the cap of one answer that is read whole, and what tests need themselves."""
+        self.most_stall_s = 0.1
+        self.sent_again = 0
+        """Requests that went out twice within one attempt: the race with a connection that the upstream closes."""
+        self.unseen: set[str] = set()
+        """Outcomes of attempts, beside NOT_REACHED, that upstreams other than ours had."""
+        self.outcomes: list[Outcome] = []
+        self.door_sink: Upstream | None = None
+        self.ledger: Ledger | None = None
+
+    async def start(self, *, replicas: int = 1, hosted: bool = False, fast: bool = True, **site: Any) -> None:
+        """Run the router with so many replicas of `small`, and `big` behind the door.
+
+        With `hosted` it is the real door and its provider; without it something stands in the door's place that
+        says it is open, and counts what comes. `fast`: with deadlines short enough to be waited for.
+        """
+        if not self.served:
+            self.serve(*(one.address for one in self.replicas[:replicas]))
+        site["router"] = (FAST if fast else {}) | site.get("router", {})
+        models = {"big": {"lanes": ["cheap", "frontier"]}, **site.pop("models", {})}
+        self._real_door = hosted
+        read = functools.cache(catalogue.load)  # once for the router and for what stands in the door's place
+        with mock.patch.object(app, "Ledger", self._remember), mock.patch.object(catalogue, "load", read):
+            await super().start(hosted=True, models=models, **site)
+        self.port = int(self.url.rsplit(":", 1)[1])
+        await self._baseline()
+
+    def serve(self, *addresses: str, **fields: Any) -> None:
+        """Let serving publish these as the replicas `small`, `small-2` and so on. Before `start`."""
+        self.served = True
+        self.instances[:] = [
+            instance("small" if not n else f"small-{n + 1}", one, **{"model": "small", **fields})
+            for n, one in enumerate(addresses)
+        ]
+
+    def _remember(self, *given: Any, **more: Any) -> Ledger:
+        self.ledger = Ledger(*given, **more)
+        return self.ledger
+
+    async def _start_door(self, config: Path) -> None:
+        if self._real_door:
+            await super()._start_door(config)
+            return
+        said = {"instance": "d", "policy": catalogue.load(config).version, "open": True, "closed_because": "",
+                "providers": {"far": {"reason": ""}}}  # fmt: skip
+        sink = Upstream(path=self.home.socket("door"), script={"body": json.dumps(said)})
+        self.door_sink = await self._stack.enter_async_context(sink)
+
+    # ---- asking
+
+    async def tell(
+        self, body: Any, key: str, path: str = "/v1/chat/completions", headers: Mapping[str, str] | None = None
+    ) -> Outcome:
+        """Ask on a connection of its own; the answer has been read strictly."""
+        return await self.send(wire.request(body, key, path, headers))
+
+    async def send(self, asked: bytes, within_s: float = 20.0) -> Outcome:
+        """Send these very bytes; the answer has been read strictly."""
+        found = await wire.exchange(self.port, asked, within_s)
+        self.outcomes.append(found)
+        return found
+
+    def fail_first(self, *scripts: dict[str, Any]) -> None:
+        """The next requests meet these faults, whichever replica they go to; all later ones are answered."""
+        shared = list(scripts)
+        for one in self.replicas:
+            one.then, one.script = shared, {}
+
+    def fail_all(self, script: dict[str, Any]) -> None:
+        """Every replica does this with every request."""
+        for one in self.replicas:
+            one.then, one.script = [], script
+
+    def asked(self) -> int:
+        """Requests that came to the replicas."""
+        return sum(len(one.requests) for one in self.replicas)
+
+    def endpoint(self, name: str = "small") -> dict[str, Any]:
+        """What the router knows of this endpoint now."""
+        assert self.built is not None
+        return next(e for e in self.built.fleet.state()["endpoints"] if e["name"] == name)
+
+    async def recorded(self) -> None:
+        """Wait until everything that happened is in the ledger's file."""
+        assert self.built is not None
+        await self.built.store.durable()
+
+    async def closed(self, outcome: Outcome) -> dict[str, Any]:
+        """How the request of this answer ended, by the ledger."""
+        assert self.built is not None
+        await self.recorded()
+        return next(e for e in self.built.store.events(outcome.id) if e["kind"] == "closed")
+
+    async def attempts(self, outcome: Outcome) -> list[str]:
+        """The outcomes of its attempts, in order."""
+        return [a["outcome"] for a in (await self.closed(outcome))["attempts"]]
+
+    # ---- the invariants
+
+    async def hold_invariants(self) -> None:
+        """I1 to I5, over everything since the start."""
+        assert self.built is not None and self.ledger is not None
+        await self._nothing_left()
+        await self.watch.end()
+        self._nothing_leaked()
+        await self.recorded()
+        self._accounted()
+        assert self.watch.most - self.watch.start <= self.most_bytes, "I5: memory"
+        assert self.watch.stall_s <= self.most_stall_s, f"I5: the loop was held up for {self.watch.stall_s:.3f} s"
+
+    def leaked(self) -> int:
+        """Bytes of requests that came to the door, or to the provider behind it."""
+        at_door = [r for r in self.door_sink.requests if r.path != "/door"] if self.door_sink else []
+        return self.provider.received.total() + sum(len(r.body) + 1 for r in at_door)
+
+    def _nothing_leaked(self) -> None:
+        assert self.may_leave or self.leaked() == 0, "I1: data that may not leave came to the door"
+
+    def rows(self) -> dict[str, list[dict[str, Any]]]:
+        """All events of the ledger by request."""
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        with contextlib.closing(connect(self.home.ledger, read_only=True)) as db:
+            for kind, request, key, cost, body in db.execute(
+                "SELECT kind, request, key, cost, body FROM events WHERE request != '' ORDER BY writer, seq"
+            ):
+                found[request].append({**json.loads(body), "kind": kind, "key": key, "cost": cost})
+        return found
+
+    def _accounted(self) -> None:
+        rows = self.rows()
+        seen = Counter(r.headers.get("x-request-id", "") for one in self.replicas for r in one.requests)
+        spent: dict[str, float] = defaultdict(float)
+        again = 0
+        for request, events in rows.items():
+            kinds = [e["kind"] for e in events]
+            assert kinds in (["opened", "closed"], ["refused"]), f"I3: {request} has {kinds}"
+            if kinds == ["refused"]:
+                assert not seen[request], "I3: what was refused was sent"
+                continue
+            spent[events[1]["key"]] += events[1]["cost"] or 0.0
+            attempts = events[1]["attempts"]
+            assert len(attempts) <= 3, f"I3: {len(attempts)} attempts"
+            local = [a for a in attempts if a["place"] == "local" and a["outcome"] not in NOT_REACHED | self.unseen]
+            again += seen[request] - len(local)
+            assert seen[request] >= len(local), f"I3: {local} in the ledger, {seen[request]} at the upstreams"
+        assert again <= self.sent_again, "I3: more came to the upstreams than is written down"
+        assert set(seen) <= set(rows), "I3: an upstream saw a request that nobody wrote down"
+        for one in self.outcomes:
+            if one.status == 200 or one.status >= 500:
+                assert one.headers.get("x-request-id") in rows, "I3: an answer without a record"
+        ids = [one.id for one in self.outcomes if "x-request-id" in one.headers]
+        assert len(ids) == len(set(ids)), "I3: two answers with one id"
+        for key, cost in spent.items():
+            caller: Any = mock.Mock(key=key)
+            assert self.ledger is not None
+            held = self.ledger.spent(caller)
+            assert abs(held - cost) < 1e-9, f"I3: {held} is used of the budget, {cost} was settled"
+
+    async def _baseline(self) -> None:
+        await self._quiet()
+        self.tasks, self.threads = len(asyncio.all_tasks()), threading.active_count()
+        self.descriptors = descriptors()
+        self.watch = Watch()
+
+    async def _quiet(self) -> None:
+        """Let a poll that is under way end."""
+        for _ in range(3):
+            await asyncio.sleep(0.002)
+
+    def _over(self) -> list[str]:
+        """What is more than it was at the start."""
+        assert self.built is not None and self.ledger is not None
+        state, found = self.built.fleet.state(), []
+        opened = self.ledger.metrics.registry.get_sample_value("headgate_requests_open")
+        if state["in_flight"] or state["waiting"] or opened:
+            found.append(f"{state['in_flight']} in flight, {state['waiting']} waiting, {opened} open")
+        outstanding = {e["name"]: e["outstanding"] for e in state["endpoints"] if e.get("outstanding")}
+        if outstanding:
+            found.append(f"tokens outstanding: {outstanding}")
+        tasks = len(asyncio.all_tasks()) - 1  # the watch's own
+        if tasks > self.tasks:
+            found.append(f"{tasks} tasks, {self.tasks} at the start")
+        if threading.active_count() > self.threads:
+            found.append(f"{threading.active_count()} threads, {self.threads} at the start")
+        # The door is another process, whose idle connection to here is as good as closed.
+        more = descriptors() - self.descriptors
+        if more.total() > (4 if self._real_door else 0):
+            found.append(f"descriptors more than at the start: {dict(more)}")
+        return found
+
+    async def _nothing_left(self) -> None:
+        """I4, within 2 seconds. Connections that wait for the next request are closed by the upstreams first."""
+        upstreams = [*self.replicas, self.provider]
+        end = time.monotonic() + 2.0
+        hung_up = False
+        while over := self._over() or (not hung_up and ["sockets"]):
+            busy = [p for one in upstreams for p in one.open if p.answering is not None and not p.answering.done()]
+            if not busy and not hung_up:
+                hung_up = True
+                for peer in [p for one in upstreams for p in one.open]:
+                    peer.transport.abort()
+            if time.monotonic() > end:
+                raise AssertionError(f"I4: after 2 s: {over}; {len(busy)} upstream answers under way")
+            await asyncio.sleep(0.01)
+
+
+def resident() -> int:
+    """Bytes of memory this process has."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def descriptors() -> Counter[str]:
+    """What the descriptors of this process point at, sockets and pipes without their numbers."""
+    found: Counter[str] = Counter()
+    for one in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that listed them
+            found[str(one.readlink()).split(":[")[0]] += 1
+    for name in [name for name in found if ".sqlite" in name]:
+        del found[name]  # SQLite keeps one open until no connection of the process holds a lock on the file
+    return found
+
+
+@pytest.fixture
+async def house(home: Home) -> AsyncIterator[FaultHouse]:
+    """See FaultHouse. The invariants are held when the test has passed."""
+    async with Upstream() as one, Upstream() as two, Upstream() as three, Upstream() as provider:
+        made = FaultHouse(home, [one, two, three], provider)
+        try:
+            yield made
+            if made.built is not None:
+                await made.hold_invariants()
+        finally:
+            await made.close()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address at which nobody listens: bound, so that nobody else takes it, and every connection is refused."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.fixture
+def black_hole() -> Iterator[str]:
+    """An address that swallows every SYN: its queue of new connections is full."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.socket())
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(3):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"

@@ -1,0 +1,115 @@
+"""Every case of the fault catalogue in these categories has a test that bears its id, or a reason why it has none.
+
+The catalogue lies beside the checkout where there is one; the ids are listed here, so that the table can be read and
+held against the tests without it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+HERE = Path(__file__).parent
+CATALOGUE = ROOT.parent / "shared" / "faults.yaml"
+CATEGORIES = ("upstream", "upstream-protocol", "sse", "client", "http", "json", "overload")
+
+COVERED: dict[str, tuple[str, ...]] = {
+    "test_upstream.py": (
+        "UP-001", "UP-002", "UP-003", "UP-004", "UP-005", "UP-006", "UP-007", "UP-009", "UP-010", "UP-011", "UP-012",
+        "UP-013", "UP-014", "UP-016", "UP-017", "UP-018", "UP-019", "UP-021", "UP-022", "UP-025",
+    ),
+    "test_upstream_protocol.py": (
+        "PR-001", "PR-002", "PR-003", "PR-004", "PR-005", "PR-008", "PR-010", "PR-011", "PR-013", "PR-014", "PR-016",
+        "PR-017", "PR-018", "PR-020", "PR-021", "PR-022", "PR-023", "PR-024", "PR-025",
+    ),
+    "test_sse.py": (
+        "SS-001", "SS-002", "SS-003", "SS-004", "SS-005", "SS-006", "SS-008", "SS-009", "SS-010", "SS-011", "SS-014",
+        "SS-015",
+    ),
+    "test_client.py": (
+        "CL-001", "CL-003", "CL-004", "CL-005", "CL-006", "CL-008", "CL-009", "CL-011", "CL-012", "CL-013",
+    ),
+    "test_http.py": (
+        "HT-001", "HT-002", "HT-003", "HT-004", "HT-005", "HT-007", "HT-008", "HT-009", "HT-010", "HT-012", "HT-014",
+        "HT-015", "HT-016",
+    ),
+    "test_json.py": (
+        "JS-002", "JS-003", "JS-005", "JS-006", "JS-007", "JS-011", "JS-012", "JS-013", "JS-016", "JS-017", "JS-018",
+        "JS-020", "JS-021", "JS-024", "JS-025",
+    ),
+    "test_overload.py": ("PX-028", "PX-029"),
+}  # fmt: skip
+"""The file → the ids whose tests stand there: `test_up_001_…` is a test of UP-001."""
+
+NOT_RUN: dict[str, str] = {
+    "UP-023": "loss and jitter need the kernel's netem (module sch_netem) and the right to set it on an interface",
+}
+"""The id → why there is no test of it."""
+
+IN_PART: dict[str, str] = {
+    "UP-012": "no power is cut: the kernel is told to notice it within 20 s, and no dead socket is used again",
+    "UP-025": "the queue is first come, first served: it knows no tenants, so fairness between them is not tested",
+    "PX-028": "a second of it; the measure over minutes is benchmarks/overhead.py, and the queue knows no priorities",
+    "PX-029": "the ramp, the one request that goes ahead and the dropping of those that left; the queue is no LIFO",
+    "PR-024": "the alias and the true model stand in the header and the ledger; the body passes unchanged",
+    "SS-008": "events that accounting needs not look into are relayed unread, so such a one may pass",
+}
+"""The id → what of its text does not hold here by design, or is shown in another way."""
+
+
+def names_in(path: Path) -> Iterator[str]:
+    """The names of the tests in a file."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            yield node.name
+
+
+def id_of(name: str) -> str | None:
+    """The id that a test's name bears: UP-001 of test_up_001_refused."""
+    found = re.match(r"test_([a-z]{2})_(\d{3})_\w", name)
+    return f"{found[1].upper()}-{found[2]}" if found else None
+
+
+def test_every_id_has_a_test_of_its_name() -> None:
+    missing = []
+    for name, ids in COVERED.items():
+        there = {id_of(test) for test in names_in(HERE / name)}
+        missing += [f"{name}: {one}" for one in ids if one not in there]
+    assert missing == []
+
+
+def test_every_test_with_an_id_is_in_the_table() -> None:
+    """So that a case does not stand where nobody looks for it, nor under an id that there is not."""
+    strange = []
+    for path in sorted(HERE.glob("test_*.py")):
+        ids = {one for test in names_in(path) if (one := id_of(test))}
+        strange += [f"{path.name}: {one}" for one in sorted(ids - set(COVERED.get(path.name, ())))]
+    assert strange == []
+
+
+def test_no_id_is_there_twice_and_each_reason_is_one() -> None:
+    ids = [one for found in COVERED.values() for one in found]
+    assert len(ids) == len(set(ids))
+    assert not set(ids) & set(NOT_RUN)
+    assert set(IN_PART) <= set(ids)
+    assert all(len(reason) > 20 for reason in (*NOT_RUN.values(), *IN_PART.values()))
+
+
+def test_the_table_is_the_catalogue() -> None:
+    if not CATALOGUE.is_file():
+        pytest.skip("the catalogue is not beside this checkout")
+    cases = re.findall(r"- \{id: ([A-Z]{2}-\d{3}), category: ([a-z-]+),", CATALOGUE.read_text())
+    assert len(cases) > 100, "the catalogue is written in another way"
+    wanted = {one for one, category in cases if category in CATEGORIES}
+    assert wanted == {*(one for found in COVERED.values() for one in found), *NOT_RUN}
+
+
+@pytest.mark.parametrize(("name", "found"), [("test_up_001_x", "UP-001"), ("test_up_1_x", None), ("test_x", None)])
+def test_ids_are_read_from_names(name: str, found: str | None) -> None:
+    assert id_of(name) == found

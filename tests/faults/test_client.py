@@ -1,0 +1,386 @@
+"""Callers that leave, stall, come in crowds, or ask again: cases CL-* of the fault catalogue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from typing import Any
+
+import openai
+import pytest
+
+from tests.conftest import ask, until
+from tests.fakes.answers import event, streamed
+from tests.faults import wire
+from tests.faults.conftest import FaultHouse
+from tests.faults.line import Line
+
+SAID: dict[str, dict[str, Any]] = {
+    "chat/completions": {"messages": [{"role": "user", "content": "Hello"}]},
+    "completions": {"prompt": "Hello"},
+    "responses": {"input": "Hello"},
+    "messages": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8},
+    "embeddings": {"input": "Hello"},
+}
+STREAMED = [route for route in SAID if route != "embeddings"]
+PATIENT = {"first_byte_timeout_s": 30, "first_token_timeout_s": 30, "idle_timeout_s": 30, "total_timeout_s": 60}
+"""Deadlines that never end what a caller is to end by leaving."""
+LEFT_WITHIN_S = 1.0
+"""Loose on purpose: the upstream's socket is closed in the same turn of the loop that sees the caller leave."""
+
+
+def asked(route: str, key: str, *, stream: bool = False, **more: Any) -> bytes:
+    body = {"model": "small", **SAID[route], **({"stream": True} if stream else {})}
+    return wire.request(body, key, f"/v1/{route}", more)
+
+
+async def ended(house: FaultHouse, count: int = 1) -> list[dict[str, Any]]:
+    """The closing events of so many requests, in order."""
+    assert house.built is not None
+
+    def closed() -> list[dict[str, Any]]:
+        return [event for events in house.rows().values() for event in events if event["kind"] == "closed"]
+
+    await until(lambda: len(closed()) >= count, within_s=5)
+    return closed()
+
+
+async def leaves(house: FaultHouse, route: str, script: dict[str, Any], *, stream: bool, reset: bool = False) -> None:
+    """Ask, leave once the upstream works on it, and see that the upstream is let go at once."""
+    await house.start(router=PATIENT)
+    house.fail_all(script)
+    async with Line(house) as line:
+        await line.send(asked(route, house.key(), stream=stream))
+        await house.local.until(lambda: house.asked() == 1)
+        if stream and len(script.get("stream", ())) > 1:
+            await line.until(b"\n\n")  # an event has been passed on
+        started = time.monotonic()
+        line.leave(reset=reset)
+        await house.local.until(lambda: house.local.left == 1)
+        assert time.monotonic() - started < LEFT_WITHIN_S
+    (event,) = await ended(house)
+    assert event["outcome"] == "client_left"
+    assert house.asked() == 1, "nobody else was asked after the caller had gone"
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["close", "reset"])
+@pytest.mark.parametrize("script", [{"never": True}, {"stream": [None], "bare": True}], ids=["no-head", "no-token"])
+async def test_cl_001_leaves_before_the_first_token(house: FaultHouse, script: dict[str, Any], reset: bool) -> None:
+    await leaves(house, "chat/completions", script, stream=True, reset=reset)
+
+
+@pytest.mark.parametrize("script", [{"never": True}, {"chunks": ['{"id":', None]}], ids=["no-head", "half-a-body"])
+async def test_cl_003_leaves_while_a_whole_answer_is_awaited(house: FaultHouse, script: dict[str, Any]) -> None:
+    await leaves(house, "chat/completions", script, stream=False)
+
+
+@pytest.mark.parametrize("route", STREAMED)
+async def test_cl_004_leaves_a_stream_on_every_route(house: FaultHouse, route: str) -> None:
+    events = streamed(f"/v1/{route}")
+    await leaves(house, route, {"stream": [*events[:-1], None], "bare": True}, stream=True)
+
+
+@pytest.mark.parametrize("route", STREAMED)
+async def test_cl_004_leaves_before_the_first_token_on_every_route(house: FaultHouse, route: str) -> None:
+    await leaves(house, route, {"stream": [None], "bare": True}, stream=True)
+
+
+@pytest.mark.parametrize("route", SAID)
+async def test_cl_004_leaves_a_whole_answer_on_every_route(house: FaultHouse, route: str) -> None:
+    await leaves(house, route, {"never": True}, stream=False)
+
+
+@pytest.mark.parametrize("path", ["rerank", "audio/transcriptions", "audio/speech", "images/generations"])
+async def test_cl_004_routes_that_are_not_offered_say_so(house: FaultHouse, path: str) -> None:
+    await house.start()
+    found = await house.tell({"model": "small", "query": "a", "documents": ["b"]}, house.key(), f"/v1/{path}")
+    assert (found.status, house.asked()) == (404, 0)
+    assert len(found.error["message"]) > 20
+
+
+async def test_cl_005_leaves_the_queue(house: FaultHouse) -> None:
+    house.serve(house.local.address, limit=1)
+    await house.start(router={**PATIENT, "queue_wait_s": 30})
+    assert house.built is not None
+    engine, key, fleet = house.local, house.key(), house.built.fleet
+    engine.script = {"gate": True}
+    async with Line(house) as first, Line(house) as second:
+        await first.send(asked("chat/completions", key))
+        await engine.until(lambda: len(engine.requests) == 1)
+        await second.send(asked("chat/completions", key))
+        await until(lambda: fleet.state()["waiting"] == 1)
+        second.leave()
+        await until(lambda: fleet.state()["waiting"] == 0, within_s=LEFT_WITHIN_S)
+        engine.gate.set()
+        assert (await first.answer()).status == 200
+    outcomes = [event["outcome"] for event in await ended(house, 2)]
+    assert sorted(outcomes) in (["answered", "client_left"], ["answered", "left_queue"])
+    assert len(engine.requests) == 1, "nothing was started for the one that left"
+
+
+async def test_cl_005_leaves_during_a_retry(house: FaultHouse) -> None:
+    await house.start(replicas=2, router=PATIENT)
+    house.fail_first({"status": 503}, {"never": True})
+    async with Line(house) as line:
+        await line.send(asked("chat/completions", house.key()))
+        await house.local.until(lambda: house.asked() == 2)
+        line.leave()
+        await house.local.until(lambda: sum(one.left for one in house.replicas) == 1)
+    (event,) = await ended(house)
+    assert (event["outcome"], len(event["attempts"]), house.asked()) == ("client_left", 2, 2)
+
+
+async def test_cl_005_leaves_while_its_body_is_on_the_way(house: FaultHouse) -> None:
+    """Before there is a request to scan: nothing is asked, nothing is opened."""
+    await house.start()
+    async with Line(house) as line:
+        await line.send(asked("chat/completions", house.key())[:-5])
+        line.leave()
+    found = await house.tell(ask("small"), house.key())
+    assert (found.status, house.asked()) == (200, 1)
+
+
+class All:
+    """Several lines as one."""
+
+    def __init__(self, lines: list[Line]) -> None:
+        self.lines = lines
+
+    async def __aenter__(self) -> None:
+        for line in self.lines:
+            await line.__aenter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        for line in self.lines:
+            await line.__aexit__(None, None, None)
+
+
+# ---- slow readers
+
+DELTA = event({"choices": [{"index": 0, "delta": {"content": "x" * 16_000}, "finish_reason": None}]})
+
+
+def long_stream(deltas: int) -> dict[str, Any]:
+    """So many deltas of 16 KB, and the end."""
+    return {"chunks": [*[DELTA] * deltas, b"data: [DONE]\n\n"], "headers": {"content-type": "text/event-stream"}}
+
+
+async def test_cl_006_a_reader_that_stops_is_let_go(house: FaultHouse) -> None:
+    await house.start(router={**PATIENT, "write_timeout_s": 1.0})
+    house.fail_all(long_stream(4000))
+    async with Line(house, receive=4096) as line:
+        await line.send(asked("chat/completions", house.key(), stream=True))
+        await line.until(b"\n\n")
+        line.stop_reading()
+        await house.local.until(lambda: house.local.blocked > 0)
+        held_back = house.local.sent
+        assert held_back < 24 * 2**20, "the kernel's buffers and a little more, of 64 MB"
+        await house.local.until(lambda: house.local.left == 1, within_s=10)
+        assert house.local.sent - held_back < 8 * 2**20
+        line.go_on_reading()
+        came = await line.ended()
+        assert b"[DONE]" not in came, "it cannot be taken for a whole answer"
+    (event,) = await ended(house)
+    assert event["outcome"] in ("client_left", "failed"), event["outcome"]
+
+
+async def test_cl_006_a_reader_that_is_slow_and_reads_on_is_served(house: FaultHouse) -> None:
+    await house.start(router={**PATIENT, "write_timeout_s": 1.5})
+    house.fail_all(long_stream(900))
+    async with Line(house, receive=16_384) as line:
+        await line.send(asked("chat/completions", house.key(), stream=True))
+        await line.until(b"\n\n")
+        for _ in range(10):
+            line.stop_reading()
+            await asyncio.sleep(0.3)  # slow on purpose; in all longer than the deadline
+            line.go_on_reading()
+            await line.reader.readexactly(200_000)
+        last, part = b"", b"-"
+        while part and b"data: [DONE]\n\n" not in last:
+            part = await line.reader.read(65_536)
+            last = last[-20:] + part
+            assert b'"error"' not in last
+        assert part, "it was cut"
+    assert house.local.blocked > 0
+
+
+async def test_cl_006_many_that_stop_hold_little_memory(house: FaultHouse) -> None:
+    house.serve(house.local.address, limit=0)
+    await house.start(router={**PATIENT, "write_timeout_s": 30.0})
+    house.fail_all(long_stream(4000))
+    key, lines = house.key(), [Line(house, receive=4096) for _ in range(60)]
+    async with All(lines):
+        for line in lines:
+            await line.send(asked("chat/completions", key, stream=True))
+            await line.until(b"\n\n")
+            line.stop_reading()
+        await house.local.until(lambda: house.local.blocked >= len(lines), within_s=20)
+        house.fail_all({})
+        assert (await house.tell(ask("small"), key)).status == 200, "others are served meanwhile"
+    assert house.watch.most - house.watch.start < len(lines) * 2**20  # the upstream's own buffers are in it too
+
+
+# ---- crowds and halves
+
+
+async def test_cl_008_of_too_many_connections_the_oldest_idle_one_goes(house: FaultHouse) -> None:
+    await house.start(router={**PATIENT, "max_connections": 8})
+    house.fail_all({"stream": ["Hel", True, "lo"]})
+    key = house.key()
+    async with Line(house) as busy:
+        await busy.send(asked("chat/completions", key, stream=True))
+        await house.local.until(lambda: house.asked() == 1)
+        idle = [Line(house) for _ in range(12)]
+        async with All(idle):
+            for line in idle[:5]:
+                assert await line.ended() == b"", "the oldest that wait for nothing are closed"
+            house.local.script = {}
+            await idle[-1].send(asked("chat/completions", key))
+            assert (await idle[-1].answer()).status == 200
+            house.local.gate.set()
+            assert (await busy.answer()).text == "Hello"
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_cl_009_half_a_close_is_no_leaving(house: FaultHouse, stream: bool) -> None:
+    await house.start(router=PATIENT)
+    house.fail_all({"gate": True})
+    async with Line(house) as line:
+        await line.send(asked("chat/completions", house.key(), stream=stream))
+        line.end_sending()
+        await house.local.until(lambda: house.asked() == 1)
+        await asyncio.sleep(0.1)
+        assert house.local.left == 0
+        house.local.gate.set()
+        found = await line.answer()
+        assert (found.status, found.code) == (200, "ok")
+        assert await line.ended() == b""
+    assert (await house.closed(found))["outcome"] == "answered"
+
+
+def expecting(key: str, size: int) -> bytes:
+    """The head of a request that waits for leave to send its body."""
+    head = wire.request(b"", key, headers={"expect": "100-continue", "content-length": str(size)})
+    assert head.endswith(b"\r\n\r\n")
+    return head
+
+
+async def test_cl_011_a_wrong_key_is_refused_before_its_body(house: FaultHouse) -> None:
+    await house.start()
+    async with Line(house) as line:
+        await line.send(expecting("hg_not_a_key", 10 * 2**20))
+        came = await line.ended()
+        assert came.startswith(b"HTTP/1.1 401 ") and b"100 Continue" not in came
+        assert b"invalid_api_key" in came
+
+
+async def test_cl_011_a_good_key_is_told_to_go_on(house: FaultHouse) -> None:
+    await house.start()
+    body = json.dumps(ask("small", user="u" * 2000)).encode()
+    async with Line(house) as line:
+        await line.send(expecting(house.key(), len(body)))
+        assert await line.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        await line.send(body)
+        assert (await line.answer()).status == 200
+
+
+# ---- asking again
+
+
+async def test_cl_012_the_official_client_hardly_asks_again(house: FaultHouse) -> None:
+    house.most_stall_s = 2.0  # the client works on the same loop
+    await house.start(replicas=2)
+    house.fail_all({"status": 500, "body": "{}"})
+    calls, wide = 30, asyncio.Semaphore(5)
+    async with openai.AsyncOpenAI(base_url=f"{house.url}/v1", api_key=house.key(), max_retries=2) as client:
+
+        async def call() -> None:
+            async with wide:
+                with pytest.raises(openai.APIStatusError):
+                    await client.chat.completions.create(model="small", messages=[{"role": "user", "content": "Hi"}])
+
+        await asyncio.gather(*(call() for _ in range(calls)))
+    await ended(house, calls)
+    house.threads = threading.active_count()  # the client looks names up in threads of its own
+    rows = len(house.rows())
+    print(f"{calls} calls, {rows} requests at the router, {house.asked()} at the upstreams")
+    assert calls <= rows <= 1.2 * calls
+
+
+async def test_cl_012_a_final_answer_says_so_and_a_wait_says_how_long(house: FaultHouse) -> None:
+    await house.start()
+    key = house.key()
+    assert (await house.tell(ask("nobody"), key)).headers["x-should-retry"] == "false"
+    house.fail_all({"status": 500, "body": "{}"})
+    assert (await house.tell(ask("small"), key)).headers["x-should-retry"] == "false"
+    house.fail_all({"status": 429, "headers": {"retry-after": "7"}, "body": "{}"})
+    short = (await house.tell(ask("small"), key)).headers
+    assert 1 <= int(short["retry-after"]) <= 7 and 0 < int(short["retry-after-ms"]) <= 7000
+    assert "x-should-retry" not in short
+
+
+async def test_cl_012_a_long_wait_is_not_for_the_client_to_sit_out(house: FaultHouse) -> None:
+    await house.start()
+    house.fail_all({"status": 429, "headers": {"retry-after": "120"}, "body": "{}"})
+    long = (await house.tell(ask("small"), house.key())).headers
+    assert 61 <= int(long["retry-after"]) <= 120
+    assert long["x-should-retry"] == "false"
+
+
+async def test_cl_013_of_two_with_one_name_one_is_executed(house: FaultHouse) -> None:
+    await house.start(router=PATIENT)
+    house.fail_all({"gate": True})
+    key = house.key()
+    asking = wire.request(ask("small"), key, headers={"idempotency-key": "n1"})
+    async with Line(house) as first, Line(house) as second:
+        await first.send(asking)
+        await house.local.until(lambda: house.asked() == 1)
+        await second.send(asking)
+        late = await second.answer()
+        assert (late.status, late.code) == (409, "idempotency_in_progress")
+        house.local.gate.set()
+        found = await first.answer()
+        assert found.status == 200
+    again = await wire.exchange(house.port, asking)
+    assert (again.status, again.body, house.asked()) == (200, found.body, 1), "the answer that is kept"
+    other = await house.tell(ask("small", user="u"), key, headers={"idempotency-key": "n1"})
+    assert (other.status, other.code) == (422, "idempotency_mismatch")
+    assert house.asked() == 1
+
+
+async def test_cl_013_a_name_belongs_to_its_key(house: FaultHouse) -> None:
+    await house.start()
+    for key in (house.key(), house.key()):
+        found = await house.tell(ask("small"), key, headers={"idempotency-key": "n1"})
+        assert found.status == 200
+    assert house.asked() == 2
+
+
+async def test_cl_013_streams_and_failures_are_not_kept(house: FaultHouse) -> None:
+    await house.start()
+    key, named = house.key(), {"idempotency-key": "n1"}
+    for _ in range(2):
+        assert (await house.tell(ask("small", stream=True), key, headers=named)).text == "Hello wörld"
+    assert house.asked() == 2
+    house.fail_first({"status": 503, "body": "{}"})
+    later = {"idempotency-key": "n2"}
+    assert (await house.tell(ask("small"), key, headers=later)).status == 503
+    async with asyncio.timeout(5):  # it said that it is full, and is left alone for a second
+        while (await house.tell(ask("small"), key, headers=later)).status != 200:
+            await asyncio.sleep(0.1)
+
+
+async def test_cl_013_one_that_left_does_not_block_its_name(house: FaultHouse) -> None:
+    await house.start(router=PATIENT)
+    house.fail_all({"never": True})
+    asking = wire.request(ask("small"), house.key(), headers={"idempotency-key": "n1"})
+    async with Line(house) as line:
+        await line.send(asking)
+        await house.local.until(lambda: house.asked() == 1)
+        line.leave()
+        await house.local.until(lambda: house.local.left == 1)
+    house.fail_all({})
+    await ended(house)
+    assert (await house.send(asking)).status == 200
