@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         picture.check()
         result = run(options)
         show(result)
-        picture.publish(result, options.out)
+        picture.publish(result, options.out, picture.cost)
     except (Stop, ConfigError, ProbeError, OSError) as stopped:
         print(f"benchmarks.cost: {stopped}", file=sys.stderr)
         return 1

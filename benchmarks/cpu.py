@@ -1,10 +1,11 @@
-"""CPU time and memory of processes, from /proc. CPU time holds still where speed does not."""
+"""CPU time, memory and cores of processes, from /proc. CPU time holds still where speed does not."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -51,3 +52,74 @@ def resident_mb(pid: int) -> float | None:
     except OSError:
         return None
     return int(found[1]) * 1024 / 1e6 if found else None
+
+
+def total_mb(pids: Iterable[int]) -> float:
+    """Resident memory of them all together; those that have ended count nothing."""
+    return sum(held for pid in pids if (held := resident_mb(pid)) is not None)
+
+
+def count_files(pid: int) -> int:
+    """Open descriptors of a process; 0 where it has ended."""
+    return _entries(pid, "fd")
+
+
+def count_threads(pid: int) -> int:
+    """Threads of a process; 0 where it has ended."""
+    return _entries(pid, "task")
+
+
+def count_sockets(pid: int) -> int:
+    """Descriptors that are sockets; 0 where it has ended."""
+    found = 0
+    with contextlib.suppress(OSError):
+        for entry in (_PROC / str(pid) / "fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found += str(entry.readlink()).startswith("socket:")
+    return found
+
+
+def _entries(pid: int, folder: str) -> int:
+    try:
+        return sum(1 for _ in (_PROC / str(pid) / folder).iterdir())
+    except OSError:
+        return 0
+
+
+def cores() -> list[int]:
+    """The cores this process may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def pin(pids: Iterable[int], wanted: Iterable[int]) -> None:
+    """Keep these processes, with all threads they have, on the cores `wanted`. What they start later stays there too.
+
+    Nothing is lost by it that is not given back by calling it again; one that has ended is passed over.
+    """
+    chosen = set(wanted)
+    for pid in pids:
+        try:
+            threads = [int(entry.name) for entry in (_PROC / str(pid) / "task").iterdir()]
+        except OSError:
+            continue
+        for thread in threads:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(thread, chosen)
+
+
+@contextlib.contextmanager
+def apart(gateways: Iterable[int], others: Iterable[int]) -> Iterator[bool]:
+    """Gateways on the first core, `others` and this process on the rest. False, and nothing done, where there is one.
+
+    Load, upstream and gateway then do not wait for each other's turn, and what is measured is the gateway's own delay.
+    """
+    all_cores, gateways, others = cores(), list(gateways), [os.getpid(), *others]
+    if len(all_cores) < 2:
+        yield False
+        return
+    pin(gateways, all_cores[:1])
+    pin(others, all_cores[1:])
+    try:
+        yield True
+    finally:
+        pin([*gateways, *others], all_cores)

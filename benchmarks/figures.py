@@ -53,6 +53,8 @@ class Figure:
     highest: float | None
     ratio: float | None
     """CPU as a multiple of nginx's in the same run."""
+    ratio_smg: float | None
+    """CPU as a multiple of smg's in the same run; None where it is not installed."""
     per_s: float
     p50_ms: float | None
     p99_ms: float | None
@@ -67,6 +69,8 @@ VIEWS: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     ("nginx", "nginx", None),
     ("router", "headgate", ("router",)),
     ("headgate, all processes", "headgate", None),
+    ("smg", "smg", None),
+    ("litellm", "litellm", None),
 )
 """A row of the table: its name, the target it reads, and the parts whose CPU it counts."""
 
@@ -78,15 +82,16 @@ def figures(cases: Sequence[Case], readings: Sequence[Reading]) -> list[Figure]:
         here = [r for r in readings if r.case == case.name]
         bare = [r for r in here if r.target == "direct"]
         nginx_us = _median([r.us() for r in here if r.target == "nginx"])
+        smg_us = _median([r.us() for r in here if r.target == "smg"])
         for name, target, parts in VIEWS:
             if rows := [r for r in here if r.target == target]:
-                found.append(_figure(case, name, rows, parts, bare, nginx_us))
+                found.append(_figure(case, name, rows, parts, bare, nginx_us, smg_us))
     return found
 
 
 def _figure(
     case: Case, name: str, rows: Sequence[Reading], parts: tuple[str, ...] | None, bare: Sequence[Reading],
-    nginx_us: float | None,
+    nginx_us: float | None, smg_us: float | None,
 ) -> Figure:  # fmt: skip
     used = [r.us(parts) for r in rows] if rows[0].cpu_s else []
     times = [_times(case, r.done) for r in rows]
@@ -96,7 +101,7 @@ def _figure(
     middle = _median(used)
     return Figure(
         case=case.name, unit=case.unit, target=name, cpu_us=middle, lowest=min(used, default=None),
-        highest=max(used, default=None), ratio=middle / nginx_us if middle is not None and nginx_us else None,
+        highest=max(used, default=None), ratio=_over(middle, nginx_us), ratio_smg=_over(middle, smg_us),
         per_s=statistics.median(r.units / r.done.seconds for r in rows), p50_ms=p50, p99_ms=p99,
         added_p50_ms=_minus(p50, bare50), added_p99_ms=_minus(p99, bare99), errors=sum(r.done.errors for r in rows),
     )  # fmt: skip
@@ -113,5 +118,47 @@ def _median(values: Sequence[float | None]) -> float | None:
     return statistics.median(known) if known else None
 
 
+def _over(value: float | None, other: float | None) -> float | None:
+    return value / other if value is not None and other else None
+
+
 def _minus(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """Time to the first token through a gateway, in milliseconds: medians of the rounds' p50 and p99."""
+
+    target: str
+    streams: int
+    """At once."""
+    p50_ms: float | None
+    p99_ms: float | None
+    added_p50_ms: float | None
+    """Above the same quantile without anything in between."""
+    added_p99_ms: float | None
+    errors: int
+
+
+def first_tokens(readings: Sequence[Reading], streams: Mapping[str, int]) -> list[FirstToken]:
+    """One for each target, in the order of their readings. Pure. `streams`: how many at once each was given."""
+    by_target: dict[str, list[Reading]] = {}
+    for reading in readings:
+        by_target.setdefault(reading.target, []).append(reading)
+
+    def both(rows: Sequence[Reading]) -> tuple[float | None, float | None]:
+        firsts = [(r.done.first_token_p50, r.done.first_token_p99) for r in rows]
+        return _ms(_median([p50 for p50, _ in firsts])), _ms(_median([p99 for _, p99 in firsts]))
+
+    bare50, bare99 = both(by_target.get("direct", []))
+    found = []
+    for target, rows in by_target.items():
+        p50, p99 = both(rows)
+        found.append(FirstToken(target, streams[target], p50, p99, _minus(p50, bare50), _minus(p99, bare99),
+                                sum(r.done.errors for r in rows)))  # fmt: skip
+    return found
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1000

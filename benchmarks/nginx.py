@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks.installation import Stop, answers, free_port
 
 CONFIG = """
-daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log warn;
-events {{ worker_connections 1024; }}
+daemon off; worker_processes 1; worker_rlimit_nofile 16384; pid {folder}/nginx.pid; error_log {folder}/error.log warn;
+events {{ worker_connections 8192; }}
 http {{
   access_log off; keepalive_requests 1000000; client_max_body_size 16m;
   client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
@@ -40,21 +40,26 @@ class Nginx:
     """Master and worker."""
 
 
+def program() -> str | None:
+    """Where nginx is; some systems keep it out of a user's path."""
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
 @contextlib.contextmanager
 def running(upstream: int, folder: Path) -> Iterator[Nginx]:
     """An nginx in front of the port `upstream`, with its own files in `folder`. Raises Stop."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if program is None:
+    found = program()
+    if found is None:
         raise Stop("nginx is not installed, and it is the measure here; Debian: apt-get install nginx-light")
     port = free_port()
     config = folder / "nginx.conf"
     config.write_text(CONFIG.format(folder=folder, upstream=upstream, port=port))
-    args = [program, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)]
+    args = [found, "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(config)]
     with (folder / "nginx.log").open("wb") as log:
         child = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         _wait(child, port, folder)
-        yield Nginx(f"http://127.0.0.1:{port}", version(program), (child.pid, *children(child.pid)))
+        yield Nginx(f"http://127.0.0.1:{port}", version(found), (child.pid, *children(child.pid)))
     finally:
         child.terminate()
         child.wait(10)
@@ -74,7 +79,7 @@ def children(pid: int) -> tuple[int, ...]:
     return tuple(int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
-def version(program: str) -> str:
+def version(found: str) -> str:
     """What the program says of itself, such as nginx/1.22.1."""
-    said = subprocess.run([program, "-v"], capture_output=True, text=True, check=False)
+    said = subprocess.run([found, "-v"], capture_output=True, text=True, check=False)
     return (said.stderr or said.stdout).strip().rpartition(" ")[2]

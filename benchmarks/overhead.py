@@ -1,95 +1,68 @@
-"""`python -m benchmarks.overhead`: what a request costs on its way through Headgate, against nginx in the same run.
+"""`python -m benchmarks.overhead`: what a request costs on its way through Headgate, beside other gateways.
 
-The figure is CPU time of the gateway's own processes per request and per chunk of a stream: on a machine that is shared
-and noisy it is the one that holds still. Rounds of both are interleaved, so that what disturbs one disturbs the other.
+nginx, Headgate and whichever peers are installed (smg, LiteLLM) stand in front of one fixed upstream, in one run. The
+figure is CPU time of the gateway's own processes per request and per chunk of a stream: on a machine that is shared and
+noisy it is the one that holds still. The goals of the data plane are held against it at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import dataclasses
 import re
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import closed, cpu, machine, nginx
-from benchmarks.asking import Asking
-from benchmarks.figures import Case, Figure, Reading, figures
-from benchmarks.installation import ROOT, Installation, Stop, answers, free_port, own
-from router.commands.context import console, table
+from benchmarks import (
+    charts,
+    closed,
+    cpu,
+    kept,
+    machine,
+    memory,
+    nginx,
+    overload,
+    peers,
+    picture,
+    profiling,
+    report,
+    rounds,
+)
+from benchmarks.figures import Case, figures, first_tokens
+from benchmarks.gateways import Gateway, direct, of_headgate, of_nginx, upstream
+from benchmarks.goals import MANY, ONE, STREAMS, goals, missed
+from benchmarks.installation import Installation, Stop, own
 from serving.probe import ProbeError
 
-SETTLE_S = 0.3
-"""After a load: what the ledger still has to write belongs to it."""
 WARM_S = 1.0
 IDLE_S = 3.0
+PROFILE_S = 6.0
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the load goes to, and the processes whose CPU is counted, by part."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
 
-    name: str
-    asking: Asking
-    processes: Callable[[], Mapping[int, str]]
-
-
-def measure(case: Case, target: Target, seconds: float, folder: Path) -> Reading:
-    """One round. Raises Stop where nothing was answered."""
-    asking = dataclasses.replace(target.asking, stream=bool(case.streams))
-    before = cpu.seconds(target.processes())
-    if case.streams:
-        done = closed.done(asyncio.run(closed.ask_times(asking, case.connections, case.streams)))
-    elif closed.has_wrk():
-        done = closed.wrk(asking, case.connections, seconds, folder)
-    else:
-        done = closed.done(asyncio.run(closed.keep_asking(asking, case.connections, seconds)))
-    time.sleep(SETTLE_S)
-    parts = target.processes()
-    used = cpu.between(before, cpu.seconds(parts))
-    if not done.requests:
-        raise Stop(f"{target.name} answered none of the requests of {case.name}")
-    by_part: dict[str, float] = {}
-    for pid, spent in used.items():
-        by_part[parts[pid]] = by_part.get(parts[pid], 0.0) + spent
-    return Reading(case.name, target.name, done.requests * (case.pieces or 1), by_part, done)
+    rounds: int
+    seconds: float
+    """Of each round of whole requests."""
+    streams: int
+    """One after the other on each connection, in each round."""
+    first_rounds: int
+    hold_s: float
+    """How long idle streams are held: a full run waits for the keep-alive comment at 15 s."""
+    runs: int
+    run_s: float
+    overload_s: float
 
 
-def rounds(
-    cases: Sequence[Case], targets: Sequence[Target], count: int, seconds: float, folder: Path
-) -> Iterator[Reading]:
-    """Every case at every target, over and over; every other round in the opposite order."""
-    for number in range(count):
-        for case in cases:
-            for target in targets if number % 2 == 0 else reversed(targets):
-                yield measure(case, target, seconds, folder)
-
-
-@contextlib.contextmanager
-def upstream(chunks: int, chunk_size: int, pause_ms: float, size: int) -> Iterator[int]:
-    """The fixed upstream as a process of its own; its port. Raises Stop."""
-    port = free_port()
-    args = [f"--port={port}", f"--chunks={chunks}", f"--chunk-size={chunk_size}", f"--pause-ms={pause_ms}",
-            f"--size={size}"]  # fmt: skip
-    child = subprocess.Popen([sys.executable, "-m", "benchmarks.upstream", *args], cwd=ROOT)
-    try:
-        until = time.monotonic() + 10
-        while not answers(port):
-            if child.poll() is not None or time.monotonic() > until:
-                raise Stop("the upstream of the benchmark does not start; see the lines above")
-            time.sleep(0.02)
-        yield port
-    finally:
-        child.terminate()
-        child.wait(10)
+FULL = Plan(rounds=4, seconds=3.0, streams=6, first_rounds=3, hold_s=17.0, runs=5, run_s=4.0, overload_s=10.0)
+QUICK = Plan(rounds=2, seconds=1.5, streams=3, first_rounds=1, hold_s=2.0, runs=2, run_s=2.5, overload_s=4.0)
 
 
 def idle(headgate: Installation) -> dict[str, float]:
@@ -118,74 +91,112 @@ def _since(before: int | None, after: int | None) -> int | None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, as it is written to JSON. Raises Stop."""
-    count, seconds = (3, 2.0) if options.quick else (5, 6.0)
+    began = time.monotonic()
+    plan = QUICK if options.quick else FULL
+    result = {
+        "kind": "overhead", "machine": machine.describe(), "quick": options.quick,
+        "load": "wrk" if closed.has_wrk() else "own client", **dataclasses.asdict(plan),
+        "upstream": {n: getattr(options, n) for n in ("size", "chunks", "chunk_size", "pause_ms")},
+        **gateways(options, plan),
+    }  # fmt: skip
+    if options.overload:
+        result["overload"] = attempted(lambda: overload.measured(plan.overload_s, say))
+    if options.vllm:
+        result["vllm"] = attempted(lambda: kept.measured(plan.runs, plan.run_s, say))
+    return {**result, "goals": [dataclasses.asdict(goal) for goal in goals(result)], "took_s": time.monotonic() - began}
+
+
+def attempted(measured: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is measured, or why it could not be: minutes of other measurements are not thrown away for it."""
+    try:
+        return measured()
+    except (Stop, ProbeError, OSError) as stopped:
+        say(f"could not be measured: {stopped}")
+        return {"failed": str(stopped)}
+
+
+def gateways(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """What is measured of gateways in front of the fixed upstream. Raises Stop."""
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hg-bench-")))
-        port = stack.enter_context(upstream(options.chunks, options.chunk_size, options.pause_ms, options.size))
-        front = stack.enter_context(nginx.running(port, folder))
-        headgate = stack.enter_context(own("--attach", f"http://127.0.0.1:{port}"))
-        asking = Asking(url="", key=headgate.key(), model="bench", prompt_words=20, max_tokens=64)
-
-        def to(url: str) -> Asking:
-            return dataclasses.replace(asking, url=url)
-
-        targets = [
-            Target("direct", to(f"http://127.0.0.1:{port}"), dict),
-            Target("nginx", to(front.url), lambda: dict.fromkeys(front.pids, "nginx")),
-            Target("headgate", to(headgate.url), headgate.processes),
-        ]
-        pieces = options.chunks + 2
-        cases = [Case("1 connection", 1), Case("32 connections", 32),
-                 Case("32 streams", 32, 6 if options.quick else 12, pieces)]  # fmt: skip
+        words = [f"--{n.replace('_', '-')}={getattr(options, n)}" for n in ("size", "chunks", "chunk_size", "pause_ms")]
+        behind = stack.enter_context(upstream(*words))
+        front = stack.enter_context(nginx.running(behind.port, folder))
+        headgate = stack.enter_context(own("--attach", behind.url))
+        there, absent = installed(stack, options.peers_folder, behind.port, folder)
+        mine = of_headgate(headgate)
+        targets = [direct(behind.port), of_nginx(front), mine, *there]
+        cases = [Case(ONE, 1), Case(MANY, 32), Case(STREAMS, 32, plan.streams, options.chunks + 2)]
         for target in targets:
-            measure(cases[1], target, WARM_S, folder)
+            say(f"warming up {target.name}")
+            rounds.load(cases[1], target, WARM_S, folder)
         resting, before = idle(headgate), accounted(headgate)
-        readings = list(rounds(cases, targets, count, seconds, folder))
+        say("memory: idle streams")
+        # The comment that Headgate sends meanwhile is its own affair.
+        held = [memory.measured(t, plan.hold_s if t is mine else min(plan.hold_s, 3.0)) for t in targets[1:]]
+        say("rounds: CPU")
+        readings = list(rounds.cpu_rounds(cases, targets, plan.rounds, plan.seconds, folder))
+        say("rounds: first token")
+        firsts = list(rounds.first_token_rounds(cases[2], targets, plan.first_rounds, behind.pid))
+        sent = sum(r.done.requests for r in [*readings, *firsts] if r.target == "headgate")
+        written = _since(before, accounted(headgate))
         resident = {part: cpu.resident_mb(pid) for pid, part in headgate.processes().items()}
-        sent = sum(r.done.requests for r in readings if r.target == "headgate")
-        return {
-            "kind": "overhead", "machine": machine.describe(), "nginx": front.version, "quick": options.quick,
-            "load": "wrk" if closed.has_wrk() else "own client", "rounds": count, "seconds": seconds,
-            "upstream": {n: getattr(options, n) for n in ("size", "chunks", "chunk_size", "pause_ms")},
+        found = {
+            "gateways": {t.name: t.version for t in targets if t.version}, "absent": absent,
             "figures": [dataclasses.asdict(f) for f in figures(cases, readings)],
-            "idle_cpu_ms_per_s": resting, "resident_mb": resident,
-            "answered_through_headgate": sent, "accounted_for": _since(before, accounted(headgate)),
-            "readings": [dataclasses.asdict(r) for r in readings],
+            "first_token": [dataclasses.asdict(f) for f in
+                            first_tokens(firsts, {t.name: rounds.at_once(cases[2], t) for t in targets})],
+            "apart": len(cpu.cores()) > 1, "memory": memory.described(held), "idle_cpu_ms_per_s": resting,
+            "resident_mb": resident, "answered_through_headgate": sent, "held_open": mine.streams,
+            "accounted_for": written, "readings": [dataclasses.asdict(r) for r in [*readings, *firsts]],
         }  # fmt: skip
+        # A missed goal without a profile would say that there is a problem, and not where.
+        if options.profile or missed(goals(found)):
+            found["profile"] = profiles(cases, mine, folder, options.peers_folder)
+        return found
 
 
-def show(result: Mapping[str, Any]) -> None:
-    """Print the figures."""
-    out = console()
-    out.print(f"{machine.sentence(result['machine'])}; {result['nginx']}; medians of {result['rounds']} rounds")
-    rows = table(
-        "load", "through", "CPU us", "a", "range", "x nginx", "a second", "p50 ms", "p99 ms", "added p50", whole=2
-    )
-    last = ""
-    for f in (Figure(**entry) for entry in result["figures"]):
-        span = "-" if f.lowest is None else f"{f.lowest:.0f}-{f.highest:.0f}"
-        rows.add_row(
-            "" if f.case == last else f.case, f.target, _cell(f.cpu_us, 0), f.unit, span, _cell(f.ratio, 1),
-            _cell(f.per_s, 0), _cell(f.p50_ms, 2), _cell(f.p99_ms, 2), _cell(f.added_p50_ms, 2),
-        )  # fmt: skip
-        last = f.case
-    out.print(rows)
-    out.print("times of streams are those of the first token; CPU of the upstream and of the load is not counted")
-    spent = ", ".join(f"{part} {value:.1f}" for part, value in sorted(result["idle_cpu_ms_per_s"].items()))
-    held = ", ".join(f"{part} {value:.0f}" for part, value in sorted(result["resident_mb"].items()))
-    out.print(f"at rest, CPU ms a second: {spent}; resident MB: {held}")
-    out.print(
-        f"{result['answered_through_headgate']} answered through Headgate, {result['accounted_for']} accounted for"
-    )
+def installed(
+    stack: contextlib.ExitStack, folder: Path, port: int, scratch: Path
+) -> tuple[list[Gateway], dict[str, str]]:
+    """The peers that could be started, and why the others are left out."""
+    there, absent = [], {}
+    for peer in peers.PEERS:
+        try:
+            there.append(stack.enter_context(peers.running(peer, folder, port, scratch)))
+        except Stop as stopped:
+            absent[peer.name] = str(stopped)
+            say(str(stopped))
+    return there, absent
 
 
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def profiles(cases: Sequence[Case], target: Gateway, folder: Path, peers_folder: Path) -> dict[str, Any]:
+    """A profile of the router under each kind of load."""
+    (router,) = [pid for pid, part in target.processes().items() if part == "router"][:1]
+    found = {}
+    for case in cases[1:]:
+        say(f"profile: {case.name}")
+        more = dataclasses.replace(case, streams=2 + round(PROFILE_S * 2) if case.streams else 0)
+
+        def work(case: Case = more) -> object:
+            return rounds.load(case, target, PROFILE_S + 2, folder)
+
+        found[case.name] = profiling.profile(router, work, PROFILE_S, peers_folder)
+    return found
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds: under two minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, no good figures")
+    parser.add_argument("--vllm", action="store_true", help="also a real vLLM: how much of its throughput is kept")
+    parser.add_argument("--overload", action="store_true", help="also ten times what an upstream can do")
+    parser.add_argument("--profile", action="store_true", help="also where no goal is missed")
+    parser.add_argument("--install-peers", action="store_true", help="make the environments of smg, LiteLLM and py-spy")
+    parser.add_argument("--peers-folder", type=Path, default=peers.default_folder(), help="where they lie")
     parser.add_argument("--size", type=int, default=330, help="bytes of an answer that is no stream")
     parser.add_argument("--chunks", type=int, default=100, help="chunks of a stream")
     parser.add_argument("--chunk-size", type=int, default=190, help="bytes of a chunk")
@@ -195,15 +206,15 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print, write and draw. Returns 1 where it cannot."""
-    from benchmarks import picture
-
+    """Measure, print, write and draw. Returns 1 where it cannot; a goal that is missed is a result and no failure."""
     options = _options(arguments)
     try:
         picture.check()
-        result = run(options)
-        show(result)
-        picture.publish(result, options.out)
+        if options.install_peers:
+            peers.install(options.peers_folder, say)
+        result: Mapping[str, Any] = run(options)
+        report.show(result)
+        picture.publish(result, options.out, charts.overhead)
     except (Stop, OSError) as stopped:
         print(f"benchmarks.overhead: {stopped}", file=sys.stderr)
         return 1

@@ -1,10 +1,10 @@
-"""The pictures: one for a result, made so that it is understood at a glance."""
+"""Publishes a result with its picture, and draws that of the cost benchmark; charts.py draws the others."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,38 +24,13 @@ def check() -> None:
         )
 
 
-def publish(result: Mapping[str, Any], folder: Path) -> None:
-    """Write a result's JSON into `folder`, and its picture beside it; `kind` says which. Raises OSError."""
+def publish(result: Mapping[str, Any], folder: Path, draw: Callable[[Mapping[str, Any], Path], None]) -> None:
+    """Write a result's JSON into `folder`, and beside it the picture that `draw` makes. Raises OSError."""
     path = machine.result_path(result["kind"], result["machine"], folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-    draw = {"cost": cost, "overhead": overhead}[result["kind"]]
     draw(result, path.with_suffix(".png"))
     print(f"written: {path.name} and {path.with_suffix('.png').name} in {path.parent.name}/")
-
-
-def overhead(result: Mapping[str, Any], path: Path) -> None:
-    """Bars of CPU time by load: nginx, the router, all of Headgate."""
-    plt = _pyplot()
-    colours = {"nginx": FAINT, "router": OWN, "headgate, all processes": "#8fb9c6"}
-    cases = list(dict.fromkeys(f["case"] for f in result["figures"]))
-    figure, axes = plt.subplots(1, len(cases), figsize=(9, 4.2), width_ratios=[1] * len(cases))
-    for axis, case in zip(axes, cases, strict=True):
-        rows = [f for f in result["figures"] if f["case"] == case and f["cpu_us"] is not None]
-        bars = axis.bar(range(len(rows)), [f["cpu_us"] for f in rows], color=[colours[f["target"]] for f in rows])
-        labels = [f"{f['cpu_us']:.0f}" + (f"\n({f['ratio']:.1f} x)" if f["target"] != "nginx" else "") for f in rows]
-        axis.bar_label(bars, labels, padding=3, fontsize=10, color=INK)
-        axis.set_title(f"{case}\nµs of CPU a {rows[0]['unit']}", fontsize=11, color=INK)
-        axis.set_xticks(range(len(rows)), ["nginx", "router", "all of\nHeadgate"][: len(rows)])
-        axis.margins(y=0.2)
-        axis.set_yticks([])
-        axis.spines[["top", "right", "left"]].set_visible(False)
-    figure.suptitle("CPU time of a request through Headgate, beside nginx in the same run", fontsize=13, color=INK)
-    said = f"{machine.sentence(result['machine'])} · {result['machine']['date']} · medians of {result['rounds']} rounds"
-    _foot(figure, said)
-    figure.tight_layout(rect=(0, 0.04, 1, 1))
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 def cost(result: Mapping[str, Any], path: Path) -> None:
@@ -63,7 +38,7 @@ def cost(result: Mapping[str, Any], path: Path) -> None:
 
     Both axes are logarithmic, for break-evens lie anywhere from a thousandth of the hour to the whole of it.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(9.6, 5.6))
     at_full, hosted = result["usd_per_million"], result["hosted"]
     crossings = [h["break_even"] for h in hosted if h["break_even"]]
@@ -82,7 +57,7 @@ def cost(result: Mapping[str, Any], path: Path) -> None:
     figure.text(0.01, 0.91, "\n".join(result["notes"]), fontsize=9, color=FAINT, va="center")
     full, where = result["full"], result["machine"]
     said = f"{machine.sentence(where)} · ${result['hour_usd']:g} an hour · {where['date']} · full load: "
-    _foot(figure, said + f"{full['prompt']:.0f} prompt and {full['output']:.0f} output tokens a second")
+    foot(figure, said + f"{full['prompt']:.0f} prompt and {full['output']:.0f} output tokens a second")
     figure.tight_layout(rect=(0, 0.035, 1, 0.92))
     figure.savefig(path, dpi=150)
     plt.close(figure)
@@ -136,11 +111,12 @@ def _dress(axis: Any, plt: Any) -> None:
     axis.grid(axis="y", color="#eeeeee")
 
 
-def _foot(figure: Any, text: str) -> None:
+def foot(figure: Any, text: str) -> None:
     figure.text(0.01, 0.01, text, fontsize=8, color=FAINT)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib's drawing functions, without a screen. Raises Stop."""
     check()
     import matplotlib as mpl
 

@@ -1,28 +1,38 @@
 """`python -m benchmarks.upstream`: an upstream that always answers the same, as cheaply as Python can.
 
-It reads as little of a request as it may: whether it is complete, and whether it asks for a stream. It answers what
-serving asks of an attached server (/v1/models, /health, /metrics); no model is anywhere near.
+It reads as little of a request as it may: whether it is complete, whether it asks for a stream, and two words that a
+prompt may hold and that every gateway passes on: `[silent]` has a stream fall silent after its first text, `[late]` has
+any answer begin only after a while. With `--slots` it takes so many requests at once for a fixed time each, lets as
+many wait as `--queue` says and refuses the rest as vLLM does. It answers what serving asks of an attached server
+(/v1/models, /health, /metrics); no model is anywhere near.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import re
+from collections import deque
+from collections.abc import Callable
 from typing import Any, cast
 
 import uvloop
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAMS = re.compile(rb'"stream": ?true')
+SILENT, LATE = "[silent]", "[late]"
+LATE_S = 0.3
 
 
 class Script:
     """The answers, made once. Sizes in bytes, the pause in seconds."""
 
-    def __init__(self, size: int = 330, chunks: int = 100, chunk_size: int = 190, pause_s: float = 0.01) -> None:
-        self.pause_s = pause_s
+    def __init__(
+        self, size: int = 330, chunks: int = 100, chunk_size: int = 190, pause_s: float = 0.01, idle_s: float = 0.0
+    ) -> None:
+        self.pause_s, self.idle_s = pause_s, idle_s
         self.whole = _answer(b"application/json", _padded(_completion, size))
         begin = _event({"role": "assistant", "content": ""}, None, 0)
         events = [_event({"content": "w"}, None, chunk_size) for _ in range(chunks)]
@@ -42,24 +52,71 @@ class Script:
             b"/health": _answer(b"application/json", b"{}"),
             b"/metrics": _answer(b"text/plain", b"vllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"),
         }
+        error = {"message": "too many requests wait", "type": "ServiceUnavailableError", "param": None, "code": 503}
+        full = json.dumps({"error": error}).encode()
+        self.full = _answer(b"application/json", full, b"503 Service Unavailable")
+
+
+class Capacity:
+    """What the upstream can do: `slots` requests at once for `service_s` each, `queue` that wait; 0 slots: no bound."""
+
+    def __init__(self, slots: int = 0, service_s: float = 0.0, queue: int = 0) -> None:
+        self._slots, self._service_s, self._queue = slots, service_s, queue
+        self._busy = 0
+        self._waiting: deque[Callable[[], bool]] = deque()
+
+    def admit(self, loop: asyncio.AbstractEventLoop, begin: Callable[[], bool]) -> bool:
+        """Whether it is taken. `begin` answers it when its time is over; false where its client has left."""
+        if not self._slots:
+            return begin()
+        if self._busy < self._slots:
+            self._serve(loop, begin)
+            return True
+        if len(self._waiting) >= self._queue:
+            return False
+        self._waiting.append(begin)
+        return True
+
+    def _serve(self, loop: asyncio.AbstractEventLoop, begin: Callable[[], bool]) -> None:
+        self._busy += 1
+        loop.call_later(self._service_s, self._served, loop, begin)
+
+    def _served(self, loop: asyncio.AbstractEventLoop, begin: Callable[[], bool]) -> None:
+        begin()
+        self._busy -= 1
+        if self._waiting:
+            self._serve(loop, self._waiting.popleft())
 
 
 class Peer(asyncio.Protocol):
     """One connection."""
 
-    def __init__(self, script: Script, loop: asyncio.AbstractEventLoop) -> None:
-        self._script, self._loop = script, loop
+    def __init__(self, script: Script, loop: asyncio.AbstractEventLoop, capacity: Capacity | None = None) -> None:
+        self._script, self._loop, self._capacity = script, loop, capacity or Capacity()
         self._buffer = b""
+        self._gone = False
+        self._asked = loop.time()
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass
+        if self._script.idle_s:
+            self._look()
+
+    def _look(self) -> None:
+        """Close it once nothing was asked for a while, which is taken to be longer than any answer."""
+        if self._loop.time() - self._asked >= self._script.idle_s:
+            self._transport.close()
+        elif not self._gone:
+            self._loop.call_later(self._script.idle_s, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._gone = True
         if self._timer is not None:
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
+        self._asked = self._loop.time()
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             length = _LENGTH.search(self._buffer, 0, end)
@@ -73,10 +130,23 @@ class Peer(asyncio.Protocol):
         if request.startswith(b"GET "):
             path = request[4 : request.index(b" ", 4)]
             self._transport.write(self._script.pages.get(path, _answer(b"text/plain", b"", b"404 Not Found")))
-        elif _STREAMS.search(request, end):
+            return
+        streams, silent = bool(_STREAMS.search(request, end)), SILENT.encode() in request
+        if LATE.encode() in request:
+            self._timer = self._loop.call_later(LATE_S, self._begin, streams, silent)
+        elif not self._capacity.admit(self._loop, lambda: self._begin(streams, silent)):
+            self._transport.write(self._script.full)
+
+    def _begin(self, streams: bool, silent: bool) -> bool:
+        if self._gone:
+            return False
+        if silent:
+            self._transport.write(self._script.pieces[0])
+        elif streams:
             self._stream(0)
         else:
             self._transport.write(self._script.whole)
+        return True
 
     def _stream(self, number: int) -> None:
         self._transport.write(self._script.pieces[number])
@@ -118,10 +188,10 @@ def _answer(kind: bytes, body: bytes, status: bytes = b"200 OK") -> bytes:
     return b"HTTP/1.1 %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n\r\n%b" % (status, kind, len(body), body)
 
 
-async def serve(script: Script, port: int) -> None:
+async def serve(script: Script, port: int, capacity: Capacity) -> None:
     """Answer on loopback until cancelled."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Peer(script, loop), "127.0.0.1", port, backlog=1024)
+    server = await loop.create_server(lambda: Peer(script, loop, capacity), "127.0.0.1", port, backlog=4096)
     async with server:
         await server.serve_forever()
 
@@ -134,9 +204,14 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=100, help="chunks of a stream with text")
     parser.add_argument("--chunk-size", type=int, default=190, help="bytes of a chunk")
     parser.add_argument("--pause-ms", type=float, default=5.0, help="between two chunks")
+    parser.add_argument("--slots", type=int, default=0, help="requests it takes at once; 0: no bound")
+    parser.add_argument("--service-ms", type=float, default=100.0, help="with --slots: how long each takes")
+    parser.add_argument("--queue", type=int, default=0, help="with --slots: requests that may wait")
+    parser.add_argument("--idle-s", type=float, default=0.0, help="close a connection idle for so long; 0: never")
     given = parser.parse_args()
-    script = Script(given.size, given.chunks, given.chunk_size, given.pause_ms / 1000)
-    uvloop.run(serve(script, given.port))
+    script = Script(given.size, given.chunks, given.chunk_size, given.pause_ms / 1000, given.idle_s)
+    gc.set_threshold(50_000)  # a collection would look like the gateway's delay
+    uvloop.run(serve(script, given.port, Capacity(given.slots, given.service_ms / 1000, given.queue)))
 
 
 if __name__ == "__main__":

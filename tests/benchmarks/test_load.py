@@ -17,7 +17,7 @@ from benchmarks.asking import Asking, Seen, check_address, prompt
 from benchmarks.installation import Stop
 from benchmarks.load import Plan, arrivals, plan_of, run
 from benchmarks.samples import Sample, from_json, quantile, summary, to_json
-from tests.fakes.upstream import Upstream, completion
+from tests.fakes.faults import Upstream, completion
 
 
 def sample(number: int = 0, **changed: object) -> Sample:

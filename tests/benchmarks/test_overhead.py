@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,15 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import closed, cpu, machine, nginx, overhead, picture
+from benchmarks import closed, cpu, kept, machine, nginx, overhead, peers, picture
 from benchmarks.asking import Asking
 from benchmarks.closed import Done, read_wrk
-from benchmarks.figures import Case, Figure, Reading, figures
+from benchmarks.figures import Case, Figure, Reading, figures, first_tokens
+from benchmarks.goals import README, goals, markdown, missed, placed
 from benchmarks.installation import Stop, free_port, part_of
+from benchmarks.memory import held_kb
+from benchmarks.profiling import of_report, of_stacks
 from benchmarks.upstream import Peer, Script
 from serving import probe
 from serving.probe import Target
-from tests.fakes.upstream import Upstream
+from tests.fakes.faults import Upstream
 
 STAT = "4242 (a (b) c) S 1 4242 4242 0 -1 4194560 900 0 3 0 {user} {system} 0 0 20 0 7 0 12345 1000 200"
 
@@ -75,6 +79,7 @@ READINGS = (
     reading("one", "direct", 2000, p50=0.0004),
     *(reading("one", "nginx", 1000, p50=0.0005, nginx=s) for s in (0.02, 0.03, 0.08)),
     *(reading("one", "headgate", 1000, router=s, serving=0.06) for s in (0.2, 0.24, 0.9)),
+    reading("one", "smg", 1000, smg=0.48),
     reading("streams", "nginx", 1000, nginx=0.01),
     reading("streams", "headgate", 1000, router=0.025, serving=0.005),
 )
@@ -86,6 +91,7 @@ def test_medians_and_the_ratio_to_nginx() -> None:
     router, everything = found["one", "router"], found["one", "headgate, all processes"]
     assert (router.cpu_us, router.lowest, router.highest) == tuple(pytest.approx(v) for v in (240, 200, 900))
     assert router.ratio == pytest.approx(8) and everything.ratio == pytest.approx(10)
+    assert router.ratio_smg == pytest.approx(0.5) and found["one", "smg"].ratio == pytest.approx(16)
     assert router.per_s == 500 and router.added_p50_ms == pytest.approx(0.6)
     assert found["one", "direct"].cpu_us is None
     streams = found["streams", "router"]
@@ -97,6 +103,121 @@ def test_the_figures_survive_their_file() -> None:
     made = figures(CASES, READINGS)
     text = json.dumps([dataclasses.asdict(f) for f in made])
     assert [Figure(**entry) for entry in json.loads(text)] == made
+
+
+def test_the_first_token_is_held_against_that_without_anything_in_between() -> None:
+    readings = [reading("streams", "direct", 1, p50=0.0005), reading("streams", "headgate", 1, p50=0.001)]
+    direct, through = first_tokens(readings, {"direct": 32, "headgate": 32})
+    assert (direct.p50_ms, direct.added_p50_ms) == (pytest.approx(1.0), 0)
+    assert through.added_p50_ms == pytest.approx(1.0) and through.added_p99_ms == pytest.approx(0)
+    (alone,) = first_tokens(readings[1:], {"headgate": 32})
+    assert alone.added_p50_ms is None, "nothing to compare with"
+
+
+def test_memory_of_a_stream_is_what_it_added() -> None:
+    assert held_kb(70.0, 100.0, 1000) == pytest.approx(30)
+    assert held_kb(70.0, 100.0, 0) is None
+
+
+# ---- the goals
+
+
+def overloaded(ratio: float, behind: bool = False) -> dict[str, object]:
+    return {"ratio": ratio, "peak": {"behind": False}, "over": {"behind": behind}}
+
+
+def result(**changed: object) -> dict[str, object]:
+    """A result in which every goal is just met."""
+
+    def figure(case: str, us: float) -> dict[str, object]:
+        return {"case": case, "target": "router", "cpu_us": us, "ratio": 6.0, "ratio_smg": 0.65}
+
+    return {
+        "figures": [figure("1 connection", 200), figure("32 connections", 150), figure("32 streams", 25)],
+        "first_token": [{"target": "headgate", "added_p50_ms": 1.0, "added_p99_ms": 5.0}],
+        "memory": [{"target": "headgate", "idle_mb": 120.0, "streams": 1000, "kb_per_stream": 40.0}],
+        "vllm": {"ratio": 0.98, "low": 0.97, "high": 0.99}, "overload": overloaded(0.9), **changed,
+    }  # fmt: skip
+
+
+def test_goals_that_are_just_met_are_met() -> None:
+    found = goals(result())
+    assert len(found) == 13 and [goal.met for goal in found] == [True] * 13
+    assert "95 % interval 97.0 to 99.0" in found[11].said
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({"overload": overloaded(0.89)}, "goodput"),
+        ({"vllm": {"ratio": 0.979, "low": 0.97, "high": 0.99}}, "real vLLM"),
+        ({"memory": [{"target": "headgate", "idle_mb": 121.0, "streams": 1000, "kb_per_stream": 1.0}]}, "idle router"),
+        ({"first_token": [{"target": "headgate", "added_p50_ms": 0.5, "added_p99_ms": 5.1}]}, "p99"),
+    ],
+)
+def test_a_goal_that_is_missed_is_said_to_be(changed: dict[str, object], name: str) -> None:
+    (goal,) = missed(goals(result(**changed)))
+    assert name in goal.name
+    assert "**missed**" in markdown([goal])
+
+
+def test_an_interval_too_wide_to_judge_by_gives_no_verdict() -> None:
+    noisy = goals(result(vllm={"ratio": 1.5, "low": 0.4, "high": 5.0}))[11]
+    assert noisy.met is None and "too noisy" in noisy.said
+    behind = goals(result(overload=overloaded(0.95, behind=True)))[12]
+    assert behind.met is None and "fell behind" in behind.said
+
+
+def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
+    found = goals({"figures": []})
+    assert {goal.met for goal in found} == {None} and not missed(found)
+    assert markdown(found).count("not measured") == len(found)
+
+
+def test_what_is_kept_of_an_engines_throughput_is_by_run_and_by_its_own_cpu() -> None:
+    def leg(tokens_per_s: float, cpu_s: float) -> kept.Leg:
+        return kept.Leg(tokens_per_s, cpu_s, tokens_per_s * 3)
+
+    # The machine was taken from the engine for a while in the second run: it shows in the rate alone.
+    runs = [
+        {"direct": [leg(1000, 3), leg(1000, 3)], "headgate": [leg(990, 3), leg(990, 3)]},
+        {"direct": [leg(1000, 3), leg(1000, 3)], "headgate": [leg(990, 3), leg(495, 1.5)]},
+    ]
+    found = kept.compared(runs)
+    assert found["runs"][1] == {"direct": 1000, "headgate": 742.5}
+    assert found["per_engine_cpu"]["value"] == pytest.approx(0.99) and found["ratio"] < 0.9
+
+
+def test_the_readmes_goals_are_those_of_the_last_result() -> None:
+    last = max(machine.RESULTS.glob("overhead-*.json"))
+    page = README.read_text()
+    assert placed(page, markdown(goals(json.loads(last.read_text())))) == page, (
+        "python -m benchmarks.goals FILE --write"
+    )
+    with pytest.raises(ValueError, match="no marks"):
+        placed("a page", "a table")
+
+
+# ---- where the time goes
+
+
+def test_stacks_become_shares_by_function_and_by_module() -> None:
+    text = (
+        "run (uvloop/loop.py:10);answer (router/api/protocol.py:7);write (router/api/protocol.py:90) 60\n"
+        "run (uvloop/loop.py:10);answer (router/api/protocol.py:8);loads (json/decoder.py:3) 20\n"
+        "run (uvloop/loop.py:11) 20\n"
+    )
+    found = of_stacks(text)
+    assert found["samples"] == 100
+    assert found["by_function"][0] == {"function": "write (router/api/protocol.py)", "own": 60.0, "with_calls": 60.0}
+    assert found["by_module"] == {"router/api/protocol.py": 80.0, "uvloop/loop.py": 20.0}
+    assert of_stacks("")["by_function"] == []
+
+
+def test_perfs_report_becomes_shares_by_library() -> None:
+    assert of_report("# head\n\n    61.50%  libpython3.11.so.1.0  \n    20.00%  [kernel.kallsyms]\n") == {
+        "libpython3.11.so.1.0": 61.5, "[kernel.kallsyms]": 20.0,
+    }  # fmt: skip
 
 
 # ---- the load
@@ -161,6 +282,34 @@ def test_without_matplotlib_there_is_a_sentence_before_anything_is_measured(
     monkeypatch.setattr(overhead, "run", lambda _: pytest.fail("it measured"))
     assert overhead.main([]) == 1
     assert "matplotlib" in capsys.readouterr().err
+
+
+def test_a_part_that_cannot_be_measured_costs_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    def no_engine() -> dict[str, object]:
+        raise Stop("headgate up did not succeed: no room")
+
+    found = overhead.attempted(no_engine)
+    assert found == {"failed": "headgate up did not succeed: no room"} and "no room" in capsys.readouterr().out
+    assert goals(result(vllm=found))[11].met is None
+
+
+def test_a_peer_that_is_not_installed_is_left_out_with_a_sentence(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        there, absent = overhead.installed(stack, tmp_path / "none", free_port(), tmp_path)
+    assert there == [] and absent.keys() == {"smg", "litellm"}
+    assert all("--install-peers" in why for why in absent.values())
+
+
+def test_a_peer_that_does_not_start_is_left_out_with_its_last_words(tmp_path: Path) -> None:
+    program = tmp_path / "smg" / "bin" / "smg"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho no room here\nexit 3\n")
+    program.chmod(0o700)
+    with (
+        pytest.raises(Stop, match="no room here"),
+        peers.running(peers.PEERS[0], tmp_path, free_port(), tmp_path / "s"),
+    ):
+        pass
 
 
 # ---- the machine

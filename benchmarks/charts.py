@@ -1,0 +1,117 @@
+"""The pictures of the overhead benchmark and of the soak, made so that they are understood at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.picture import FAINT, INK, OTHER, OWN, foot, pyplot
+
+SHOWN = {"nginx": "nginx", "router": "Headgate", "smg": "smg", "litellm": "LiteLLM"}
+"""Rows that are drawn, with their names."""
+COLOURS = {"nginx": FAINT, "router": OWN, "headgate": OWN, "smg": OTHER, "litellm": "#d9a679"}
+MET, MISSED = "#2e7d4f", "#b3352b"
+Result = Mapping[str, Any]
+
+
+def overhead(result: Result, path: Path) -> None:
+    """Bars of CPU time, first token and memory by gateway, and the goals below."""
+    plt = pyplot()
+    figure = plt.figure(figsize=(12.5, 8.6))
+    grid = figure.add_gridspec(2, 5, height_ratios=[1, 1.15], left=0.03, right=0.985, top=0.86, bottom=0.07,
+                               wspace=0.16, hspace=0.25)  # fmt: skip
+    cases = list(dict.fromkeys(f["case"] for f in result["figures"]))
+    for column, case in enumerate(cases):
+        rows = [f for f in result["figures"] if f["case"] == case and f["target"] in SHOWN]
+        title = f"{case}\nµs of CPU a {rows[0]['unit']}"
+        _bars(figure.add_subplot(grid[0, column]), title, [(f["target"], f["cpu_us"], _ratio(f)) for f in rows])
+    firsts = [(f["target"], f["added_p50_ms"], "") for f in result["first_token"] if f["target"] != "direct"]
+    _bars(figure.add_subplot(grid[0, 3]), "32 streams\nms added to first token, p50", firsts, digits=2)
+    held = [(m["target"], m["kb_per_stream"], "") for m in result["memory"]]
+    _bars(figure.add_subplot(grid[0, 4]), "idle streams\nKB of memory for each", held)
+    _goals(figure.add_subplot(grid[1, :]), result["goals"])
+    figure.suptitle("What a request costs on its way through Headgate, beside other gateways in the same run",
+                    fontsize=14, color=INK, x=0.02, ha="left")  # fmt: skip
+    names = ", ".join(result["gateways"].values())
+    slow = "; LiteLLM: bars are cut off, and it was given fewer streams" if "litellm" in result["gateways"] else ""
+    figure.text(0.02, 0.925, f"CPU time of the gateway's own processes · {names}{slow}", fontsize=9, color=FAINT)
+    foot(figure, f"{machine.sentence(result['machine'])} · {result['machine']['date']} · medians of {result['rounds']} "
+                 "rounds · in brackets: multiple of nginx")  # fmt: skip
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _ratio(entry: Mapping[str, Any]) -> str:
+    return f"\n({entry['ratio']:.1f} ×)" if entry["ratio"] is not None and entry["target"] != "nginx" else ""
+
+
+def _bars(axis: Any, title: str, rows: Sequence[tuple[str, float | None, str]], digits: int = 0) -> None:
+    """One value for each gateway. One that is far beyond the others is cut off, so that the others can be read."""
+    known = [(target, value, more) for target, value, more in rows if value is not None]
+    others = [value for target, value, _ in known if target != "litellm"]
+    top = max(others, default=1.0) * (1.6 if len(others) < len(known) else 1.0)
+    bars = axis.bar(range(len(known)), [min(value, top) for _, value, _ in known],
+                    color=[COLOURS[target] for target, _, _ in known])  # fmt: skip
+    labels = [f"{value:,.{digits if value < 100 else 0}f}{more}" for _, value, more in known]
+    axis.bar_label(bars, labels, padding=3, fontsize=9, color=INK)
+    for bar, (_, value, _) in zip(bars, known, strict=True):
+        if value > top:
+            middle = bar.get_x() + bar.get_width() / 2
+            axis.plot([middle - 0.5, middle + 0.5], [top * 0.86, top * 0.92], color="white", linewidth=4)
+    axis.set_title(title, fontsize=10, color=INK)
+    names = {**SHOWN, "headgate": "Headgate"}
+    axis.set_xticks(range(len(known)), [names[target] for target, _, _ in known], fontsize=8)
+    axis.set_ylim(0, top * 1.22)
+    axis.set_yticks([])
+    axis.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _goals(axis: Any, goals: Sequence[Mapping[str, Any]]) -> None:
+    """The goals, one a line."""
+    axis.axis("off")
+    words = {True: ("met", MET), False: ("missed", MISSED), None: ("not measured", FAINT)}
+    step = 1 / (len(goals) + 1)
+    for column, text in ((0.0, "goal"), (0.46, "wanted"), (0.57, "measured"), (0.9, "")):
+        axis.text(column, 1 - step / 2, text, fontsize=9, color=FAINT, va="center")
+    for number, goal in enumerate(goals):
+        level = 1 - step * (number + 1.5)
+        said, colour = words[goal["met"]]
+        axis.text(0.0, level, goal["name"], fontsize=10, color=INK, va="center")
+        axis.text(0.46, level, goal["wanted"], fontsize=10, color=INK, va="center")
+        axis.text(0.57, level, goal["said"], fontsize=10, color=INK, va="center")
+        axis.text(0.9, level, said, fontsize=10, color=colour, va="center", weight="bold")
+    axis.set_xlim(0, 1)
+    axis.set_ylim(0, 1)
+
+
+def soak(result: Result, path: Path) -> None:
+    """Memory, descriptors, threads and tasks of the router over the time of the soak."""
+    plt = pyplot()
+    samples = result["samples"]
+    shown = [("resident_mb", "resident MB"), ("descriptors", "descriptors"), ("threads", "threads"),
+             ("open", "requests open, by the router"), ("tasks", "asyncio tasks")]  # fmt: skip
+    shown = [(name, title) for name, title in shown if any(s[name] is not None for s in samples)]
+    figure, axes = plt.subplots(len(shown), 1, figsize=(9.6, 1.6 * len(shown) + 1.2), sharex=True)
+    minutes = [s["at_s"] / 60 for s in samples]
+    for axis, (name, title) in zip(axes, shown, strict=True):
+        values = [s[name] for s in samples]
+        axis.plot(minutes, [float("nan") if v is None else v for v in values], color=OWN, linewidth=1.6)
+        axis.set_title(title, fontsize=10, color=INK, loc="left")
+        axis.set_ylim(0, max([v for v in values if v is not None] or [1]) * 1.25 + 1)
+        axis.axvspan(0, result["warm_s"] / 60, color="#f0f0f0")
+        axis.spines[["top", "right"]].set_visible(False)
+    slope = result["slope_mb_per_h"]
+    axes[0].annotate(f"{slope['value']:+.1f} MB an hour ({slope['low']:+.1f} to {slope['high']:+.1f})",
+                     (0.99, 0.08), xycoords="axes fraction", ha="right", color=INK, fontsize=10)  # fmt: skip
+    axes[-1].set_xlabel("minutes (grey: not counted)", color=INK)
+    verdict = result["leaks"] or ["nothing grows, and every request is accounted for"]
+    asked = f"{result['rate']:g} requests a second for {result['minutes']:g} minutes"
+    figure.suptitle(f"{asked}, {result['leave_share']:.0%} of their callers leave", fontsize=13, color=INK,
+                    x=0.02, ha="left")  # fmt: skip
+    figure.text(0.02, 0.945, "\n".join(verdict), fontsize=10, va="top", color=MISSED if result["leaks"] else MET)
+    foot(figure, f"{machine.sentence(result['machine'])} · {result['machine']['date']}")
+    figure.tight_layout(rect=(0, 0.03, 1, 0.95 - 0.022 * len(verdict)))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
