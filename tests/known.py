@@ -75,7 +75,7 @@ def variables(sources: Tree, launcher: str) -> set[str]:
 
 
 def headers(sources: Tree) -> set[str]:
-    return {text for _, text in literals(sources) if re.fullmatch(r"x-headgate-[a-z-]+|x-request-id", text)}
+    return {text for _, text in literals(sources) if re.fullmatch(r"x-(headgate|ratelimit)-[a-z-]+|x-request-id", text)}
 
 
 def coded(node: ast.AST) -> Iterator[tuple[ast.AST, str]]:

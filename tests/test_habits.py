@@ -15,9 +15,9 @@ import pytest
 from tests.house import ROOT, Check, Definition, Tree, called, definitions, lines_of, tree
 
 CATCHES_ALL = {
-    "router/api/inference.py: Inference.__call__": "the outermost handler: one well-formed answer, whatever it was",
-    "router/ledger/entries.py: Ledger.entry": "an entry is closed however it ended; raised again",
-    "router/ledger/store.py: connect": "a file half opened is closed; raised again",
+    "router/api/protocol.py: Connection._answer": "the outermost handler: one well-formed answer, whatever it was",
+    "router/ledger/entries.py: Ledger.open": "an entry is closed however it ended; raised again",
+    "router/ledger/schema.py: connect": "a file half opened is closed; raised again",
 }
 NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "misc"})
 LONGEST_FUNCTION, LONGEST_FILE = 60, 400

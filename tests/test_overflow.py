@@ -13,7 +13,7 @@ from typing import Any
 
 from router.ledger.store import connect
 from tests.conftest import House, Reply, ask, instance, until
-from tests.fakes.upstream import completion
+from tests.fakes.faults import completion
 
 OVER = {"status": 503, "body": '{"error": {"message": "too many queued requests"}}'}
 
