@@ -59,6 +59,25 @@ def check_free(listen: Listen, setting: str = "--port") -> None:
         raise ConfigError(f"{listen.host}:{listen.port} cannot be used ({taken.strerror}); {mend}") from taken
 
 
+def shared(listen: Listen) -> list[socket.socket]:
+    """Sockets bound to the address, which other processes of this user may bind as well. Raises OSError."""
+    found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    made: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            made.append(socket.socket(family, socket.SOCK_STREAM))
+            made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                made[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio does
+            made[-1].bind(address)
+    except OSError:
+        for one in made:
+            one.close()
+        raise
+    return made
+
+
 def url(listen: Listen) -> str:
     """The address for callers, without /v1: with TLS under a name that the certificate is for."""
     host = ANY.get(listen.host, listen.host)
