@@ -142,7 +142,8 @@ class Keeper:
                 self.stop()
                 return
             pause = self._first_pause_s() if lasted > GOOD_RUN_S else pause
-            self._say(f"{part.name} ended with code {how}; starting it again in {pause:g} s; its last words: {words}")
+            said = f"; its last words: {words}" if words else ""
+            self._say(f"{part.name} ended with code {how}; starting it again in {pause:g} s{said}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 

@@ -97,7 +97,7 @@ class Workers(Keeper):
         child = await asyncio.create_subprocess_exec(
             *part.args, *args, stdin=asyncio.subprocess.PIPE, env=part.environment, start_new_session=True
         )
-        return child, lambda: "they stand above"
+        return child, lambda: ""
 
 
 def prepare(home: Home, now: float) -> None:

@@ -65,8 +65,7 @@ class Head:
 
 def check_growing(received: bytes) -> None:
     """Refuse a head that is not whole yet as soon as it cannot become a good one. Raises HeadgateError."""
-    if not 65 <= received[0] <= 90:  # a capital letter: anything else is another protocol, TLS for one
-        raise BadRequest("This is not HTTP/1.1.", code="invalid_http")
+    _check_first(received)
     line = received.find(b"\r\n", 0, MAX_LINE + 2)
     if line < 0 and len(received) > MAX_LINE:
         raise UriTooLong(f"The URL is longer than {MAX_URL // 1024} KiB.")
@@ -76,6 +75,7 @@ def check_growing(received: bytes) -> None:
 
 def read_head(raw: bytes) -> Head:
     """The head that `raw` is, its last empty line included. Raises HeadgateError."""
+    _check_first(raw)
     end = raw.find(b"\r\n")
     if end > MAX_LINE:
         raise UriTooLong(f"The URL is longer than {MAX_URL // 1024} KiB.")
@@ -105,6 +105,11 @@ def read_head(raw: bytes) -> Head:
     head.method = parser.get_method().decode("ascii")
     _read_headers(head)
     return head
+
+
+def _check_first(received: bytes) -> None:
+    if not 65 <= received[0] <= 90:  # a capital letter: anything else is another protocol, TLS for one
+        raise BadRequest("This is not HTTP/1.1.", code="invalid_http")
 
 
 def _check_version(line: bytes) -> None:

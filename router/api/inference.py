@@ -112,15 +112,22 @@ class Inference:
         except HeadgateError as error:
             self.refuse(exchange, error)
             raise
+        refused = False
         try:
             await self._pipeline.run(ask, caller, exchange)
+        except HeadgateError:
+            refused = exchange.reply is None
+            raise
         finally:
-            self._rates.settle(caller, tokens, _used(exchange, tokens), self._clock())
+            self._rates.settle(caller, tokens, 0 if refused else _used(exchange, tokens), self._clock())
 
 
 def _used(exchange: Exchange, tokens: int) -> int:
-    """The tokens a request has used; where nobody has said, as many as were taken for it."""
+    """The tokens a request has used; where nobody has said, as many as were taken for it.
+
+    So it is where the caller left before there was an answer: a model was at work, and leaving must not be free.
+    """
     if exchange.reply is None:
-        return 0
+        return tokens
     usage = exchange.reply.usage
     return tokens if usage.prompt is None and usage.output is None else (usage.prompt or 0) + (usage.output or 0)

@@ -104,7 +104,8 @@ def _show_models(state: dict[str, Any], out: Console) -> None:
         endpoint = endpoints.get(found["name"], {})
         # What the router believes of it, for it leaves out what is too old; without a router, serving's own word.
         load = endpoint or found.get("load") or {}
-        in_flight = known(endpoint.get("in_flight")) + (f" of {found['limit']}" if found["limit"] else "")
+        limit = endpoint.get("limit") or found["limit"]  # the router's own, for several workers take one each at least
+        in_flight = known(endpoint.get("in_flight")) + (f" of {limit}" if limit else "")
         on = f"GPU {numbers([indexes[u] for u in found['gpus'] if u in indexes])}" if found["gpus"] else "CPU"
         rows.add_row(
             found["name"], in_flight, known(load.get("running")), known(load.get("waiting")),

@@ -38,8 +38,10 @@ SELECT {group} AS name, o.at AS at, c.cost AS cost, json_extract(c.body, '$.outc
     COALESCE(json_extract(c.body, '$.unpriced'), c.cost IS NULL) AS unpriced,
     COALESCE(json_extract(c.body, '$.estimated'), 0) AS estimated,
     json_extract(o.body, '$.route') AS route,
-    (SELECT SUM(json_extract(a.value, '$.cost_usd')) FROM json_each(c.body, '$.attempts') a
-        WHERE json_extract(a.value, '$.place') = 'local') AS local
+    CASE WHEN json_extract(c.body, '$.outcome') = 'lost' AND json_array_length(o.body, '$.order') > 0 AND NOT EXISTS
+        (SELECT 1 FROM json_each(o.body, '$.order') d WHERE json_extract(d.value, '$.place') = 'hosted') THEN c.cost
+    ELSE (SELECT SUM(json_extract(a.value, '$.cost_usd')) FROM json_each(c.body, '$.attempts') a
+        WHERE json_extract(a.value, '$.place') = 'local') END AS local
 FROM events o JOIN events c ON c.request = o.request AND c.kind = 'closed'
 WHERE o.kind = 'opened' AND o.at >= :start AND o.at < :end LIMIT -1
 """
@@ -95,7 +97,8 @@ class Sums:
 
     @property
     def hosted(self) -> float:
-        """All that is not local; a request whose router was killed is there too, at what was held for it."""
+        """All that is not local. A request whose router was killed counts at what was held for it: as local where only
+        local models could have answered it, else here."""
         return max(0.0, round(self.total - self.local, 12))
 
 

@@ -78,7 +78,7 @@ class Entry:
             if (aside := attempt.usage) is not None:
                 charged.append(cost)
                 estimated = estimated or aside.prompt is None or aside.output is None
-            elif attempt.sent and attempt.outcome != "answered":
+            elif attempt.outcome != "answered" and (attempt.sent or _left_at_work(attempt)):
                 charged.append(cost)
                 estimated = True
         if self.model is not None:
@@ -97,9 +97,14 @@ class Entry:
         usage = self.usage
         if self.ask.route == "embeddings" and usage.prompt is not None and usage.output is None:
             usage = Usage(usage.prompt, 0, usage.cached)  # vectors are no tokens
-        if self.model is not None and (usage.prompt is None or usage.output is None):
+        answering = self.model is not None or self._was_at_work()
+        if answering and (usage.prompt is None or usage.output is None):
             return self._filled(usage, self.estimated_output), False
         return usage, True
+
+    def _was_at_work(self) -> bool:
+        """Whether a local model had been given the request when its caller left; it had read the prompt by then."""
+        return bool(self.attempts) and _left_at_work(self.attempts[-1])
 
     def _filled(self, usage: Usage, output: int) -> Usage:
         """With estimates for what the upstream did not say."""
@@ -116,6 +121,8 @@ class Entry:
             return self._answer_cost(model, self._filled(attempt.usage, 0), said)
         if attempt.outcome == "answered" and self.model is not None:
             return answer
+        if _left_at_work(attempt) and (model := self._model(attempt.endpoint)):
+            return self._prices.cost(model, self._filled(Usage(), 0), self._start)
         return self._worst(attempt.endpoint) if attempt.sent else 0.0
 
     def _answer_cost(self, model: Model, usage: Usage, known: bool) -> float | None:
@@ -223,6 +230,11 @@ def _say_how(entry: Entry, failed: BaseException) -> None:
         entry.status = 499
     else:
         entry.outcome, entry.status, entry.error = "failed", 500, "internal_error"
+
+
+def _left_at_work(attempt: Attempt) -> bool:
+    """Whether the caller left while a local model was at work on it."""
+    return attempt.outcome == "client_left" and attempt.place == "local"
 
 
 def priced(attempt: Attempt, cost: float | None) -> Attempt:

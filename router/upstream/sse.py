@@ -202,10 +202,12 @@ def _last_end(data: bytearray, start: int) -> int:
 def _whole_objects(events: bytes) -> bool:
     """Whether each of these events looks like one JSON object, as far as that costs next to nothing.
 
-    No JSON holds a line end inside a text. What is written in another way is looked at event by event.
+    It says so only where a look at each event would: every line of data begins an object, every event ends one, and
+    there is no other line end. What is written in another way is looked at event by event.
     """
-    count = events.count(b"\ndata:") + events.startswith(b"data:")
-    return events.count(b"data: {") >= count > 0 and events.count(b"}\n\n") == count
+    objects = events.count(b"\ndata: {") + events.startswith(b"data: {")
+    lines = events.count(b"\ndata:") + events.startswith(b"data:")
+    return objects == lines > 0 and events.count(b"}\n\n") == events.count(b"\n\n") and b"\r" not in events
 
 
 def _is_object(payload: bytes) -> bool:

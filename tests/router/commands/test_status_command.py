@@ -48,7 +48,7 @@ def cells(lines: list[str], first: str) -> list[str]:
 def test_each_model_is_shown_with_its_load() -> None:
     lines = said(
         [instance("small", URL, gpus=["GPU-0"]), instance("theirs", "http://gpu-7:8000", attached=True, limit=0)],
-        [gpu()], [endpoint("small"), endpoint("theirs", running=None, waiting=None, kv_use=None),
+        [gpu()], [endpoint("small"), endpoint("theirs", limit=0, running=None, waiting=None, kv_use=None),
                   endpoint("far", address="door", limit=9)], "http://h:1", waiting=2,
     )  # fmt: skip
     assert lines[0] == "endpoint  http://h:1/v1"

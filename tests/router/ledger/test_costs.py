@@ -175,6 +175,16 @@ def test_a_request_whose_router_was_killed_costs_what_was_held(path: Path) -> No
     assert (row.requests, row.answered, row.local, row.hosted, row.left_out) == (1, 0, 0, 0.25, 1)
 
 
+@pytest.mark.parametrize(("places", "local"), [(["local", "local"], 0.25), (["local", "hosted"], 0), ([], 0)])
+def test_a_lost_request_that_could_only_be_answered_here_does_not_look_as_if_it_had_left(
+    path: Path, places: list[str], local: float
+) -> None:
+    lost = {"outcome": "lost", "model": None, "estimated": True, "unpriced": False, "attempts": []}
+    written(path, {"asked": "auto", "order": [{"place": place} for place in places]}, lost, 0.25)
+    (row,) = read(path, "team", MONTH, dear).rows
+    assert (row.local, row.hosted) == (local, 0.25 - local)
+
+
 def test_a_record_that_could_not_be_written_is_counted_and_unpriced(path: Path) -> None:
     written(path, {"unwritable": "a bug"}, {"unwritable": "a bug"}, None)
     (row,) = read(path, "team", MONTH, dear).rows

@@ -145,6 +145,21 @@ async def test_cancellation(ledger: Ledger) -> None:
     settled(ledger, (80 + 14) / 1e6)
 
 
+@pytest.mark.parametrize(("model", "cost"), [(NEAR, 80e-6), (hosted(), 0.0)])
+def test_who_leaves_while_a_local_model_is_at_work_pays_for_the_prompt(
+    ledger: Ledger, model: Model, cost: float
+) -> None:
+    """Else a budget could be had for nothing by leaving; where nothing was sent out nothing is paid."""
+    with pytest.raises(asyncio.CancelledError), ledger.entry(ask(), WHO, decided(ask(), WHO, model)) as entry:
+        entry.attempts.append(Attempt(model.name, model.name, model.place, "client_left", None, 5.0))
+        raise asyncio.CancelledError
+    _, closed = both(ledger)
+    local = model.place == "local"
+    assert (closed["cost_usd"], closed["estimated"]) == (pytest.approx(cost), local)
+    assert closed["prompt_tokens"] == (80 if local else None)
+    settled(ledger, cost)
+
+
 def test_a_cut_stream_is_no_success(ledger: Ledger) -> None:
     with ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)) as entry:
         entry.model, entry.outcome, entry.usage = NEAR, "cut", Usage(10, 3)
