@@ -174,7 +174,7 @@ def show(result: dict[str, Any]) -> None:
     if result["late_share"] > 0.1:
         out.print(f"THE GENERATOR FELL BEHIND: {result['late_share']:.0%} of the requests were sent late")
     out.print(f"memory: {slope['value']:+.1f} MB an hour ({slope['low']:+.1f} to {slope['high']:+.1f})")
-    out.print("\n".join(result["leaks"]) or "nothing grows, and every request is accounted for")
+    out.print("\n".join(result["leaks"]) or "nothing grows beyond the bounds of benchmarks/leaks.py, and every request is accounted for")
 
 
 def _said(value: float | None) -> str:
