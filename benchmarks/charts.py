@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.leaks import NOTHING
 from benchmarks.picture import FAINT, INK, OTHER, OWN, foot, pyplot
 
 SHOWN = {"nginx": "nginx", "router": "Headgate", "smg": "smg", "litellm": "LiteLLM"}
@@ -106,7 +107,7 @@ def soak(result: Result, path: Path) -> None:
     axes[0].annotate(f"{slope['value']:+.1f} MB an hour ({slope['low']:+.1f} to {slope['high']:+.1f})",
                      (0.99, 0.08), xycoords="axes fraction", ha="right", color=INK, fontsize=10)  # fmt: skip
     axes[-1].set_xlabel("minutes (grey: not counted)", color=INK)
-    verdict = result["leaks"] or ["nothing grows, and every request is accounted for"]
+    verdict = result["leaks"] or [NOTHING]
     asked = f"{result['rate']:g} requests a second for {result['minutes']:g} minutes"
     figure.suptitle(f"{asked}, {result['leave_share']:.0%} of their callers leave", fontsize=13, color=INK,
                     x=0.02, ha="left")  # fmt: skip

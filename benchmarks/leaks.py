@@ -17,6 +17,9 @@ FEW = 12
 LEFT_OPEN = 8
 """Descriptors, threads and tasks that may be there after the load and were not before it: what is made on first use."""
 
+NOTHING = "nothing grows beyond its bound, and every request is accounted for"
+"""What is said where there is no leak."""
+
 
 @dataclass(frozen=True, slots=True)
 class Written:

@@ -26,7 +26,7 @@ from benchmarks import charts, cpu, machine, picture, wire
 from benchmarks.asking import Asking
 from benchmarks.gateways import Gateway, of_headgate, upstream
 from benchmarks.installation import Installation, Stop, own
-from benchmarks.leaks import Callers, Sample, Written, leaks, memory_slope, unaccounted
+from benchmarks.leaks import NOTHING, Callers, Sample, Written, leaks, memory_slope, unaccounted
 from benchmarks.openloop import Kind, OpenLoop, Sent
 from benchmarks.samples import BEHIND_S
 from benchmarks.upstream import LATE, LATE_S
@@ -174,7 +174,7 @@ def show(result: dict[str, Any]) -> None:
     if result["late_share"] > 0.1:
         out.print(f"THE GENERATOR FELL BEHIND: {result['late_share']:.0%} of the requests were sent late")
     out.print(f"memory: {slope['value']:+.1f} MB an hour ({slope['low']:+.1f} to {slope['high']:+.1f})")
-    out.print("\n".join(result["leaks"]) or "nothing grows beyond the bounds of benchmarks/leaks.py, and every request is accounted for")
+    out.print("\n".join(result["leaks"]) or NOTHING)
 
 
 def _said(value: float | None) -> str:
