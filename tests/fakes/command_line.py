@@ -61,6 +61,8 @@ class Headgate:
         child = subprocess.Popen(
             [sys.executable, "-m", "router.cli", *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, env=self.environment | environment, cwd=self.home.root,
+            # As on a terminal: whatever a shell starts in the background ignores Ctrl-C, and so do its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         self.started.append(child)
         return child
