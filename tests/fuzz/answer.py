@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.upstream.connection import Address, Bounds, Connections, Deadlines, UpstreamError
+from tests.fuzz.cuts import cuts
 
 ADDRESS = Address("unix", "", 0, "/engine.sock")
 KINDS = frozenset({"bad_response", "too_large", "closed", "reset"})
@@ -105,12 +106,11 @@ def check(data: bytes) -> None:
     """Raises AssertionError where the cuts decide what was answered."""
     if len(data) < 2:
         return
-    sent = data[2:]
-    first, second = sorted((data[0] * len(sent) // 255, data[1] * len(sent) // 255))
-    cuts = [[sent], [sent[:first], sent[first:second], sent[second:]], [bytes([byte]) for byte in sent]]
     loop = Loop()
     try:
-        outcomes = [loop.run_until_complete(ask(loop, [p for p in pieces if p])) for pieces in cuts]
+        outcomes = [
+            loop.run_until_complete(ask(loop, [p for p in pieces if p])) for pieces in cuts(data[2:], data[0], data[1])
+        ]
     finally:
         loop.close()
     if all(whole for _, whole in outcomes):

@@ -19,6 +19,7 @@ from router.api.shedding import Load
 from router.errors import HeadgateError, NotFound, WrongMethod
 from router.ledger.rates import Rates
 from serving.catalogue import RouterSettings
+from tests.fuzz.cuts import cuts
 
 LIMIT = 200
 ANSWER = re.compile(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n((?:[a-z0-9-]+: [^\r\n]*\r\n)*)\r\n")
@@ -125,12 +126,9 @@ def check(data: bytes) -> None:
     """Raises AssertionError where the cuts decide what is asked or answered."""
     if len(data) < 2:
         return
-    sent = data[2:]
-    first, second = sorted((data[0] * len(sent) // 255, data[1] * len(sent) // 255))
-    cuts = [[sent], [sent[:first], sent[first:second], sent[second:]], [bytes([byte]) for byte in sent]]
     loop = asyncio.new_event_loop()
     try:
-        ways = [loop.run_until_complete(say([p for p in pieces if p])) for pieces in cuts]
+        ways = [loop.run_until_complete(say([p for p in pieces if p])) for pieces in cuts(data[2:], data[0], data[1])]
     finally:
         loop.close()
     # After a refusal the rest is read on only where all of the refused body is here already, so one may say more.

@@ -11,6 +11,7 @@ import re
 
 from router.api.heads import MAX_HEADERS, Chunks, Head, check_body, check_growing, read_head
 from router.errors import HeadgateError
+from tests.fuzz.cuts import cuts
 
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 LINE = re.compile(rb"([A-Z-]+) ([!-~\x80-\xff]+) HTTP/1\.[01]")
@@ -72,9 +73,7 @@ def check_meaning(head: Head) -> None:
 
 def check_chunks(body: bytes, first: int, second: int) -> None:
     """Read the body in several cuts, and once with an own reader."""
-    a, b = sorted((first * len(body) // 255, second * len(body) // 255))
-    cuts = [[body], [body[:a], body[a:b], body[b:]], [bytes([byte]) for byte in body]]
-    ways = [read_chunks(pieces) for pieces in cuts]
+    ways = [read_chunks(pieces) for pieces in cuts(body, first, second)]
     assert ways[0] == ways[1] == ways[2], ways
     if isinstance(ways[0], bytes):
         assert ways[0] == plain(body), (ways[0], plain(body))

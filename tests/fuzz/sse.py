@@ -12,6 +12,7 @@ from typing import Any
 
 from router.records import Route
 from router.upstream.sse import StreamError, StreamReader
+from tests.fuzz.cuts import cuts
 
 ROUTES: tuple[Route, ...] = ("chat/completions", "completions", "responses", "messages")
 EVENT_BYTES = 2048
@@ -49,9 +50,7 @@ def check(data: bytes) -> None:
     if len(data) < 3:
         return
     hide_usage, route, stream = bool(data[0] & 1), ROUTES[data[0] >> 1 & 3], data[3:]
-    first, second = sorted((data[1] * len(stream) // 255, data[2] * len(stream) // 255))
-    cuts = [[stream], [stream[:first], stream[first:second], stream[second:]], [bytes([byte]) for byte in stream]]
-    ways = [follow(pieces, route, hide_usage=hide_usage) for pieces in cuts]
+    ways = [follow(pieces, route, hide_usage=hide_usage) for pieces in cuts(stream, data[1], data[2])]
     # An event over the bound is passed on where it came whole in one piece; only cut streams are bounded.
     if not any("larger than" in way.fault for way in ways):
         assert ways[0] == ways[1] == ways[2], ways
