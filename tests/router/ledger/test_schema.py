@@ -15,6 +15,7 @@ import pytest
 
 from router.door.keys import read_key
 from router.ledger import schema
+from router.ledger.entries import settle_lost
 from router.ledger.keys import KeyBook, Keyring
 from router.ledger.schema import SCHEMA_VERSION, LedgerError, connect
 from router.ledger.store import Event, Store, verify
@@ -76,33 +77,96 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_is(
         connect(path, read_only=True)
 
 
+EARLIER_EVENTS = """
+DROP TABLE settled;
+ALTER TABLE events RENAME TO newer;
+CREATE TABLE events (
+    writer TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, request TEXT NOT NULL,
+    key TEXT NOT NULL, cost REAL, body TEXT NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL,
+    PRIMARY KEY (writer, seq)) WITHOUT ROWID;
+INSERT INTO events SELECT * FROM newer;
+DROP TABLE newer;
+CREATE INDEX events_by_request ON events (request);
+CREATE INDEX events_by_time ON events (kind, at);
+"""
+EARLIER = [1, 2, 3]
+
+
 def of_earlier(path: Path, earlier: int) -> None:
-    """A ledger as an earlier release left it, with one key and two events."""
+    """A ledger as an earlier release left it, with one key, two whole requests of two writers and a lost one."""
     newer = {2: ("requests_per_minute", "tokens_per_minute"), 1: ("scopes",)}
-    with contextlib.closing(Store(path)) as store:
-        store.append(Event(1.0, "opened", "r1", "a", {"n": 1}, 0.5))
-        store.append(Event(2.0, "closed", "r1", "a", {"n": 1}, 0.1))
+    for number in range(2):
+        with contextlib.closing(Store(path)) as store:
+            for request in (f"r{number}", f"s{number}"):
+                store.append(Event(1.0, "opened", request, "a", {"n": 1}, 0.5))
+            store.append(Event(2.0, "closed", f"r{number}", "a", {"n": 1}, 0.1))
     with contextlib.closing(connect(path)) as db:
+        db.executescript(EARLIER_EVENTS)
         db.execute("INSERT INTO keys VALUES ('a','t','public','m','1234','cheap',0,NULL,1.0,NULL,NULL,'',60,NULL)")
         for column in [name for version, names in newer.items() if version >= earlier for name in names]:
             db.execute(f"ALTER TABLE keys DROP COLUMN {column}")
         db.execute(f"PRAGMA user_version={earlier}")
 
 
-@pytest.mark.parametrize("earlier", [1, 2])
+def events_of(path: Path) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return db.execute("SELECT * FROM events ORDER BY writer, seq").fetchall()
+
+
+def tables_of(path: Path) -> set[tuple[str, str]]:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return set(db.execute("SELECT name, tbl_name FROM sqlite_master"))
+
+
+@pytest.mark.parametrize("earlier", EARLIER)
 def test_a_ledger_of_an_earlier_release_is_brought_up_to_date_and_loses_nothing(path: Path, earlier: int) -> None:
     of_earlier(path, earlier)
+    before = events_of(path)
     with pytest.raises(LedgerError, match="headgate up brings it up to date"):
         connect(path, read_only=True)
     with contextlib.closing(connect(path)) as db:
         found = db.execute("SELECT id, lanes, scopes, requests_per_minute, tokens_per_minute FROM keys").fetchall()
-        assert found == [("a", "cheap", "", None, None)]
-        assert verify(db) == [] and db.execute("SELECT COUNT(*) FROM events").fetchone() == (2,)
+        assert found == [("a", "cheap", "", 60 if earlier > 2 else None, None)]
+        assert verify(db) == []
+    assert events_of(path) == before and len(before) == 6
     with contextlib.closing(connect(path, read_only=True)) as db:  # and stays so
         assert db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION
+    connect(path.with_name("new.sqlite")).close()
+    assert tables_of(path) == tables_of(path.with_name("new.sqlite"))
 
 
-@pytest.mark.parametrize("earlier", [1, 2])
+@pytest.mark.parametrize("earlier", EARLIER)
+def test_what_an_earlier_release_left_open_is_closed_by_this_one(path: Path, earlier: int) -> None:
+    of_earlier(path, earlier)
+    with contextlib.closing(Store(path)) as store:
+        assert settle_lost(store, 3.0) == 2
+        assert settle_lost(store, 3.0) == 0
+
+
+@pytest.mark.parametrize("earlier", EARLIER)
+def test_starts_at_the_same_moment_bring_it_up_to_date_once(path: Path, earlier: int) -> None:
+    of_earlier(path, earlier)
+    before = events_of(path)
+    code = "import sys; from pathlib import Path; from router.ledger.schema import connect; connect(Path(sys.argv[1]))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    children = [subprocess.Popen([sys.executable, "-c", code, str(path)], env=environment) for _ in range(3)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    assert events_of(path) == before
+
+
+def test_an_upgrade_without_room_for_it_is_undone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    of_earlier(path, 3)
+    before = events_of(path)
+    monkeypatch.setitem(schema.UPGRADES, 3, (*schema.UPGRADES[3][:3], "SELECT * FROM nowhere"))
+    with pytest.raises(LedgerError, match="permissions and free space"):
+        connect(path)
+    monkeypatch.undo()
+    assert events_of(path) == before
+    with contextlib.closing(connect(path)) as db:
+        assert verify(db) == []
+
+
+@pytest.mark.parametrize("earlier", EARLIER)
 def test_the_door_reads_keys_while_the_ledger_is_brought_up_to_date(path: Path, earlier: int) -> None:
     of_earlier(path, earlier)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:

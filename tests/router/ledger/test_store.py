@@ -123,6 +123,19 @@ async def test_what_comes_together_is_written_together(store: Store, monkeypatch
     assert groups == [30]
 
 
+def test_groups_of_every_size_are_written_with_few_statements(path: Path) -> None:
+    """Each statement stays in memory; one for every size was the growth of a router's memory over its first hours."""
+    module._insert.cache_clear()
+    with contextlib.closing(Store(path)) as store:
+        for size in range(1, module.GROUP + 1):
+            store._waiting.extend(event(number) for number in range(size))
+            store._appended += size
+            store.flush()
+        assert module._insert.cache_info().currsize <= len(module.SIZES) < 25
+    assert [row[4] for row in rows(path)] == [f"r{n}" for size in range(1, module.GROUP + 1) for n in range(size)]
+    assert broken(path) == []
+
+
 async def test_what_nobody_waits_for_is_written_all_the_same(store: Store, path: Path) -> None:
     for number in range(3):
         store.append(event(number))
