@@ -1,7 +1,8 @@
 """`python -m router.keeper`: keeps the processes of one machine running: serving, the door, the router.
 
-`headgate up` starts it, in the background or not. It restarts what dies and stops all of it on SIGTERM; it does not
-look at requests. Each child holds the other end of a pipe, so that none outlives the keeper, however that ends.
+`headgate up` starts it, in the background or not. It restarts what dies, ends and restarts a router that stands still,
+and stops all of it on SIGTERM; it does not look at requests. Each child holds the other end of a pipe, so that none
+outlives the keeper, however that ends.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
 import router
+from router import child
+from router.child import Child
 from serving import catalogue, processes
 from serving.catalogue import Catalogue, ConfigError
 from serving.home import Home, find_home
@@ -52,6 +55,8 @@ class Part:
     name: str
     args: tuple[str, ...]
     environment: dict[str, str]
+    beats: bool = False
+    """Whether it shows that it goes on; then it is ended where it does so no longer."""
 
 
 def parts(found: Catalogue, inherited: Mapping[str, str], *, serving: list[str], listen: list[str]) -> list[Part]:
@@ -67,7 +72,7 @@ def parts(found: Catalogue, inherited: Mapping[str, str], *, serving: list[str],
     kept = [Part("serving", command("serving", *serving), inner)]
     if found.hosted():
         kept.append(Part("door", command("router.door"), dict(inherited)))
-    kept.append(Part("router", command("router", *listen), inner))
+    kept.append(Part("router", command("router", *listen), inner, beats=True))
     return kept
 
 
@@ -101,8 +106,9 @@ class Keeper:
 
     name = "keeper"
 
-    def __init__(self, home: Home, kept: list[Part]) -> None:
-        self._home, self._parts = home, kept
+    def __init__(self, home: Home, kept: list[Part], silent_s: float = child.SILENT_S) -> None:
+        """`silent_s`: a part that beats is ended where it does not do so for this long."""
+        self._home, self._parts, self._silent_s = home, kept, silent_s
         self._stopping = asyncio.Event()
         self.given_up = ""
         """The part that cannot start as it is configured, if any."""
@@ -133,69 +139,57 @@ class Keeper:
         pause, settled = self._first_pause_s(), False
         while True:
             started = time.monotonic()
-            how, words = await self._once(part)
+            code, how, words = await self._once(part)
             lasted = time.monotonic() - started
             settled = settled or lasted > SETTLED_S
-            if how == CONFIG_ERROR and not settled:
+            if code == CONFIG_ERROR and not settled:
                 self._say(f"{part.name} cannot start: {words}")
                 self.given_up = part.name
                 self.stop()
                 return
             pause = self._first_pause_s() if lasted > GOOD_RUN_S else pause
             said = f"; its last words: {words}" if words else ""
-            self._say(f"{part.name} ended with code {how}; starting it again in {pause:g} s{said}")
+            self._say(f"{part.name} {how}; starting it again in {pause:g} s{said}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 
     def _first_pause_s(self) -> float:
         return FIRST_PAUSE_S
 
-    async def _once(self, part: Part) -> tuple[int, str]:
-        """Run the part until it ends: its exit code and the last line it wrote. When cancelled, end it first."""
+    async def _once(self, part: Part) -> tuple[int, str, str]:
+        """Run the part until it ends: its exit code, how it ended, the last line it wrote. When cancelled, end it."""
         starting = asyncio.ensure_future(self._start(part))
         try:
-            child, words = await asyncio.shield(starting)  # cancelled in mid-start, it would be killed without a word
-            return await child.wait(), words() or "none"
+            started = await asyncio.shield(starting)  # cancelled in mid-start, it would be killed without a word
+            code = await started.ended(self._silent_s)
+            still = f"stood still for {self._silent_s:g} s and was ended"
+            return code, still if started.stood_still else f"ended with code {code}", started.words() or "none"
         except OSError as broken:  # no space, no memory, too many processes: it may pass
-            return 1, str(broken)
+            return 1, "ended with code 1", str(broken)
         except asyncio.CancelledError:
             with contextlib.suppress(OSError):
-                child, _ = await starting
-                await _end(child, self._grace_s(part))
+                await (await starting).end(self._grace_s(part))
             raise
 
     def _grace_s(self, part: Part) -> float:
         """Seconds it gets to finish what it is doing."""
         return STOP_S[part.name]
 
-    async def _start(self, part: Part) -> tuple[asyncio.subprocess.Process, Callable[[], str]]:
-        """The process, and what gives the last line it wrote. Raises OSError."""
+    async def _start(self, part: Part) -> Child:
+        """Start the part; it writes into its log. Raises OSError."""
         log = self._home.logs / f"{part.name}.log"
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             since = os.fstat(output).st_size
-            child = await asyncio.create_subprocess_exec(
-                *part.args, stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, env=part.environment,
-                cwd=self._home.root, start_new_session=True,
+            return await child.start(
+                part.args, part.environment, lambda: last_words(log, since), beats=part.beats,
+                stdout=output, stderr=output, cwd=self._home.root,
             )  # fmt: skip
-            return child, lambda: last_words(log, since)
         finally:
             os.close(output)
 
     def _say(self, text: str) -> None:
         _say(text, self.name)
-
-
-async def _end(child: asyncio.subprocess.Process, grace_s: float) -> None:
-    try:
-        child.terminate()
-        async with asyncio.timeout(grace_s):
-            await child.wait()
-    except ProcessLookupError:
-        return
-    except TimeoutError:
-        child.kill()
-        await child.wait()
 
 
 def _say(text: str, who: str = Keeper.name) -> None:
@@ -249,11 +243,15 @@ def only_one(home: Home, what: str) -> Iterator[None]:
         os.close(lock)
 
 
-async def keep(keeper: Keeper, parent_pipe: bool) -> int:
-    """Run `keeper`, with `parent_pipe` until stdin ends at the latest. Returns the exit code."""
+async def keep(keeper: Keeper, parent_pipe: bool, beat: int = -1) -> int:
+    """Run `keeper`, with `parent_pipe` until stdin ends at the latest. Returns the exit code.
+
+    `beat`: where it shows that it goes on itself, if anybody listens.
+    """
     if parent_pipe:
         threading.Thread(target=_until_stdin_ends, args=(asyncio.get_running_loop(), keeper), daemon=True).start()
-    return await keeper.run()
+    async with child.beating(beat):
+        return await keeper.run()
 
 
 def _until_stdin_ends(loop: asyncio.AbstractEventLoop, keeper: Keeper) -> None:

@@ -2,7 +2,8 @@
 
 The parent answers nobody. It looks whether the port is free, settles what an earlier router left open, makes the shared
 counters from the ledger, then starts the workers and again those that end. Each binds the port with SO_REUSEPORT, so
-the kernel spreads connections over them; one that dies takes its own connections along and no others.
+the kernel spreads connections over them; one that dies takes its own connections along and no others. One that stands
+still is ended, as if it had died.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from router import child
+from router.child import Child
 from router.keeper import GOOD_RUN_S, Keeper, Part
 from router.ledger import counters
 from router.ledger.budgets import Budgets
@@ -40,7 +43,7 @@ class Share:
     """Which worker this is, and of how many."""
 
     number: int = 1
-    """From 1. The first one serves the operator for all."""
+    """From 1. The first one adds up the metrics of all, and has `router.admin_port`."""
     of: int = 1
     writer: str = ""
     """Its id as a writer of the ledger; drawn by the parent, so that it knows which writer ended with which process."""
@@ -68,10 +71,14 @@ class Workers(Keeper):
 
     name = "router"
 
-    def __init__(self, home: Home, count: int, args: list[str], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, home: Home, count: int, args: list[str], environment: Mapping[str, str],
+        silent_s: float = child.SILENT_S,
+    ) -> None:  # fmt: skip
         """`args`: those of `python -m router` which each worker is to have as well."""
         command = (sys.executable, "-P", "-m", "router", "--parent-pipe", f"--of={count}", *args)
-        super().__init__(home, [Part(f"worker-{n}", command, dict(environment)) for n in range(1, count + 1)])
+        parts = [Part(f"worker-{n}", command, dict(environment), beats=True) for n in range(1, count + 1)]
+        super().__init__(home, parts, silent_s)
         self._writers: dict[str, tuple[str, ...]] = {}
         """By worker, the ids it has had since it last ran well; the last one is the present one's."""
         self._begun: dict[str, float] = {}
@@ -87,17 +94,14 @@ class Workers(Keeper):
     def _grace_s(self, part: Part) -> float:
         return STOP_S
 
-    async def _start(self, part: Part) -> tuple[asyncio.subprocess.Process, Callable[[], str]]:
+    async def _start(self, part: Part) -> Child:
         gone, writer, now = self._writers.get(part.name, ()), secrets.token_hex(8), time.monotonic()
         # One that died before it could close what others left open leaves that to the next.
         gone = gone[-1:] if now - self._begun.get(part.name, now) > GOOD_RUN_S else gone
         self._writers[part.name], self._begun[part.name] = (*gone, writer), now
         args = ["--worker", part.name.removeprefix("worker-"), "--writer", writer]
         args += [f"--gone={one}" for one in gone]
-        child = await asyncio.create_subprocess_exec(
-            *part.args, *args, stdin=asyncio.subprocess.PIPE, env=part.environment, start_new_session=True
-        )
-        return child, lambda: ""
+        return await child.start((*part.args, *args), part.environment, str, beats=part.beats)
 
 
 def prepare(home: Home, now: float) -> None:

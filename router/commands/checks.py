@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from router import keeper
 from router.commands import foreign
-from router.commands.context import Context, Stop, ask_socket, see_log
+from router.commands.context import Context, Stop, ask_admin, ask_socket, see_log
 from router.commands.keys import all_keys
 from router.commands.progress import sentence
+from router.commands.status import silent
 from router.door.provider_keys import KeyMissing, provider_key
 from router.ledger.keys import Key
 from serving import engines, probe, processes
@@ -116,7 +117,7 @@ def _hosted(context: Context) -> Iterator[Finding]:
 def _door(context: Context) -> dict[str, str] | None:
     """What the running door says is wrong with each provider: its environment counts, not that of this command."""
     try:
-        found = (ask_socket(context.home, "admin", "/status")["door"] or {}).get("providers")
+        found = (ask_admin(context.home, "/status")["door"] or {}).get("providers")
     except Stop:
         return None
     return found or None
@@ -160,7 +161,7 @@ def _running(context: Context) -> Iterator[Finding]:
     if not kept:
         yield Finding("wrong", "processes of an earlier start are left", "headgate down")
     try:
-        state = ask_socket(context.home, "admin", "/status")
+        state = ask_admin(context.home, "/status")
         if not state["ledger"]["healthy"]:
             yield Finding("wrong", f"the ledger: {state['ledger']['trouble']}", "free some space, or mend the disk")
         yield from _workers(state.get("workers") or {"count": 1, "answer": [1]}, context.found.site.router.workers)
@@ -176,9 +177,10 @@ def _running(context: Context) -> Iterator[Finding]:
 
 def _workers(running: dict[str, Any], wanted: int) -> Iterator[Finding]:
     """The router's worker processes, where there are or should be several."""
-    count, silent = running["count"], running["count"] - len(running["answer"])
-    if silent:
-        yield Finding("wrong", f"{silent} of the router's {count} workers do not answer", "headgate logs router")
+    count, missing = running["count"], silent(running)
+    if missing:
+        mend = "it is started again by itself within half a minute; if it stays so: headgate logs router"
+        yield from (Finding("wrong", f"worker {n} of the router's {count} does not answer", mend) for n in missing)
     elif count != wanted:
         yield Finding(
             "note", f"the router runs {count} workers; router.workers is {wanted}", "headgate down; headgate up"

@@ -21,6 +21,8 @@ from serving.home import Home, find_home
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", envvar="HEADGATE_CONFIG", help="The headgate.yaml to use.", show_envvar=True)
 ]
+PATIENCE_S, NEXT_S = 10.0, 3.0
+"""Seconds an answer is waited for; less where another worker can be asked."""
 ANSI = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -31,6 +33,10 @@ class Stop(Exception):
 
 class NotRunning(Stop):
     """Nothing of this installation listens there."""
+
+
+class Silent(Stop):
+    """Something of this installation listens there and does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +104,40 @@ def say_json(data: Any) -> None:
     typer.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode())
 
 
-def ask_socket(home: Home, name: str, path: str, body: bytes | None = None) -> Any:
-    """One request to a Unix socket of this installation. Raises NotRunning where nothing listens, Stop on an error."""
+def ask_admin(home: Home, path: str, body: bytes | None = None) -> Any:
+    """What the router says to the operator: its first worker, or the next one while that is started again.
+
+    Raises what `ask_socket` does.
+    """
+    others = home.socket("admin").parent.glob("admin-*.sock")  # those of workers there are no more refuse at once
+    names = ["admin", *sorted((file.stem for file in others), key=lambda name: (len(name), name))]
+    silent: Stop | None = None
+    for name in names:
+        try:
+            return ask_socket(home, name, path, body, patience_s=PATIENCE_S if len(names) == 1 else NEXT_S)
+        except (NotRunning, Silent) as none:
+            silent = none if silent is None or isinstance(none, Silent) else silent
+    assert silent is not None
+    raise silent
+
+
+def not_running(home: Home) -> str:
+    """The sentence for it; it names the folder, for another shell may have another HEADGATE_HOME."""
+    return f"Headgate is not running here (its state: {home.root}); start it with: headgate up"
+
+
+def ask_socket(
+    home: Home, name: str, path: str, body: bytes | None = None, patience_s: float = PATIENCE_S
+) -> Any:  # fmt: skip
+    """One request to a Unix socket of this installation.
+
+    Raises NotRunning where nothing listens, Silent where there is no answer, Stop where the answer is an error.
+    """
     from router.upstream.connection import Address, Bounds, Connections, Deadlines, UpstreamError
 
     async def exchange() -> tuple[int, bytes]:
-        connections = Connections(Deadlines(connect_s=1, first_byte_s=10, idle_s=10, total_s=15), Bounds())
+        deadlines = Deadlines(connect_s=1, first_byte_s=patience_s, idle_s=10, total_s=patience_s + 5)
+        connections = Connections(deadlines, Bounds())
         address = Address.parse(f"unix:{home.socket(name)}")
         try:
             if body is None:
@@ -118,9 +152,9 @@ def ask_socket(home: Home, name: str, path: str, body: bytes | None = None) -> A
         status, raw = asyncio.run(exchange())
     except UpstreamError as gone:
         if gone.kind == "refused":
-            raise NotRunning("Headgate is not running here; start it with: headgate up") from gone
-        log = {"admin": "router"}.get(name, name)
-        raise Stop(f"the {log} does not answer: {gone}; see: headgate logs {log}") from gone
+            raise NotRunning(not_running(home)) from gone
+        log = "router" if name.startswith("admin") else name
+        raise Silent(f"the {log} does not answer: {gone}; see: headgate logs {log}") from gone
     try:
         found = orjson.loads(raw)
     except ValueError:

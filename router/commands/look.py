@@ -13,12 +13,13 @@ from rich.console import Console
 
 from router.commands import checks
 from router.commands.choosing import DEMO, local, suggestion
-from router.commands.context import ConfigOption, Context, JsonOption, Stop, ask_socket, console, open_context, say_json
+from router.commands.context import ConfigOption, Context, JsonOption, Stop, ask_admin, console, open_context, say_json
 from router.commands.keys import key_id
+from router.commands.recent import show_last
 from router.commands.status import known, share
 from serving import command, engines, placement, weights
 from serving.catalogue import DataClass, Model
-from serving.demo_model import demo_model
+from serving.demo_model import REPO, demo_model
 from serving.gpus import Readings, main_memory_free_gb
 from serving.gpus import read as read_gpus
 from serving.home import find_home
@@ -26,6 +27,8 @@ from serving.instance import socket_path
 
 SOURCES = {"set": ", by the price that is set", "list": ", by list price", "gpu-hours": ", by GPU-hours"}
 """Where the price of an answer came from."""
+LAST = 10
+"""As many requests are listed where nobody says how many."""
 LEVELS = {"ok": "green", "note": "cyan", "wrong": "bold red"}
 
 
@@ -77,7 +80,8 @@ def _row(
     context: Context, placed: placement.Placed, engine: engines.Engine, readings: Readings
 ) -> dict[str, Any]:  # fmt: skip
     model, variant = placed.model, placed.variant
-    repo = (variant.repo if variant else "") or model.repo or str(context.home.models / model.name)
+    repo = (variant.repo if variant else "") or model.repo
+    repo = str(context.home.models / REPO) if repo == REPO else repo
     revision = (variant.revision if variant else "") or model.revision
     try:
         built = command.build(
@@ -156,26 +160,37 @@ def explain(
     request: Annotated[str, typer.Option(help="The id of a request that was made (x-request-id).")] = "",
     key: Annotated[str, typer.Option(help="Decide as for this key (its id).")] = "",
     data_class: Annotated[str, typer.Option("--data-class", help="Decide as for a key of this class.")] = "",
+    last: Annotated[int | None, typer.Option(help="List the requests that came last, at most so many.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain a decision: of a request body on stdin (a dry run, nothing is sent), or of a request that was made.
+    """Explain a decision: of a request that was made, or of a body on stdin (a dry run, nothing is sent).
+
+    On a terminal, and without an id, it lists the last requests. The ledger holds no text of them.
 
     Example: echo '{"model": "auto", "messages": []}' | headgate explain --data-class public
     """
     home = find_home()
     if data_class and data_class not in DataClass.__members__:
         raise Stop(f"--data-class: {data_class!r} is no data class; choose one of {', '.join(DataClass.__members__)}")
+    dry = bool(key or data_class)
+    if last is not None and (request or dry):
+        raise Stop("--last lists requests; give it alone")
+    if last is not None or not (request or dry or not sys.stdin.isatty()):
+        show_last(home, last or LAST, as_json, console())
+        return
     if request:
-        found = ask_socket(home, "admin", f"/requests/{urllib.parse.quote(request, safe='')}")
+        found = ask_admin(home, f"/requests/{urllib.parse.quote(request, safe='')}")
         if as_json:
             say_json(found)
         else:
             _show_record(found, console())
         return
-    if sys.stdin.isatty():
-        raise Stop("give a request body on stdin, e.g.: headgate explain < body.json")
+    body = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
+    if not body.strip():
+        raise Stop("give a request body on stdin, e.g.: headgate explain < body.json; for requests that were made: "
+                   "headgate explain --last 10")  # fmt: skip
     query = urllib.parse.urlencode({"key": key_id(key), "data_class": data_class})
-    decision = ask_socket(home, "admin", f"/explain?{query}", sys.stdin.buffer.read())
+    decision = ask_admin(home, f"/explain?{query}", body)
     if as_json:
         say_json(decision)
     else:

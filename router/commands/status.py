@@ -11,7 +11,17 @@ import typer
 from rich.console import Console
 
 from router import keeper
-from router.commands.context import JsonOption, NotRunning, Stop, ask_socket, console, plain, say_json, table
+from router.commands.context import (
+    JsonOption,
+    NotRunning,
+    Stop,
+    ask_admin,
+    ask_socket,
+    console,
+    plain,
+    say_json,
+    table,
+)
 from router.commands.progress import LASTING, sentence
 from router.upstream.instances import STALE_S
 from serving.home import Home, find_home
@@ -45,7 +55,7 @@ def status(as_json: JsonOption = False) -> None:
 def _state(home: Home) -> dict[str, Any]:
     """What the router knows; where it does not answer, what serving does. Raises NotRunning where neither does."""
     try:
-        found: dict[str, Any] = ask_socket(home, "admin", "/status")
+        found: dict[str, Any] = ask_admin(home, "/status")
         return found
     except Stop:
         return {"serving": ask_socket(home, "serving", "/instances"), "endpoints": [], "door": None}
@@ -89,7 +99,8 @@ def show(state: dict[str, Any], url: str, now: float, out: Console) -> None:
         out.print(f"queue     {waiting} waiting for local room")
     workers = state.get("workers") or {"count": 1}
     if workers["count"] > 1:
-        out.print(f"workers   {len(workers['answer'])} of {workers['count']} answer")
+        missing = "".join(f"; worker {number} does not" for number in silent(workers))
+        out.print(f"workers   {len(workers['answer'])} of {workers['count']} answer{missing}", soft_wrap=True)
     serving = state.get("serving") or {}
     silent_s = now - state["serving_heard"] if state.get("serving_heard") else 0.0
     _show_gpus(serving, silent_s + (serving.get("gpus_age_s") or 0.0), out)
@@ -164,6 +175,11 @@ def _show_trouble(state: dict[str, Any], silent_s: float, out: Console) -> None:
             out.print(f"\nlast lines of {found['name']} (all of it: headgate logs {found['name']})")
             for line in found["log"]:
                 out.print(f"  {plain(line)}", soft_wrap=True)
+
+
+def silent(workers: dict[str, Any]) -> list[int]:
+    """The numbers of the workers that should answer and do not."""
+    return sorted(set(range(1, workers["count"] + 1)) - set(workers["answer"]))
 
 
 def known(value: float | None, digits: int = 1) -> str:

@@ -47,6 +47,8 @@ LIVE: dict[str, tuple[str, ...]] = {
     "headgate_gpu_temperature_celsius": ("Temperature.", "uuid", "index"),
     "headgate_gpu_fault": ("1 where it must not be used.", "uuid", "index"),
     "headgate_gpu_throttled": ("1 for each reason its clocks are held down.", "uuid", "index", "reason"),
+    "headgate_router_workers": ("Workers of the router that answer.",),
+    "headgate_router_workers_expected": ("Workers it should have, by router.workers.",),
     "headgate_door_open": ("1 where the door lets requests out; absent without a provider.",),
     "headgate_ledger_healthy": ("1 where records reach the ledger's disk.",),
 }
@@ -65,6 +67,8 @@ class Live:
     ledger_healthy: bool = True
     door_open: bool | None = None
     """None where there is no door."""
+    workers: int = 1
+    """How many the router should have; of those that answer each counts itself."""
 
 
 class Count(dict[tuple[str, ...], float]):
@@ -264,6 +268,8 @@ def _readings(live: Live) -> Iterator[Reading]:
         yield from _of_gpu(gpu, (gpu.uuid, str(gpu.index)))
     yield "headgate_queue_length", (), live.queue_length
     yield "headgate_tasks", (), live.tasks
+    yield "headgate_router_workers", (), 1
+    yield "headgate_router_workers_expected", (), live.workers
     yield "headgate_door_open", (), live.door_open
     yield "headgate_ledger_healthy", (), live.ledger_healthy
 

@@ -19,6 +19,7 @@ JOINED: dict[str, Callable[[float, float], float]] = {
     "headgate_endpoint_limit": operator.add,
     "headgate_queue_length": operator.add,
     "headgate_tasks": operator.add,
+    "headgate_router_workers": operator.add,
     "headgate_endpoint_resting": max,
     "headgate_ledger_healthy": min,
 }

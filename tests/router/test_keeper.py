@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from router import keeper
+from router import child, keeper
 from router.keeper import Keeper, Part, last_words, only_one, parts, running
 from serving import catalogue, processes
 from serving.home import Home
-from tests.conftest import until
+from tests.conftest import free_port, listens, until
 
 SITE = """
 providers:
@@ -61,6 +62,7 @@ def test_only_the_door_gets_keys_of_providers(tmp_path: Path) -> None:
     for one in kept.values():
         assert "--parent-pipe" in one.args and str(tmp_path / "headgate.yaml") in one.args
     assert kept["serving"].args[-1] == "--model=m" and kept["router"].args[-1] == "--port=1"
+    assert [p.name for p in kept.values() if p.beats] == ["router"]
 
 
 def test_no_door_without_an_enabled_provider(tmp_path: Path) -> None:
@@ -83,6 +85,29 @@ async def test_what_dies_is_started_again_and_nothing_is_left(home: Home, monkey
     await until(lambda: count(home, "b") >= 3 and count(home, "a") == 1, task)
     assert await ended(made, task) == 0
     assert ours(home) == 0 and count(home, "a") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_router_that_stands_still_is_ended_and_started_again(
+    home: Home, workers: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(keeper, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(child, "STILL_GRACE_S", 0.05)
+    (home.root / "headgate.yaml").write_text(f"router: {{workers: {workers}}}\n")
+    found, port = catalogue.load(home.root / "headgate.yaml"), free_port()
+    inherited = keeper.environment(home, os.environ)
+    (router,) = (p for p in parts(found, inherited, serving=[], listen=[f"--port={port}"]) if p.name == "router")
+    made = Keeper(home, [router], silent_s=4.0)
+    task = asyncio.create_task(made.run())
+    try:
+        await until(lambda: listens(port), task)
+        (first,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        os.kill(int(first), signal.SIGSTOP)
+        said = "keeper: router stood still for 4 s and was ended; starting it again in 0.01 s"
+        await until(lambda: said in capfd.readouterr().out, task, within_s=30)
+        await until(lambda: listens(port), task)
+    finally:
+        await ended(made, task)
 
 
 async def test_a_part_that_is_configured_wrongly_ends_all(home: Home, capfd: pytest.CaptureFixture[str]) -> None:

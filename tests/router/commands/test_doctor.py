@@ -152,7 +152,9 @@ def test_plan_without_models_says_why_it_is_the_demo(say: Say, home: Home) -> No
     ("running", "wanted", "levels"),
     [
         ({"count": 1, "answer": [1]}, 1, {}),
-        ({"count": 2, "answer": [1]}, 2, {"1 of the router's 2 workers do not answer": "wrong"}),
+        ({"count": 2, "answer": [1]}, 2, {"worker 2 of the router's 2 does not answer": "wrong"}),
+        ({"count": 3, "answer": [2]}, 2, {"worker 1 of the router's 3 does not answer": "wrong",
+                                          "worker 3 of the router's 3 does not answer": "wrong"}),
         ({"count": 1, "answer": [1]}, 2, {"the router runs 1 workers; router.workers is 2": "note"}),
         ({"count": 2, "answer": [1, 2]}, 2, {"the router's 2 workers answer": "ok"}),
         ({"count": 3, "answer": [1, 2, 3]}, 3, {"the router's 3 workers answer": "ok",

@@ -67,9 +67,14 @@ def test_up_refuses_an_address_it_may_not_use(say: Say, url: str, word: str) -> 
 
 
 @pytest.mark.parametrize("command", [["status"], ["chat", "hello"], ["explain"], ["explain", "--request", "x"]])
-def test_what_needs_a_running_headgate_says_how_to_start_it(say: Say, command: list[str]) -> None:
+def test_what_needs_a_running_headgate_says_how_to_start_it(say: Say, home: Home, command: list[str]) -> None:
     said = say(*command, stdin="{}")
-    assert said == Said(1, "", "headgate: Headgate is not running here; start it with: headgate up\n")
+    told = f"Headgate is not running here (its state: {home.root}); start it with: headgate up"
+    assert said == Said(1, "", f"headgate: {told}\n")
+
+
+def test_a_dry_run_of_nothing_says_what_to_give(say: Say) -> None:
+    refused(say("explain", stdin="\n"), "request body on stdin", "headgate explain < body.json")
 
 
 def test_status_for_programs_says_that_nothing_runs(say: Say) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from router.commands import context
 from router.commands.status import numbers, show
+from serving import processes
+from serving.home import Home
 from tests.conftest import instance
+from tests.fakes.command_line import Headgate, Said, Server, eventually
 
 URL = "unix:/nowhere"
 NOW = 1000.0
@@ -59,7 +67,8 @@ def test_each_model_is_shown_with_its_load() -> None:
 
 
 def test_several_workers_are_counted_and_one_is_not_worth_a_line() -> None:
-    assert "workers   2 of 3 answer" in said([], [], [], workers={"count": 3, "answer": [1, 3]})
+    assert "workers   2 of 3 answer; worker 2 does not" in said([], [], [], workers={"count": 3, "answer": [1, 3]})
+    assert "workers   3 of 3 answer" in said([], [], [], workers={"count": 3, "answer": [1, 2, 3]})
     assert not any("workers" in line for line in said([], [], [], workers={"count": 1, "answer": [1]}))
 
 
@@ -116,3 +125,32 @@ def test_nothing_of_a_large_machine_is_cut_off_in_a_narrow_terminal() -> None:
 )
 def test_numbers_in_short(indexes: list[int], text: str) -> None:
     assert numbers(indexes) == text
+
+
+def worker(home: Home, number: int) -> int:
+    """The pid of one of the router's workers."""
+    wanted = f"\0--worker\0{number}\0"
+    pids = [process.pid for process in processes.ours(home.installation())]
+    return next(pid for pid in pids if wanted in Path(f"/proc/{pid}/cmdline").read_bytes().decode())
+
+
+def test_another_worker_answers_the_operator_while_the_first_one_stands_still(
+    headgate: Headgate, say: Callable[..., Said], vllm: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "NEXT_S", 2.0)
+    headgate.site("router: {workers: 2}\n")
+    up = headgate.up(vllm.url)
+    assert up.code == 0, up.all
+    eventually(lambda: "workers   2 of 2 answer\n" in say("status").out)
+    asked = say("chat", "Hello").out.rpartition("headgate explain --request ")[2].strip()
+    # Within ten seconds nobody has ended it, within fifteen it is still there; so what takes long is asked by itself.
+    first = worker(headgate.home, 1)
+    os.kill(first, signal.SIGSTOP)
+    assert "workers   1 of 2 answer; worker 1 does not\n" in say("status").out
+    assert f"request    {asked}" in say("explain", "--request", asked).out
+    os.kill(first, signal.SIGCONT)
+    assert asked in say("explain", "--last", "1").out
+    eventually(lambda: "workers   2 of 2 answer\n" in say("status").out)
+    os.kill(worker(headgate.home, 1), signal.SIGSTOP)
+    doctor = say("doctor")
+    assert doctor.code == 1 and "wrong worker 1 of the router's 2 does not answer\n" in doctor.out, doctor.all

@@ -1,9 +1,9 @@
-"""The other workers of one router, as the first one asks them for what the operator wants to see of all."""
+"""The siblings of one worker: the other workers of its router, asked for what the operator wants to see of all."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from router.upstream.connection import Address, Connections, Deadlines, UpstreamError
@@ -12,19 +12,20 @@ DEADLINES = Deadlines(connect_s=0.5, first_byte_s=1.0, idle_s=1.0, total_s=2.0)
 """A worker that stands still must not keep the operator waiting."""
 
 
-class Peers:
-    """The workers besides this one, by their Unix sockets; none where it is alone, or not the first."""
+class Siblings:
+    """The other workers by their numbers, each at its Unix socket for the operator; none where a worker is alone."""
 
-    def __init__(self, connections: Connections, sockets: Sequence[Path]) -> None:
-        self._connections = connections
-        self._addresses = [Address.parse(f"unix:{path}") for path in sockets]
+    def __init__(self, connections: Connections, own: int, sockets: Mapping[int, Path]) -> None:
+        self._connections, self.own = connections, own
+        self._addresses = {number: Address.parse(f"unix:{path}") for number, path in sockets.items()}
 
     def __len__(self) -> int:
         return len(self._addresses)
 
-    async def ask(self, path: str) -> list[bytes | None]:
+    async def ask(self, path: str) -> dict[int, bytes | None]:
         """What each answers to GET `path`; None for one that does not."""
-        return await asyncio.gather(*(self._one(address, path) for address in self._addresses))
+        said = await asyncio.gather(*(self._one(address, path) for address in self._addresses.values()))
+        return dict(zip(self._addresses, said, strict=True))
 
     async def _one(self, address: Address, path: str) -> bytes | None:
         try:
