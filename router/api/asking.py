@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from router.api.body import text_field
@@ -18,6 +18,13 @@ LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 """The form of a reason for escalation. It is written down, so it must not be able to hold text of the request."""
 ASKED_OUTPUT = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 BYTES_A_TOKEN = 4
+UNSAID_OUTPUT = 1000
+"""Tokens that are taken of a minute for an answer whose limit nobody gave, until it is known what it had.
+
+Not the most that the model could write: that is often more than a minute's tokens, so that one short question would
+keep all others of its key waiting. Most answers are shorter than this; what one has more is taken afterwards.
+"""
+NO_OUTPUT: frozenset[Route] = frozenset({"embeddings", "messages/count_tokens"})
 
 
 def make_ask(
@@ -48,12 +55,20 @@ def make_ask(
     )  # fmt: skip
 
 
-def asked_tokens(size: int, body: Mapping[str, Any]) -> int:
-    """About how many tokens a request will use: what its text may be, and the output it asks for."""
+def asked_tokens(ask: Ask) -> int:
+    """About how many tokens a request will use: what its text may be, and the output it asks for or is likely to get.
+
+    Every answer counts: `n` of them for each prompt.
+    """
+    prompt, body = ask.size // BYTES_A_TOKEN, ask.body
+    if ask.route in NO_OUTPUT:
+        return prompt
     asked = [body.get(name) for name in ASKED_OUTPUT]
-    output = max((n for n in asked if isinstance(n, int) and n > 0), default=0)
-    choices = body.get("n")
-    return size // BYTES_A_TOKEN + output * (choices if isinstance(choices, int) and choices > 0 else 1)
+    output = max((n for n in asked if isinstance(n, int) and n > 0), default=UNSAID_OUTPUT)
+    choices, given = body.get("n"), body.get("prompt") if ask.route == "completions" else None
+    # A list of numbers is one prompt, given as token ids.
+    prompts = len(given) if isinstance(given, list) and given and not isinstance(given[0], int) else 1
+    return prompt + output * prompts * (choices if isinstance(choices, int) and choices > 0 else 1)
 
 
 def _class(text: Any) -> DataClass:

@@ -1,4 +1,4 @@
-"""When this process takes no more: requests open at once, and its memory against what it may use.
+"""When this process takes no more: requests open at once, the bytes of their bodies, and its memory against its limit.
 
 Refusing early keeps the answers that are under way fast, and a process that is over its memory is killed with all of
 them.
@@ -16,6 +16,11 @@ from router.errors import Overloaded
 CLOSING_SHARE, SHEDDING_SHARE = 0.92, 0.95
 LOOK_S = 0.25
 """How often memory is read at most."""
+BODIES_SHARE = 8
+"""All bodies together may have this part of the memory: one is there as it came, as it was parsed, where a text may
+take four bytes a character, and as it is sent on."""
+BODIES_UNKNOWN = 64
+"""Bodies of the largest size that are taken where the memory's limit is not known."""
 UNLIMITED = 1 << 60
 """What is above is a control group's way to say that it has no limit."""
 
@@ -42,6 +47,11 @@ def own_share(limit_mb: int, workers: int, read: Callable[[str], str]) -> int:
     if limit_mb:
         return limit_mb * 2**20
     return min([n for n in (_of_group(read), _of_machine(read)) if n], default=0) // max(1, workers)
+
+
+def most_of_bodies(max_body: int, memory_limit: int) -> int:
+    """Bytes that all bodies together may have: never less than the largest one that is taken."""
+    return max(max_body, memory_limit // BODIES_SHARE) if memory_limit else BODIES_UNKNOWN * max_body
 
 
 def _of_group(read: Callable[[str], str]) -> int:
@@ -76,9 +86,14 @@ def resident() -> int:
 class Load:
     """What is open now, and whether another request is taken."""
 
-    def __init__(self, max_requests: int, memory_limit: int, used: Callable[[], int] = resident) -> None:
+    def __init__(
+        self, max_requests: int, memory_limit: int, used: Callable[[], int] = resident, max_body: int = 16 * 2**20
+    ) -> None:
         self.open = 0
+        self.bodies = 0
+        """Bytes of bodies that are being read, or belong to a request that is open."""
         self._most, self._limit, self._used = max_requests, memory_limit, used
+        self._most_bodies = most_of_bodies(max_body, memory_limit)
         self._level, self._looked = Level.fine, float("-inf")
 
     def level(self, now: float) -> Level:
@@ -87,10 +102,32 @@ class Load:
             self._looked, self._level = now, level(self._used(), self._limit) if self._limit else Level.fine
         return self._level
 
-    def check(self, now: float) -> None:
-        """Raises Overloaded where another request would be one too many."""
+    def hold(self, more: int) -> None:
+        """Count `more` bytes of a body, which whoever calls this gives back by `free`. Raises Overloaded."""
+        self.bodies += more
+        if self.open > 1:  # one alone goes on: it is never larger than one may be
+            self._check_bodies(0)
+
+    def free(self, held: int) -> None:
+        """A request is over, and so many bytes of its body with it."""
+        self.bodies -= held
+
+    def _check_bodies(self, more: int) -> None:
+        if self.bodies + more > self._most_bodies:
+            raise Overloaded(
+                f"{self.bodies / 2**20:.0f} MiB of request bodies are held already; try again later.", retry_after=2
+            )
+
+    def check(self, now: float, body: int = 0) -> None:
+        """Raises Overloaded where another request, whose body is to have `body` bytes, would be one too many.
+
+        What a head says of its body is held against the bound and not counted: only bytes that have come are.
+        """
         if self.open >= self._most:
             raise Overloaded(f"{self.open} requests are being answered already; try again later.", retry_after=1)
-        # One at a time goes on: memory that the process holds is not always given back while it only refuses.
-        if self.open and self.level(now) is Level.shedding:
+        if not self.open:
+            # One at a time goes on: memory that the process holds is not always given back while it only refuses.
+            return
+        if self.level(now) is Level.shedding:
             raise Overloaded("The router is short of memory; try again later.", retry_after=2)
+        self._check_bodies(body)

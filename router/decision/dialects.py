@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import orjson
+
 from router.records import Route
 from serving.parameters import LIMITS_OF_ROUTE
 
@@ -17,6 +19,7 @@ ABILITY: dict[Route, str] = {
     "embeddings": "embeddings",
     "responses": "chat",
     "messages": "chat",
+    "messages/count_tokens": "chat",
 }
 TEXT: dict[Route, frozenset[str]] = {
     "chat/completions": frozenset({"messages"}),
@@ -24,14 +27,19 @@ TEXT: dict[Route, frozenset[str]] = {
     "embeddings": frozenset({"input"}),
     "responses": frozenset({"input", "instructions"}),
     "messages": frozenset({"messages", "system"}),
+    "messages/count_tokens": frozenset({"messages", "system"}),
 }
 """The fields that carry the text; on another route the same name is a field like any other."""
 MANY: dict[Route, str] = {"completions": "prompt", "embeddings": "input"}
 """The field that may carry several prompts or inputs, each answered for itself."""
 LIMIT: dict[Route, tuple[str, ...]] = {route: tuple(sorted(names)) for route, names in LIMITS_OF_ROUTE.items()}
 """The names of the output limit."""
-LOCAL_ONLY: frozenset[Route] = frozenset({"responses", "messages"})
+ANTHROPIC: frozenset[Route] = frozenset({"messages", "messages/count_tokens"})
+"""Routes in Anthropic's dialect."""
+LOCAL_ONLY: frozenset[Route] = ANTHROPIC | {"responses"}
 """Routes in a dialect that only vLLM is asked in."""
+NO_OUTPUT: frozenset[Route] = frozenset({"embeddings", "messages/count_tokens"})
+"""Routes on which no text is made: no output to be limited or paid, and nothing to stream."""
 MEDIA: dict[Route, str] = {"completions": "prompt", "embeddings": "input", "responses": "input"}
 """The field that may carry media, where it is not `messages`."""
 
@@ -70,6 +78,22 @@ def schema_of(route: Route, body: Mapping[str, Any]) -> dict[str, Any] | None:
     holder = form.get("json_schema") if route in ("chat/completions", "completions") else form
     schema = holder.get("schema") if isinstance(holder, Mapping) else None
     return schema if isinstance(schema, dict) else None
+
+
+def compiled(route: Route, body: Mapping[str, Any]) -> bytes:
+    """What an engine compiles before the first token, as the caller wrote it; empty where nothing is.
+
+    Tools are compiled where the answer must be a call of one.
+    """
+    found: list[Any] = []
+    if (form := form_of(route, body)).get("type") not in (None, "text", "json_object"):
+        found.append(form)
+    if body.get("structured_outputs"):
+        found.append(body["structured_outputs"])
+    choice = body.get("tool_choice")
+    if body.get("tools") and (choice == "required" or (isinstance(choice, Mapping) and choice.get("type") != "auto")):
+        found.append([body["tools"], choice])
+    return orjson.dumps(found) if found else b""
 
 
 def turns(route: Route, body: Mapping[str, Any]) -> list[Any]:

@@ -88,20 +88,20 @@ def offered(candidate: Candidate, question: Question) -> Refusal | None:
 
 def capable(candidate: Candidate, question: Question) -> Refusal | None:
     """The model has every ability the request needs."""
-    missing = question.traits.needs - candidate.model.abilities
-    if not missing:
+    if question.traits.needs <= candidate.model.abilities:
         return None
-    listed = ", ".join(sorted(missing))
+    listed = ", ".join(sorted(question.traits.needs - candidate.model.abilities))
     remedy = f"in headgate.yaml, models.{candidate.model.name}.abilities, if it can after all"
     return refuse(candidate, "ability_missing", f"{candidate.model.name} has not: {listed}", remedy=remedy)
 
 
 def honours(candidate: Candidate, question: Question) -> Refusal | None:
     """The model takes every body field that would change the answer."""
-    unknown = question.traits.parameters - accepted(question.ask.route, candidate.model.parameters)
-    unknown = unknown and unknown - may_drop(frozenset(question.route.droppable), question.ask.route)
+    given, route = question.traits.parameters, question.ask.route
+    takes = accepted(route, candidate.model.parameters)
+    unknown = () if given <= takes else given - takes - may_drop(frozenset(question.route.droppable), route)
     if not unknown:
-        return _template(candidate, question) if "chat_template_kwargs" in question.traits.parameters else None
+        return _template(candidate, question) if "chat_template_kwargs" in given else None
     name = min(unknown)
     # Reasons are recorded, and a record holds no text of the request; the caller is told the name as `param`.
     if name not in words(question):
@@ -139,6 +139,8 @@ def fits(candidate: Candidate, question: Question) -> Refusal | None:
     # No common text has over 8 bytes a token, so this only refuses what cannot fit. Of pictures bytes say nothing.
     prompt = 0 if "vision" in question.traits.needs else question.ask.size // 8 // prompts(question.ask)
     wanted = question.traits.output_tokens
+    if prompt + (wanted or 1) <= context:  # even all choices together
+        return None
     output = wanted // choices(question.ask) if wanted else 0
     if prompt + max(output, 1) <= context:
         return None
@@ -163,7 +165,7 @@ def allowed(candidate: Candidate, question: Question) -> Refusal | None:
         lane = wish.to if wish.to in LANES else None
     if lane is not None and lane not in model.lanes:
         return refuse(candidate, "other_lane", f"{model.name} is not in the lane {lane}")
-    if caller.lanes & ({lane} if lane else set(model.lanes)):
+    if lane in caller.lanes if lane else not caller.lanes.isdisjoint(model.lanes):
         return None
     wanted = lane or model.lanes[0]
     reason = f"key {caller.key} may not use the lane {wanted}"

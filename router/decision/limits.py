@@ -6,14 +6,14 @@ What is refused here would cost the engine, or others, far more than it cost to 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jsonschema_rs
 import orjson
 
-from router.decision.dialects import LOCAL_ONLY, MANY, parts, turns
+from router.decision import patterns
+from router.decision.dialects import ANTHROPIC, LOCAL_ONLY, MANY, parts, turns
+from router.decision.patterns import Pattern
 from router.errors import BadRequest
 from router.records import Ask, Findings
 
@@ -29,10 +29,6 @@ SCHEMA_BYTES = 64 * 1024
 """Of a schema or grammar for the answer, which the engine compiles before the first token."""
 SCHEMA_DEPTH = 32
 """Levels of a schema for the answer: compilers go down it by recursion."""
-PATTERN_CHARACTERS = 2000
-"""Of one regular expression."""
-PATTERN_STATES = 2**22
-"""Bytes that a regular expression for the answer may need when it is compiled; nested counts multiply to more."""
 MOST_TOOLS = 128
 """Tools, as OpenAI has it: their descriptions are read again with every request."""
 TOOLS_BYTES = 256 * 1024
@@ -46,14 +42,23 @@ SCHEMAS = frozenset({"input_schema", "json", "parameters", "schema"})
 """Fields whose value is a schema."""
 DATA = frozenset({"const", "default", "enum", "example", "examples"})
 """Fields of a schema that hold values, not schemas."""
-OPTIONS = jsonschema_rs.RegexOptions(size_limit=PATTERN_STATES)
 
 
 def check(ask: Ask) -> None:
-    """Raises BadRequest where a field asks for more than may be asked for, or is not of its form."""
+    """Raises BadRequest where a field asks for more than may be asked for, or is not of its form.
+
+    Nothing here reads the texts of a request, so it is asked before anything does: what is too much is refused for
+    what it costs to count. Patterns come last and are judged together, since they are what takes longest.
+    """
+    found: list[tuple[str, set[Pattern]]] = []
     for name, value in ask.body.items():
-        if value is not None and (checking := CHECKS.get(name)) is not None:
-            checking(ask, name, value)
+        if value is not None and (checking := CHECKS.get(name)) is not None and (those := checking(ask, name, value)):
+            found.append((name, those))
+    spent = 0
+    for name, those in found:
+        spent += sum(one.cost_us for one in those)
+        if fault := patterns.fault(those, spent):
+            raise _bad(name, fault, code="invalid_schema")
 
 
 def check_stored(ask: Ask, findings: Findings) -> None:
@@ -121,20 +126,21 @@ def _background(ask: Ask, name: str, value: Any) -> None:
         raise _bad(name, text, code="unsupported_parameter")
 
 
-def _form(ask: Ask, name: str, value: Any) -> None:
+def _form(ask: Ask, name: str, value: Any) -> set[Pattern]:
     """`response_format`, `text` and `output_config`, and vLLM's `structured_outputs`."""
     if ask.size > SCHEMA_BYTES and _size(value) > SCHEMA_BYTES:
         raise _bad(
             name, f"A schema or grammar may have {SCHEMA_BYTES >> 10} KiB; make it smaller.", code="schema_too_large"
         )
     if not isinstance(value, Mapping):
-        return  # the engine says what is wrong with it
+        return set()  # the engine says what is wrong with it
+    found = _schema(value, name, SCHEMA_DEPTH)
     if isinstance(pattern := value.get("regex"), str):
-        _pattern(pattern, name, OPTIONS)
+        found.add(Pattern(pattern, linear=True))
     given = value.get("json")
     if isinstance(given, str):  # vLLM takes it as text too
-        _schema({"json": _parsed(given)}, name, SCHEMA_DEPTH)
-    _schema(value, name, SCHEMA_DEPTH)
+        found |= _schema({"json": _parsed(given)}, name, SCHEMA_DEPTH)
+    return found
 
 
 def _parsed(text: str) -> Any:
@@ -144,7 +150,7 @@ def _parsed(text: str) -> Any:
         return None
 
 
-def _tools(ask: Ask, name: str, value: Any) -> None:
+def _tools(ask: Ask, name: str, value: Any) -> set[Pattern]:
     if not isinstance(value, list):
         raise _bad(name, f"The field {name!r} must be a list.")
     if len(value) > MOST_TOOLS:
@@ -155,7 +161,7 @@ def _tools(ask: Ask, name: str, value: Any) -> None:
         )
     for number, tool in enumerate(value):
         _tool(ask, tool, f"{name}[{number}]")
-    _schema(value, name, None)
+    return _schema(value, name, None)
 
 
 def _tool(ask: Ask, tool: Any, param: str) -> None:
@@ -163,7 +169,7 @@ def _tool(ask: Ask, tool: Any, param: str) -> None:
         raise _bad(param, "Each tool must be an object.")
     kind, form = tool.get("type"), TOOL_NAME
     holder: Any = tool
-    if ask.route == "messages":
+    if ask.route in ANTHROPIC:
         form = TOOL_NAME_OF_MESSAGES
         _offered(kind in (None, "custom"), kind, param)
     elif ask.route == "responses":
@@ -196,8 +202,9 @@ def _size(value: Any) -> int:
     return len(orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS))
 
 
-def _schema(value: Any, param: str, deepest: int | None) -> None:
-    """Every schema within: none names another document, and types and patterns are such. Without recursion."""
+def _schema(value: Any, param: str, deepest: int | None) -> set[Pattern]:
+    """Every schema within: none names another document, and types are such. Its patterns. Without recursion."""
+    found: set[Pattern] = set()
     left: list[tuple[Any, int, str]] = [(value, 0, "around")]
     while left:
         part, depth, what = left.pop()
@@ -208,10 +215,11 @@ def _schema(value: Any, param: str, deepest: int | None) -> None:
             continue
         for name, inner in part.items():
             if what == "schema":
-                _word(name, inner, param)
+                found.update(_word(name, inner, param))
             if isinstance(inner, dict | list):
                 below = _within(name, what)
                 left.append((inner, depth + (below != "around"), below))
+    return found
 
 
 def _within(name: str, what: str) -> str:
@@ -221,8 +229,8 @@ def _within(name: str, what: str) -> str:
     return "data" if name in DATA else what
 
 
-def _word(name: str, value: Any, param: str) -> None:
-    """One field of a schema."""
+def _word(name: str, value: Any, param: str) -> Iterable[Pattern]:
+    """One field of a schema; the patterns in it."""
     if name == "type":
         given = value if isinstance(value, list) else [value] if isinstance(value, str) else []
         if not all(isinstance(one, str) and one in TYPES for one in given):
@@ -232,32 +240,13 @@ def _word(name: str, value: Any, param: str) -> None:
             raise _bad(param, "A schema may refer to its own parts alone (#/…); write the other document into it.",
                        code="invalid_schema")  # fmt: skip
     elif name == "pattern" and isinstance(value, str):
-        _pattern(value, param)
+        return (Pattern(value),)
     elif name == "patternProperties" and isinstance(value, dict):
-        for pattern in value:
-            _pattern(pattern, param)
+        return map(Pattern, value)
+    return ()
 
 
-def _pattern(pattern: str, param: str, options: jsonschema_rs.RegexOptions | None = None) -> None:
-    if len(pattern) > PATTERN_CHARACTERS:
-        raise _bad(param, f"A pattern may have {PATTERN_CHARACTERS} characters; shorten it.", code="invalid_schema")
-    if not _compiles(pattern, options is not None):
-        raise _bad(param, "A pattern is not valid, or stands for too much; make it simpler.", code="invalid_schema")
-
-
-@lru_cache(maxsize=512)
-def _compiles(pattern: str, bounded: bool) -> bool:
-    try:
-        if bounded:
-            jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=OPTIONS, offline=True)
-        else:
-            jsonschema_rs.validator_for({"pattern": pattern}, offline=True)
-    except ValueError:
-        return False
-    return True
-
-
-CHECKS: dict[str, Callable[[Ask, str, Any], None]] = {
+CHECKS: dict[str, Callable[[Ask, str, Any], set[Pattern] | None]] = {
     "n": _choices,
     "best_of": _choices,
     "prompt": _prompts,
@@ -273,4 +262,4 @@ CHECKS: dict[str, Callable[[Ask, str, Any], None]] = {
     "tools": _tools,
     "functions": _tools,
 }
-"""The fields with caps of their own."""
+"""The fields with caps of their own; each gives the patterns in it, which are judged together."""

@@ -18,7 +18,7 @@ def body_for(
     body = {name: value for name, value in ask.body.items() if value is not None and name not in dropped}
     body["model"] = candidate.endpoint.served or candidate.model.name
     limits = LIMIT[ask.route]
-    if limits and not any(name in body for name in limits):
+    if limits and body.keys().isdisjoint(limits):
         body[limits[-1]] = output_limit(ask, candidate)
     if ask.route == "responses":
         body["store"] = False  # left out it would mean yes, and nothing is kept for a caller

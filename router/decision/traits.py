@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from router.decision.dialects import ABILITY, LIMIT, LOCAL_ONLY, MANY, MEDIA, TEXT, form_of, parts, turns
-from router.decision.limits import check, check_stored, count
+from router.decision.dialects import ABILITY, LIMIT, LOCAL_ONLY, MANY, MEDIA, NO_OUTPUT, TEXT, form_of, parts, turns
+from router.decision.limits import check_stored, count
 from router.decision.sensitivity import data_class_of
 from router.errors import BadRequest
 from router.records import Ask, Caller, Findings, Route, Traits
@@ -16,7 +16,7 @@ BYTES_PER_TOKEN = 1
 NEEDS = {route: frozenset({ability}) for route, ability in ABILITY.items()}
 SILENT: dict[Route, frozenset[str]] = {
     route: BOOKKEEPING.union(
-        text, {"model"}, HARMLESS[route] if route in LOCAL_ONLY else (), () if route == "embeddings" else {"stream"}
+        text, {"model"}, HARMLESS[route] if route in LOCAL_ONLY else (), () if route in NO_OUTPUT else {"stream"}
     )
     for route, text in TEXT.items()
 }
@@ -26,7 +26,6 @@ SILENT: dict[Route, frozenset[str]] = {
 def describe(ask: Ask, caller: Caller, findings: Findings) -> Traits:
     """All a decision needs to know of the ask. Raises BadRequest where a field is not of its form, or asks too much."""
     data_class, why = data_class_of(ask, caller, findings)
-    check(ask)
     check_stored(ask, findings)
     if findings.fetches:
         raise BadRequest(
@@ -67,7 +66,7 @@ def _parameters(ask: Ask) -> frozenset[str]:
     silent = SILENT[ask.route]
     names = frozenset([name for name, value in ask.body.items() if value is not None and name not in silent])
     # Every model of the other routes streams.
-    return names - {"stream"} if ask.route == "embeddings" and not ask.body.get("stream") else names
+    return names - {"stream"} if ask.route in NO_OUTPUT and not ask.body.get("stream") else names
 
 
 def _needs(ask: Ask) -> frozenset[str]:
@@ -103,8 +102,8 @@ def _kinds_of_parts(ask: Ask) -> list[str]:
 
 
 def _output_tokens(ask: Ask) -> int | None:
-    """The limit the caller set, for all choices together; an embedding has no output at all."""
-    if ask.route == "embeddings":
+    """The limit the caller set, for all choices together; an embedding or a count has no output at all."""
+    if ask.route in NO_OUTPUT:
         return 0
     # Both of OpenAI's names given: upstreams differ in which one counts, so the higher one is held.
     limit: int | None = None

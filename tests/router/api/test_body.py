@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.api.body import MAX_DEPTH, MOST_CONTAINERS, MOST_VALUES, parse, text_field
+from router.api.body import AT_ONCE, MAX_DEPTH, MOST_CONTAINERS, MOST_VALUES, PIECE, parse, text_field
 from router.errors import BadRequest
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -97,6 +97,29 @@ def test_the_same_key_in_two_objects_is_fine() -> None:
 )
 def test_what_is_not_strict_json_is_refused(raw: bytes) -> None:
     assert code_of(raw) == "invalid_json"
+
+
+LARGE = {"text": "a: b, " * 60_000, "deep": [[{"x:y": ["::", {"z": {}}], "n": [1, None, 2.5, True]}]] * 20}
+
+
+@pytest.mark.parametrize("escaped", [False, True])
+def test_a_large_body_is_read_as_strictly_as_a_small_one(escaped: bool) -> None:
+    whole = json.dumps(LARGE)
+    if escaped:
+        whole = whole.replace("a: b", "a\\u003a b")
+    assert len(whole) > AT_ONCE
+    assert parse(whole.encode()) == LARGE
+    assert code_of(whole.replace('"deep"', '"text"').encode()) == "duplicate_field"
+    assert code_of(whole.replace('"n": [', '"x\\u003ay": [', 1).encode()) == "duplicate_field"
+    assert code_of(whole.replace("2.5", "9" * 20, 1).encode()) == "invalid_json"
+
+
+@pytest.mark.parametrize("before", range(-7, 8))
+def test_an_escaped_colon_is_seen_on_the_edge_of_two_pieces(before: int) -> None:
+    """A second key of the same name, and a colon that stands in for the one that is lost with the first."""
+    start = b'{"t":"'
+    raw = start + b"x" * (PIECE - len(start) + before) + b'\\u003A","a":1,"a":2}'
+    assert code_of(raw) == "duplicate_field"
 
 
 @pytest.mark.parametrize("number", [2**64 - 1, -(2**63), 0, 1e308, 5e-324, -0.0])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from router.api.shedding import LOOK_S, Level, Load, level, own_share, resident
+from router.api.shedding import LOOK_S, Level, Load, level, most_of_bodies, own_share, resident
 from router.errors import Overloaded
 
 MB = 2**20
@@ -74,6 +74,27 @@ def test_without_memory_one_request_at_a_time_goes_on() -> None:
     with pytest.raises(Overloaded) as refused:
         load.check(0.0)
     assert refused.value.retry_after
+
+
+def test_bodies_together_have_a_bound_and_one_alone_always_goes_on() -> None:
+    load = Load(10, 8 * 100, lambda: 0, max_body=60)  # so that 100 bytes are held at most
+    load.open = 1
+    load.hold(130)
+    load.open = 2
+    with pytest.raises(Overloaded) as refused:
+        load.hold(10)
+    assert refused.value.retry_after
+    load.free(140)
+    load.hold(60)
+    load.check(0.0, 40)
+    with pytest.raises(Overloaded):
+        load.check(0.0, 41)
+    assert load.bodies == 60, "what a head says is not held"
+
+
+@pytest.mark.parametrize(("memory", "expected"), [(0, 64 * 16), (8 * 100, 100), (8, 16)])
+def test_the_bound_of_bodies_is_a_part_of_the_memory_and_never_less_than_one(memory: int, expected: int) -> None:
+    assert most_of_bodies(16, memory) == expected
 
 
 def test_this_process_has_some_memory() -> None:

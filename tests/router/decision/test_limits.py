@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from router.decision.dialects import compiled
 from router.decision.limits import check, check_stored
 from router.errors import BadRequest
 from router.records import Route
@@ -165,3 +166,28 @@ def test_js_025_nothing_stored_can_be_named(route: Route, body: dict[str, Any]) 
     with pytest.raises(BadRequest) as refused:
         check_stored(asked, read(asked.body))
     assert refused.value.code == "not_stored"
+
+
+FORM = {"type": "json_schema", "json_schema": {"name": "a", "schema": WEATHER}}
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "expected"),
+    [
+        ("chat/completions", {}, False),
+        ("chat/completions", {"response_format": {"type": "json_object"}}, False),
+        ("chat/completions", {"response_format": FORM}, True),
+        ("chat/completions", {"structured_outputs": {"regex": "a"}}, True),
+        ("responses", {"text": {"format": {"type": "json_schema", "schema": WEATHER}}}, True),
+        ("chat/completions", {"tools": [function()]}, False),
+        ("chat/completions", {"tools": [function()], "tool_choice": "auto"}, False),
+        ("chat/completions", {"tools": [function()], "tool_choice": "required"}, True),
+        ("chat/completions", {"tools": [function()], "tool_choice": {"type": "function"}}, True),
+        ("messages", {"tools": [{"name": "f"}], "tool_choice": {"type": "auto"}}, False),
+        ("messages", {"tools": [{"name": "f"}], "tool_choice": {"type": "any"}}, True),
+    ],
+)
+def test_what_an_engine_has_to_compile(route: Route, body: dict[str, Any], expected: bool) -> None:
+    assert bool(compiled(route, body)) is expected
+    if expected:
+        assert compiled(route, body) != compiled(route, {**body, "structured_outputs": {"regex": "b"}})

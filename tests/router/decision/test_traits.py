@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from router.decision.limits import check
 from router.decision.traits import choices, describe, prompts
 from router.errors import BadRequest
 from router.records import Ask, Route, Traits
@@ -18,6 +19,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def traits(asked: Ask) -> Traits:
+    check(asked)  # as the pipeline does, before anything is read
     return describe(asked, caller(), read(asked.body))
 
 
