@@ -5,12 +5,16 @@ Steps 1 and 2 (receive, authenticate) happen before, in api/; the numbers are th
 
 from __future__ import annotations
 
+import time
 from typing import Protocol
 
 from router.decision.decide import decide
+from router.decision.dialects import compiled
+from router.decision.limits import check
 from router.decision.reasons import refused
 from router.errors import HeadgateError
 from router.ledger.entries import Ledger
+from router.ledger.forms import Forms
 from router.records import Ask, Caller, Decision, Route, Snapshot
 from router.scanner import reading
 from router.upstream.answer import Answer as Answer
@@ -27,9 +31,9 @@ class Reply(Protocol):
 class Pipeline:
     """Everything a request passes, in order."""
 
-    def __init__(self, fleet: Fleet, ledger: Ledger, attempts: Attempts, retry_after_s: int) -> None:
+    def __init__(self, fleet: Fleet, ledger: Ledger, attempts: Attempts, forms: Forms, retry_after_s: int) -> None:
         self._fleet, self._ledger, self._attempts = fleet, ledger, attempts
-        self._retry_after_s = retry_after_s
+        self._forms, self._retry_after_s = forms, retry_after_s
 
     async def run(self, ask: Ask, caller: Caller, reply: Reply) -> None:
         """Answer `ask` into `reply`, or raise a HeadgateError before anything was sent."""
@@ -41,6 +45,7 @@ class Pipeline:
         with self._ledger.entry(ask, caller, decision) as entry:  # 7 open, 10 close
             if not decision.order:
                 raise refused(decision, self._retry_after_s)
+            self._forms.admit(caller, compiled(ask.route, ask.body), time.monotonic())
             answer = await self._attempts.first_answer(ask, caller, decision, entry)  # 8 attempt
             try:
                 await reply.send(answer, decision)  # 9 relay
@@ -57,6 +62,8 @@ class Pipeline:
 
     def decide(self, ask: Ask, caller: Caller) -> Decision:
         """Steps 3 to 6 alone; `headgate explain` asks this and nothing is sent."""
-        findings = reading.read(ask.body)  # 3 describe
-        snapshot = self._fleet.snapshot(self._ledger.spent(caller))  # 4 snapshot
+        check(ask)  # 3 describe: what asks for too much is refused before it is read
+        findings = reading.read(ask.body)
+        spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
+        snapshot = self._fleet.snapshot(spent)  # 4 snapshot
         return decide(ask, caller, findings, snapshot)  # 5 eligible, 6 order

@@ -7,37 +7,40 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Collection
-from contextlib import closing
+from contextlib import closing, suppress
 
-from router.errors import HeadgateError, Overloaded, Unavailable
+from router.errors import BadRequest, HeadgateError, Overloaded, Unavailable
 from router.ledger.bodies import closed, opened
 from router.ledger.budgets import Budgets, Hold
 from router.ledger.metrics import Metrics
 from router.ledger.prices import Prices
+from router.ledger.settled import NOTE, lost
 from router.ledger.store import Event, LedgerError, Store, connect
 from router.records import Ask, Attempt, Caller, Decision, Outcome, Usage
 from serving.catalogue import Catalogue, Model, Site
 
-LOST = """
-SELECT request, key, cost FROM events o WHERE kind='opened' AND NOT EXISTS
-(SELECT 1 FROM events c INDEXED BY events_by_request WHERE c.request=o.request AND c.kind='closed')
-"""
-"""Requests that were opened and never closed. Left to itself SQLite looks through all that were closed for each one."""
-LOST_OF = f"{LOST.replace('o.kind', '+o.kind')} AND o.writer=?"
-"""Those of one writer, found by it and not among all that were ever opened: the plus keeps `kind` out of the search."""
 CODE = re.compile(r"[a-z0-9_.-]{1,64}")
 """What an error code looks like. An upstream gives codes of its own, and they must not carry its prose."""
+UNKNOWN = Usage()
+COUNTED = "messages/count_tokens"
+"""The route on which a prompt is counted and no model reads it."""
 
 
 class Entry:
-    """What is known so far of one request. Attempts and the relay write into it; `Ledger.entry` closes it."""
+    """What is known so far of one request. Open inside `with`, and closed exactly once after it.
 
-    def __init__(
-        self, ask: Ask, caller: Caller, decision: Decision, store: Store, prices: Prices, clock: Callable[[], float]
-    ) -> None:
+    Attempts and the relay write into it meanwhile.
+    """
+
+    __slots__ = (
+        "_hold", "_ledger", "_prices", "ask", "attempts", "caller", "check", "decision", "error", "estimated_output",
+        "finish", "first_byte_ms", "model", "outcome", "queued_ms", "replaced", "started", "status", "trigger", "usage",
+    )  # fmt: skip
+
+    def __init__(self, ask: Ask, caller: Caller, decision: Decision, ledger: Ledger) -> None:
         self.ask, self.caller, self.decision = ask, caller, decision
         self.attempts: list[Attempt] = []
-        self.usage = Usage()
+        self.usage = UNKNOWN
         self.model: Model | None = None
         """The model that answers, once one does."""
         self.status = 200
@@ -51,10 +54,21 @@ class Entry:
         self.trigger, self.check = decision.trigger, ""
         self.finish, self.replaced = "", False
         """Of a stream: why it ended, in the upstream's word, and whether bytes of it were no UTF-8."""
-        self._store, self._prices, self._clock, self._start = store, prices, clock, clock()
+        self.started = ledger.clock()
+        self._ledger, self._prices = ledger, ledger.prices
+        self._hold: Hold | None = None
+
+    def __enter__(self) -> Entry:
+        self._hold = self._ledger.open(self)
+        return self
+
+    def __exit__(self, kind: object, failed: BaseException | None, trace: object) -> None:
+        if failed is not None:
+            _say_how(self, failed)
+        self._ledger.close(self, self._hold)
 
     def elapsed_ms(self) -> float:
-        return (self._clock() - self._start) * 1000
+        return (self._ledger.clock() - self.started) * 1000
 
     def first_byte(self) -> None:
         if self.first_byte_ms is None:
@@ -63,7 +77,7 @@ class Entry:
     async def durable(self) -> None:
         """Return once the record of this request is on disk. Raises Unavailable: without it nothing may leave."""
         try:
-            await self._store.durable()
+            await self._ledger.store.durable()
         except LedgerError as late:
             raise Unavailable(f"Nothing leaves while {late}", code="ledger_unavailable", retry_after=10) from late
 
@@ -78,7 +92,7 @@ class Entry:
             if (aside := attempt.usage) is not None:
                 charged.append(cost)
                 estimated = estimated or aside.prompt is None or aside.output is None
-            elif attempt.outcome != "answered" and (attempt.sent or _left_at_work(attempt)):
+            elif attempt.outcome != "answered" and (_left_at_work(attempt) or _billed(attempt)):
                 charged.append(cost)
                 estimated = True
         if self.model is not None:
@@ -108,7 +122,8 @@ class Entry:
 
     def _filled(self, usage: Usage, output: int) -> Usage:
         """With estimates for what the upstream did not say."""
-        prompt = self.decision.traits.prompt_tokens if usage.prompt is None else usage.prompt
+        read = 0 if self.ask.route == COUNTED else self.decision.traits.prompt_tokens
+        prompt = read if usage.prompt is None else usage.prompt
         return Usage(prompt, output if usage.output is None else usage.output, usage.cached)
 
     def _cost(self, attempt: Attempt, answer: float | None) -> float | None:
@@ -122,14 +137,14 @@ class Entry:
         if attempt.outcome == "answered" and self.model is not None:
             return answer
         if _left_at_work(attempt) and (model := self._model(attempt.endpoint)):
-            return self._prices.cost(model, self._filled(Usage(), 0), self._start)
-        return self._worst(attempt.endpoint) if attempt.sent else 0.0
+            return self._prices.cost(model, self._filled(Usage(), 0), self.started)
+        return self._worst(attempt.endpoint) if _billed(attempt) else 0.0
 
     def _answer_cost(self, model: Model, usage: Usage, known: bool) -> float | None:
         # A provider bills what it generated, which is more than what was relayed where thinking is hidden.
         if model.place == "hosted" and not known:
             return self._worst(model.name)
-        return self._prices.cost(model, usage, self._start)
+        return self._prices.cost(model, usage, self.started)
 
     def _model(self, endpoint: str) -> Model | None:
         return next((c.model for c in self.decision.order if c.endpoint.name == endpoint), None)
@@ -148,29 +163,31 @@ class Ledger:
     ) -> None:  # fmt: skip
         """Without `prices` an answer costs what its model's own entry says."""
         self.store, self.budgets, self.metrics = store, budgets, metrics
-        self._prices = prices or Prices(Catalogue(models={}, providers={}, site=Site()), {}, 0.0)
-        self._clock = clock
+        self.prices = prices or Prices(Catalogue(models={}, providers={}, site=Site()), {}, 0.0)
+        self.clock = clock
 
     def refused(self, request: str, caller: Caller, route: str, error: HeadgateError) -> None:
         """Write down a request that was refused before anything could be decided. Never any text of it."""
         body = {"route": route, "team": caller.team, "outcome": "refused", "status": error.status, "error": error.code}
-        self.store.append(Event(self._clock(), "refused", request, caller.key, body))
+        self.store.append(Event(self.clock(), "refused", request, caller.key, body))
         self.metrics.refused(error.code)
 
     def spent(self, caller: Caller) -> float:
         """US dollars settled and held this month by the caller's key."""
-        return self.budgets.used(caller.key, self._clock())
+        return self.budgets.used(caller.key, self.clock())
 
-    def entry(self, ask: Ask, caller: Caller, decision: Decision) -> Opening:
-        """Open the entry and hold the worst cost; close it and settle whatever happens inside.
+    def entry(self, ask: Ask, caller: Caller, decision: Decision) -> Entry:
+        """For `with`: the entry is opened and the worst cost held; it is closed and settled whatever happens inside.
 
         Raises LimitReached where the budget does not cover the hold, Unavailable where no record can be kept.
         """
-        return Opening(self, Entry(ask, caller, decision, self.store, self._prices, self._clock))
+        return Entry(ask, caller, decision, self)
 
     def open(self, entry: Entry) -> Hold:
-        """Write down that the request is open, then hold its worst cost. For `Opening`."""
-        now, decision = self._clock(), entry.decision
+        """Write down that the request is open, then hold its worst cost. For `Entry`."""
+        if self.store.full:
+            raise Unavailable("The ledger's disk takes no more records.", code="ledger_unavailable", retry_after=30)
+        now, decision = entry.started, entry.decision
         body = opened(entry.ask, entry.caller, decision)
         self.store.append(Event(now, "opened", entry.ask.id, entry.caller.key, body, decision.hold))
         self.metrics.opened(decision)
@@ -182,47 +199,28 @@ class Ledger:
             raise
 
     def close(self, entry: Entry, hold: Hold | None) -> None:
-        """Write down how it ended, and settle. For `Opening`."""
+        """Write down how it ended, and settle. For `Entry`."""
         outcome = entry.result(entry.error)
         if hold is not None:
             self.budgets.settle(hold, outcome.cost or 0.0)  # what has no price is in no sum, here and after a restart
         body = closed(
             entry.model, outcome, lane=entry.decision.lane,
-            price_source=self._prices.source(entry.model.name) if entry.model else "",
+            price_source=self.prices.source(entry.model.name) if entry.model else "",
         )  # fmt: skip
-        self.store.append(Event(self._clock(), "closed", entry.ask.id, entry.caller.key, body, outcome.cost))
+        self.store.append(Event(self.clock(), "closed", entry.ask.id, entry.caller.key, body, outcome.cost))
         self.metrics.closed(entry.decision, entry.model, outcome)
-
-
-class Opening:
-    """An entry that is open inside `with`, and closed exactly once after it."""
-
-    __slots__ = ("_entry", "_hold", "_ledger")
-
-    def __init__(self, ledger: Ledger, entry: Entry) -> None:
-        self._ledger, self._entry = ledger, entry
-        self._hold: Hold | None = None
-
-    def __enter__(self) -> Entry:
-        if self._ledger.store.full:
-            raise Unavailable("The ledger's disk takes no more records.", code="ledger_unavailable", retry_after=30)
-        self._hold = self._ledger.open(self._entry)
-        return self._entry
-
-    def __exit__(self, kind: object, failed: BaseException | None, trace: object) -> None:
-        if failed is not None:
-            _say_how(self._entry, failed)
-        self._ledger.close(self._entry, self._hold)
 
 
 def _say_how(entry: Entry, failed: BaseException) -> None:
     """Note in the entry how a request ended that was not answered."""
     if isinstance(failed, HeadgateError):
-        entry.outcome = entry.outcome or ("failed" if entry.attempts else "refused")
+        # What a model's server says of the request itself is no failure of it.
+        ended = "refused" if not entry.attempts else "bad_request" if isinstance(failed, BadRequest) else "failed"
+        entry.outcome = entry.outcome or ended
         entry.status, entry.error = failed.status, failed.code if CODE.fullmatch(failed.code) else "other"
     elif isinstance(failed, asyncio.CancelledError) and failed.args:
         # With a reason: uvicorn's, when the time to stop is over. A client that leaves gives none.
-        entry.outcome = "failed" if entry.first_byte_ms is None else "cut"
+        entry.outcome = "stopped"
         entry.status, entry.error = Overloaded.status, Overloaded.code
     elif isinstance(failed, asyncio.CancelledError | GeneratorExit):
         if entry.outcome != "left_queue":
@@ -233,8 +231,13 @@ def _say_how(entry: Entry, failed: BaseException) -> None:
 
 
 def _left_at_work(attempt: Attempt) -> bool:
-    """Whether the caller left while a local model was at work on it."""
-    return attempt.outcome == "client_left" and attempt.place == "local"
+    """Whether a local model was at work on it when the caller left or the router was stopped: it was handed over."""
+    return attempt.sent and attempt.place == "local" and attempt.outcome in ("client_left", "stopped")
+
+
+def _billed(attempt: Attempt) -> bool:
+    """Whether a provider may bill it. A local model's failures are nobody's bill."""
+    return attempt.sent and attempt.place == "hosted"
 
 
 def priced(attempt: Attempt, cost: float | None) -> Attempt:
@@ -251,15 +254,17 @@ def settle_lost(store: Store, now: float, gone: Collection[str] | None = None) -
     """
     try:
         with closing(connect(store.path, read_only=True)) as db:
-            if gone is None:
-                lost = db.execute(LOST).fetchall()
-            else:
-                lost = [row for writer in gone for row in db.execute(LOST_OF, (writer,))]
+            found, ends = lost(db, gone)
     except sqlite3.Error as broken:
         raise LedgerError(f"the ledger {store.path} cannot be read: {broken}") from broken
     error = "the router ended before the request did"
-    for request, key, held in lost:
+    for request, key, held in found:
         outcome = Outcome("lost", 0, cost=held, estimated=True, error=error)
         store.append(Event(now, "closed", request, key, closed(None, outcome), held))
     store.flush()
-    return len(lost)
+    ends.pop(store.writer, None)
+    if ends:  # where this cannot be said, the next start looks again
+        with suppress(sqlite3.Error, LedgerError), closing(connect(store.path)) as db, db:
+            db.execute("BEGIN IMMEDIATE")
+            db.executemany(NOTE, ends.items())
+    return len(found)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Literal, Protocol
 
@@ -21,6 +22,8 @@ BYTES_PER_TOKEN = 4
 """How the tokens of a whole answer are estimated where it does not count them."""
 MOST_BEFORE = 16 * 1024 * 1024
 """Bytes of a stream that are kept until its first delta; responses repeat the whole request there."""
+NUMBER = re.compile(rb'"sequence_number":\s*(\d{1,9})\b')
+"""The number of an event of responses. Inside a text the quotes would be escaped."""
 FEW = 16
 """Deltas up to here say nothing of a wrong count: a stream has some that carry no token."""
 End = Literal["ended", "cut", "left"]
@@ -49,17 +52,17 @@ class Log(Protocol):
 class Unusable(Exception):
     """The answer ended or failed before its first delta; the text says how."""
 
-    def __init__(self, text: str, *, full: bool = False) -> None:
+    def __init__(self, text: str, *, full: bool = False, wrong: str = "") -> None:
         super().__init__(text)
-        self.full = full
-        """Whether the upstream said that it takes no more now."""
+        self.full, self.wrong = full, wrong
+        """Whether the upstream said that it takes no more now; and its words, where the request itself is wrong."""
 
 
 class Answer:
     """One answer with status 200. Take it with `begin`, then `whole`, `relay` or `parts`; `close` whatever happens."""
 
     __slots__ = (
-        "_begun", "_closed", "_done", "_end", "_log", "_problem", "_reader", "_rename", "_response", "_route",
+        "_begun", "_closed", "_done", "_end", "_last", "_log", "_problem", "_reader", "_rename", "_response", "_route",
         "candidate", "content_type", "dropped", "status", "stream",
     )  # fmt: skip
 
@@ -73,7 +76,7 @@ class Answer:
         self.content_type = response.headers.get("content-type", "")
         self._response, self._log, self._route, self._done = response, log, route, done
         self._reader = StreamReader(route, hide_usage=hide_usage) if stream else None
-        self._begun = b""
+        self._begun = self._last = b""
         self._problem: UpstreamFailed | None = None
         self._end: End = "left"
         self._closed = False
@@ -86,7 +89,7 @@ class Answer:
         """
         reader = self._reader
         if reader is None:
-            await self._read()
+            self._take(await self._response.read())
             return
         begun: list[bytes] = []
         size = 0
@@ -100,20 +103,22 @@ class Answer:
                 if size > MOST_BEFORE:
                     raise Unusable("it sent very much before its first delta")
                 if reader.error is not None:
-                    raise Unusable("it reported an error", full=reader.full)
+                    raise Unusable("it reported an error", full=reader.full, wrong=reader.error if reader.wrong else "")
         except StreamError as broken:
             raise Unusable(str(broken)) from broken
         raise Unusable("the stream ended before its first delta")
 
-    async def _read(self) -> None:
-        """The whole body of an answer that is no stream."""
-        body, log = await self._response.read(), self._log
+    def _take(self, body: bytes) -> None:
+        """The whole body of an answer that is no stream. Raises Unusable."""
+        log = self._log
         if not body.lstrip().startswith(b"{"):
             raise Unusable("it is no JSON object")
         usage = usage_of(body)
         if usage.prompt is None and usage.output is None and not _is_json(body):
             raise Unusable("it is no whole JSON object")
-        if usage.output is None and self._route != "embeddings":
+        if self._route == "messages/count_tokens":
+            usage = Usage(0, 0)  # a tokenizer was at work, and no model
+        elif usage.output is None and self._route != "embeddings":
             log.estimated_output = max(1, len(body) // BYTES_PER_TOKEN)
         log.usage = usage
         self._begun, self._end = self._renamed_whole(body), "ended"
@@ -134,12 +139,23 @@ class Answer:
         return self._end == "cut"
 
     @property
+    def next_number(self) -> int:
+        """The number that the next event of a stream has, where its events are numbered: those of responses."""
+        numbers = NUMBER.findall(self._last)
+        return int(numbers[-1]) + 1 if numbers else 0
+
+    @property
     def usage(self) -> Usage:
         """The tokens it took, as far as they are known by now; of a stream once it is closed."""
         return self._log.usage
 
     def whole(self) -> bytes:
         """The body of an answer that is no stream, once it has begun; of a stream what was read by then."""
+        return self._begun
+
+    def passed_on(self) -> bytes:
+        """The body of an answer that is no stream, which goes to the caller now."""
+        self._log.first_byte()
         return self._begun
 
     async def relay(self, write: Callable[[bytes], bool]) -> None:
@@ -216,14 +232,16 @@ class Answer:
         assert reader is not None
         events, started = reader.events, reader.started
         relayed = reader.feed(data)
-        if reader.events != events:
-            progress.heard_at = self._now()
+        if reader.events != events and (socket := self._response.socket) is not None:
+            progress.heard_at = socket.loop.time()
         if not started:
             if reader.started:
                 progress.token_at, progress.patient, progress.heard_at = NEVER, False, self._now()
                 progress.flowing = True
             elif not progress.patient and _has_event(relayed):
                 progress.flowing = progress.patient = True
+        if relayed and self._route == "responses":
+            self._last = relayed
         return relayed if self._rename is None else self._renamed(relayed)
 
     def _next(self, data: bytes) -> bytes:
@@ -263,6 +281,7 @@ class Answer:
         if self._problem is None and not reader.done:
             try:
                 rest = self._renamed(reader.end())
+                self._last = rest or self._last
             except StreamError:
                 self._fail("The upstream ended the stream inside an event.")
             if reader.error is not None:
@@ -273,7 +292,7 @@ class Answer:
         if self._problem is None:
             return rest
         self._log.outcome = "cut"
-        return rest + self._problem.event(self._route)
+        return rest + self._problem.event(self._route, self.next_number)
 
     def _now(self) -> float:
         socket = self._response.socket

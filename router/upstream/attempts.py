@@ -1,7 +1,7 @@
 """Attempts: the order is tried from the first to the last, one try each, until one answers.
 
 Layers, outermost first: `first_answer` (waiting for room) → `_cascade` (an answer that fails its check is asked of
-another model) → `_fallback` (along the order) → `_retry` (the endpoints of one model) → `once` (one try, recorded) →
+another model) → `_along` (the endpoints of one model, then the next model's) → `once` (one try, recorded) →
 `Sending.send`. Nothing here can widen the order, and a request whose class exceeds a model's clearance is stopped
 again right here. However many layers, there are at most MOST_ATTEMPTS tries that can cost something, and what comes
 after a failed one takes from the retry budget.
@@ -14,7 +14,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 
 from router.errors import DeadlinePassed, Forbidden, HeadgateError, LimitReached, QueueFull
 from router.records import MOST_ATTEMPTS, Ask, Attempt, Caller, Candidate, Decision
@@ -55,6 +54,8 @@ class Walk:
     since: float | None = None
     """When it first had to wait; None until then."""
     pause_s: float = 0.0
+    reserved: bool = False
+    """Whether its next try has its share of the retry budget already."""
 
 
 class Attempts:
@@ -75,17 +76,22 @@ class Attempts:
         """
         ready, full, resting = _sorted(within_hold(decision.order))
         walk = Walk(ask, caller, decision, log, full)
-        answer = await self._cascade(walk, ready) if ready else None
-        while answer is None:
-            if resting and not walk.full:
-                others, resting = resting, []
-                answer = await self._cascade(walk, others)
-                continue
-            candidate = await self._turn(walk)
-            answer = await self._cascade(walk, [candidate], granted=True)
-            if answer is not None and candidate.model.place == "local" and log.trigger == "overflow":
-                log.trigger = ""  # it was to overflow, and was answered here after all
-            walk.pause_s = max(FIRST_PAUSE_S, 2 * walk.pause_s)
+        tried = self._cascade if decision.check else self._along
+        try:
+            answer = await tried(walk, ready) if ready else None
+            while answer is None:
+                if resting and not walk.full:
+                    others, resting = resting, []
+                    answer = await tried(walk, others)
+                    continue
+                candidate = await self._turn(walk)
+                answer = await tried(walk, [candidate], granted=True)
+                if answer is not None and candidate.model.place == "local" and log.trigger == "overflow":
+                    log.trigger = ""  # it was to overflow, and was answered here after all
+                walk.pause_s = max(FIRST_PAUSE_S, 2 * walk.pause_s)
+        finally:
+            if walk.reserved:  # the try it was for never began
+                self._retries.unreserve()
         return answer
 
     async def _turn(self, walk: Walk) -> Candidate:
@@ -121,8 +127,8 @@ class Attempts:
 
     async def _cascade(self, walk: Walk, candidates: Sequence[Candidate], *, granted: bool = False) -> Answer | None:
         """Cascade: a whole answer is held against what was asked for; one that fails is asked of another model once."""
-        answer = await self._fallback(walk, candidates, granted=granted)
-        if answer is None or not walk.decision.check or answer.stream:
+        answer = await self._along(walk, candidates, granted=granted)
+        if answer is None or answer.stream:
             return answer
         failed = self._check(walk, answer)
         other = self._another(walk, answer) if failed else None
@@ -171,28 +177,13 @@ class Attempts:
                 return candidate
         return None
 
-    async def _fallback(self, walk: Walk, candidates: Sequence[Candidate], *, granted: bool = False) -> Answer | None:
-        """Fallback: walk along the models of `candidates` until one answers; None where none does.
+    async def _along(self, walk: Walk, candidates: Sequence[Candidate], *, granted: bool = False) -> Answer | None:
+        """Retry and fallback: one try each until one answers, the endpoints of a model before those of the next.
 
-        `granted`: there is one candidate, and its place is taken already.
+        Those that are full by now are kept to be waited for. None where none answers; raises where no further try is
+        allowed. `granted`: there is one candidate, and its place is taken already.
         """
-        after = 0
-        for _, group in groupby(candidates, key=lambda candidate: candidate.model.name):
-            replicas = list(group)
-            after += len(replicas)
-            answer = await self._retry(walk, replicas, candidates[after:], granted=granted)
-            if answer is not None:
-                return answer
-        return None
-
-    async def _retry(
-        self, walk: Walk, replicas: Sequence[Candidate], others: Sequence[Candidate], *, granted: bool
-    ) -> Answer | None:  # fmt: skip
-        """Retry: the endpoints of one model, one after the other. Those that are full by now are kept to be waited for.
-
-        `others`: those of other models that come after them. Raises where no further try is allowed.
-        """
-        for number, candidate in enumerate(replicas):
+        for number, candidate in enumerate(candidates):
             if not granted and self._room.is_full(candidate.endpoint.name):
                 walk.full.append(candidate)
                 if candidate.model.place == "local":
@@ -206,7 +197,7 @@ class Attempts:
             if walk.errors and not granted and not self._may_try(walk):
                 raise most_telling(walk.errors)
             try:
-                answer = await self.once(walk, candidate, [*replicas[number + 1 :], *others], granted=granted)
+                answer = await self.once(walk, candidate, candidates[number + 1 :], granted=granted)
             except Failure as failed:
                 self._note(walk, candidate, failed)
                 continue
@@ -235,7 +226,9 @@ class Attempts:
         """Whether another try is allowed: by their number, by what failed, and by the retry budget."""
         if walk.tries == 0:
             return True
-        return walk.tries < MOST_ATTEMPTS and walk.inner_errors < INNER_ERRORS and self._retries.left()
+        if walk.tries >= MOST_ATTEMPTS or walk.inner_errors >= INNER_ERRORS:
+            return False
+        return walk.reserved or self._retries.left()
 
     def _asked_to_wait(self, candidate: Candidate) -> HeadgateError | None:
         """The refusal while a provider's Retry-After runs, which is obeyed although nobody else may be left."""
@@ -246,8 +239,21 @@ class Attempts:
         return LimitReached(text, code="rate_limit_exceeded", retry_after=max(1.0, left_s))
 
     def _elsewhere(self, walk: Walk, later: Sequence[Candidate]) -> Callable[[], bool]:
-        """Whether one of `later` could be asked at once; looked at when a first token is late, not before."""
-        return lambda: self._may_try(walk) and not all(self._room.is_full(c.endpoint.name) for c in later)
+        """Whether one of `later` can be asked at once; looked at when a first token is late, not before.
+
+        Where it says so, that try has its share of the retry budget: first tokens are late of many at the same moment,
+        and their next tries begin later, one by one.
+        """
+
+        def reserve() -> bool:
+            if not self._may_try(walk) or all(self._room.is_full(c.endpoint.name) for c in later):
+                return False
+            if not walk.reserved:
+                self._retries.reserve()
+                walk.reserved = True
+            return True
+
+        return reserve
 
     async def once(
         self, walk: Walk, candidate: Candidate, later: Sequence[Candidate] = (), *, granted: bool = False
@@ -258,14 +264,18 @@ class Attempts:
         """
         log, started, place = walk.log, time.monotonic(), candidate.model.place
         name, endpoint, again = candidate.model.name, candidate.endpoint.name, walk.tries > 0
-        outcome, status, detail, sent = "failed", None, "", False
+        outcome, status, detail, sent = "failed", None, "", True
         walk.tried.add(endpoint)
         walk.tries += 1
         tokens = walk.decision.traits.prompt_tokens
-        held = Try(candidate, tokens, self._room, self._retries, self._health, granted=granted, again=again)
+        reserved, walk.reserved = walk.reserved, False
+        held = Try(
+            candidate, tokens, self._room, self._retries, self._health, granted=granted, again=again, reserved=reserved
+        )  # fmt: skip
         try:
-            await self._admit(walk.decision, candidate, log)
-            sent = place == "hosted"
+            self._bar(walk.decision, candidate)
+            if place == "hosted":
+                await _recorded(log)
             elsewhere = self._elsewhere(walk, later) if later and walk.ask.stream else None
             answer = await self._sending.send(
                 walk.ask, walk.caller, walk.decision, candidate, log, held, elsewhere=elsewhere
@@ -276,35 +286,40 @@ class Attempts:
             return answer
         except Failure as failed:
             outcome, status, detail = failed.outcome, failed.status, failed.detail
-            sent = sent and failed.sent
+            sent = failed.sent
             held.failed(failed)
             if _refused_for_room(candidate, failed):
                 walk.tries -= 1
                 self._room.told_full(endpoint)
             raise
-        except (asyncio.CancelledError, GeneratorExit):
-            outcome = "client_left"
+        except (asyncio.CancelledError, GeneratorExit) as ended:
+            outcome = "stopped" if ended.args else "client_left"  # see entries.py
             raise
         finally:
             if outcome != "answered":
                 held.over()
             ms = (time.monotonic() - started) * 1000
-            log.attempts.append(Attempt(name, endpoint, place, outcome, status, ms, detail, sent))
+            log.attempts.append(Attempt(name, endpoint, place, outcome, status, ms, detail, held.sent and sent))
 
-    async def _admit(self, decision: Decision, candidate: Candidate, log: Log) -> None:
+    def _bar(self, decision: Decision, candidate: Candidate) -> None:
         """The last look before anything is sent. Raises Failure."""
         if decision.traits.data_class > candidate.model.cleared_for(self._fleet.today()):
             # The rule in eligibility has already refused this; whoever comes here met a bug, and it ends here.
             raise Failure(Forbidden("This request may not be sent there.", code="data_class_not_cleared"), "barred")
-        if candidate.model.place == "hosted":
-            try:
-                await log.durable()
-            except HeadgateError as late:
-                raise Failure(late, "not_recorded") from late
+
+
+async def _recorded(log: Log) -> None:
+    """Return once the record is on disk: before that nothing leaves. Raises Failure."""
+    try:
+        await log.durable()
+    except HeadgateError as late:
+        raise Failure(late, "not_recorded") from late
 
 
 def within_hold(order: Sequence[Candidate]) -> list[Candidate]:
     """What may be tried: the first MOST_ATTEMPTS, which the hold covers, and local ones that are waited for."""
+    if len(order) <= MOST_ATTEMPTS:
+        return list(order)
     return [
         candidate
         for number, candidate in enumerate(order)

@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import re
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
 
 from router.upstream.address import Address, Bounds, Deadlines, Kind, UpstreamError
 from router.upstream.names import Names
+from router.upstream.pool import Pool
 from router.upstream.response import Response
 from router.upstream.wire import Wire
 
@@ -23,72 +25,14 @@ Headers = Sequence[tuple[str, str]]
 
 HEAD_START_S = 0.25
 """How long one of several addresses of a name has before the next is tried beside it."""
-CONNECTING = 64
-"""Connections that are being opened to one address at once; more wait, so that a dead address piles up nothing."""
 WAITING = 1024
 """Requests that may wait for a connection to one address."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_PATH = re.compile(r"/[!-~]*")
 _SET_HERE = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding", "upgrade", "te"})
 _SENT: set[str] = set()
 """Names of headers that were looked at already. They are all words of this program."""
 _MOST_SENT = 64
-
-
-class _Pool:
-    """The connections of one address."""
-
-    def __init__(self, address: Address, most: int, idle_most: int) -> None:
-        self.address = address
-        self.tcp = address.scheme != "unix"
-        self.slots = asyncio.Semaphore(most)  # one per exchange; idle connections hold none
-        self.connecting = asyncio.Semaphore(CONNECTING)
-        self.waiting = 0
-        """Requests that wait for a slot."""
-        self.idle: list[Wire] = []  # used from the end, so that spare ones age and are closed by the peer
-        self.open: set[Wire] = set()
-        self.heads: dict[tuple[str, str], bytes] = {}
-        """By method and path, the request up to the first header that varies."""
-        self._idle_most = idle_most
-        self.tls: ssl.SSLContext | None = None
-        if address.scheme == "https":
-            self.tls = ssl.create_default_context(cafile=address.ca_file or None)
-            self.tls.set_alpn_protocols(["http/1.1"])
-
-    def head(self, method: str, path: str) -> bytes:
-        """The first lines of a request. Raises ValueError for a path that cannot be sent."""
-        known = self.heads.get((method, path))
-        if known is None:
-            if not _PATH.fullmatch(path):
-                raise ValueError("the path must begin with / and hold only visible ASCII")
-            lines = f"{method} {path} HTTP/1.1\r\nhost: {self.address.authority}\r\naccept-encoding: identity\r\n"
-            known = lines.encode("latin-1")
-            if len(self.heads) < _MOST_SENT:
-                self.heads[method, path] = known
-        return known
-
-    # ---- what its sockets tell
-
-    def made(self, wire: Wire) -> None:
-        self.open.add(wire)
-
-    def lost(self, wire: Wire) -> None:
-        self.open.discard(wire)
-
-    def spoiled(self, wire: Wire) -> None:
-        if wire in self.idle:
-            self.idle.remove(wire)
-
-    def free(self, wire: Wire) -> bool:
-        """It can carry another request; False where there are enough."""
-        if len(self.idle) >= self._idle_most:
-            return False
-        self.idle.append(wire)
-        return True
-
-    def ended(self) -> None:
-        self.slots.release()
 
 
 class Connections:
@@ -102,24 +46,28 @@ class Connections:
         self._deadlines, self._bounds = deadlines, bounds
         self._idle, self._max = idle_per_address, max_per_address
         self._outside, self._names = outside, names or Names()
-        self._pools: dict[Address, _Pool] = {}
+        self._pools: dict[Address, Pool] = {}
         self._closed = False
 
-    async def post(
+    def post(
         self, address: Address, path: str, headers: Headers, body: bytes, *, deadlines: Deadlines | None = None,
         stream: bool = False, whole: bool = False, elsewhere: Callable[[], bool] | None = None,
-    ) -> Response:  # fmt: skip
+        sent: Callable[[], None] | None = None,
+    ) -> Coroutine[Any, Any, Response]:  # fmt: skip
         """Send `body`; returns when the head of the answer has arrived, whatever its status.
 
         `stream`: its reader says which events are progress; bytes alone are none. `whole`: return an answer with
         status 200 only when all of it is there. `elsewhere`: the first token has a deadline, until the reader says it
         has come, and this is asked then: whether somebody else may be asked, so that waiting on is not better.
+        `sent` is told when a connection is given the request; before, nobody can have worked on it.
         Raises UpstreamError, and ValueError where path or headers cannot be sent. Cancelling closes the socket.
         """
         pool = self._pools.get(address) or self._open_pool(address)
         head = pool.head("POST", path) + f"{_lines(headers)}content-length: {len(body)}\r\n\r\n".encode("latin-1")
         limits = deadlines or self._deadlines
-        return await self._exchange(pool, head, body, limits, stream=stream, whole=whole, elsewhere=elsewhere)
+        return self._exchange(
+            pool, head, body, limits, stream=stream, whole=whole, elsewhere=elsewhere, sent=sent
+        )  # fmt: skip
 
     async def get(
         self, address: Address, path: str, headers: Headers = (), *, deadlines: Deadlines | None = None
@@ -141,13 +89,15 @@ class Connections:
                 await wire.lost
 
     async def _exchange(
-        self, pool: _Pool, head: bytes, body: bytes, deadlines: Deadlines, *, stream: bool = False,
-        whole: bool = False, elsewhere: Callable[[], bool] | None = None,
+        self, pool: Pool, head: bytes, body: bytes, deadlines: Deadlines, *, stream: bool = False,
+        whole: bool = False, elsewhere: Callable[[], bool] | None = None, sent: Callable[[], None] | None = None,
     ) -> Response:  # fmt: skip
         started, fresh = asyncio.get_running_loop().time(), False
         while True:
-            wire = await self._take(pool, deadlines, fresh)
+            wire = (None if fresh else pool.again()) or await self._take(pool, deadlines, fresh)
             response = wire.send(head, body, deadlines, started, stream=stream, whole=whole, elsewhere=elsewhere)
+            if sent is not None:
+                sent()
             await response.wait()
             error = response.error
             if error is None or response.status:
@@ -158,19 +108,17 @@ class Connections:
                 raise error
             fresh = True
 
-    def _open_pool(self, address: Address) -> _Pool:
+    def _open_pool(self, address: Address) -> Pool:
         try:
-            pool = self._pools[address] = _Pool(address, self._max, self._idle)
+            pool = self._pools[address] = Pool(address, self._max, self._idle)
         except OSError as broken:  # ssl.SSLError is one
             raise UpstreamError("refused", f"the CA file for {address} cannot be read") from broken
         return pool
 
-    async def _take(self, pool: _Pool, deadlines: Deadlines, fresh: bool) -> Wire:
+    async def _take(self, pool: Pool, deadlines: Deadlines, fresh: bool) -> Wire:
         """A connection with a slot, idle or new. The end of the exchange gives the slot back."""
-        if pool.slots.locked():
+        if not pool.slots.take():
             await self._wait(pool, deadlines.connect_s)
-        else:
-            await pool.slots.acquire()
         while pool.idle and not fresh:
             wire = pool.idle.pop()
             if wire.usable:
@@ -180,26 +128,23 @@ class Connections:
             made = await self._connect(pool, deadlines.connect_s)
         finally:
             if made is None:
-                pool.slots.release()
+                pool.slots.give()
         return made
 
-    async def _wait(self, pool: _Pool, limit_s: float) -> None:
+    async def _wait(self, pool: Pool, limit_s: float) -> None:
         """Wait in line for a slot, not for long and not with very many."""
         message = f"all {self._max} connections to {pool.address} are busy"
-        if pool.waiting >= WAITING:
+        if len(pool.slots.line) >= WAITING:
             raise UpstreamError("pool_full", message)
-        pool.waiting += 1
         try:
             async with asyncio.timeout(limit_s):
-                await pool.slots.acquire()
+                await pool.slots.turn()
         except TimeoutError as late:
             raise UpstreamError("pool_full", message) from late
-        finally:
-            pool.waiting -= 1
 
     # ---- connecting
 
-    async def _connect(self, pool: _Pool, limit_s: float) -> Wire:
+    async def _connect(self, pool: Pool, limit_s: float) -> Wire:
         address = pool.address
         try:
             async with asyncio.timeout(limit_s), pool.connecting:
@@ -222,7 +167,7 @@ class Connections:
         return wire
 
     @contextlib.contextmanager
-    def _wires(self, pool: _Pool) -> Iterator[Callable[[], Wire]]:
+    def _wires(self, pool: Pool) -> Iterator[Callable[[], Wire]]:
         """What makes a wire to connect. uvloop never tells of its end one that is given up just as it connected."""
         made: list[Wire] = []
 
@@ -239,7 +184,7 @@ class Connections:
                 for wire in made:
                     pool.lost(wire)
 
-    async def _first(self, pool: _Pool, places: Sequence[str]) -> Wire:
+    async def _first(self, pool: Pool, places: Sequence[str]) -> Wire:
         """The first that connects; each has a head start before the next. Raises OSError, UpstreamError."""
         if stranger := next((place for place in places if self._outside(place)), None):
             raise UpstreamError("outside", f"{pool.address} is now {stranger}, which is not of this site")
@@ -265,7 +210,7 @@ class Connections:
                 task.cancel()
                 task.add_done_callback(_let_go)
 
-    async def _open(self, pool: _Pool, place: str) -> Wire:
+    async def _open(self, pool: Pool, place: str) -> Wire:
         loop, address = asyncio.get_running_loop(), pool.address
         name = address.host if pool.tls else None
         with self._wires(pool) as make:

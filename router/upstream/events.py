@@ -18,6 +18,8 @@ MOST_TOKENS = 2**31
 """A count above this is a mistake of the upstream, not a number of tokens."""
 FULL = (503, 529, "503", "529", "overloaded_error")
 """Codes and types of errors by which an upstream says that it takes no more now."""
+WRONG = (400, 422, "400", "422", "BadRequestError", "invalid_request_error")
+"""Those by which it says that the request itself is wrong. vLLM finds some of that only when the stream has begun."""
 _DELTAS = ("content", "reasoning_content", "reasoning", "refusal", "tool_calls", "function_call", "audio")
 # Inside a JSON string the quotes would be escaped, so these cannot be a model's own words.
 _USAGE = re.compile(rb'"usage"\s*:\s*\{')
@@ -39,6 +41,8 @@ class Seen(NamedTuple):
     error: str | None = None
     full: bool = False
     """Whether that error says that the upstream takes no more now."""
+    wrong: bool = False
+    """Whether it says that the request itself is wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +103,8 @@ def _failed(error: object) -> Seen:
         return Seen(error=error if isinstance(error, str) else "the upstream reported an error")
     message = error.get("message")
     text = message if isinstance(message, str) and message else "the upstream reported an error"
-    return Seen(error=text, full=error.get("code") in FULL or error.get("type") in FULL)
+    named = (error.get("code"), error.get("type"))
+    return Seen(error=text, full=any(one in FULL for one in named), wrong=any(one in WRONG for one in named))
 
 
 # ---- chat completions and completions

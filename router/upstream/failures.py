@@ -5,17 +5,15 @@ Whether to go on along the order is the attempts' business; here it is only said
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Sequence
 from email.utils import parsedate_to_datetime
-
-import orjson
 
 from router.errors import (
     BadRequest,
     Forbidden,
     HeadgateError,
+    NotFound,
     TooFast,
     Unavailable,
     UpstreamFailed,
@@ -24,6 +22,7 @@ from router.errors import (
 from router.records import Candidate
 from router.upstream.address import UpstreamError
 from router.upstream.response import Response
+from router.upstream.wording import LONGEST, Said, cleaned, said, sentence
 
 RETRY_AFTER_S = 5
 MAX_RETRY_AFTER_S = 300
@@ -32,19 +31,15 @@ PASSING = frozenset({"permit_invalid", "permits_exhausted"})
 """The door's refusals that a new permit mends: a door that was restarted, a permit that came late, too many at once."""
 REFUSED_BY_PROVIDER = frozenset({"provider_refused_key", "provider_redirected"})
 """The door's words for a provider's 3xx, 401 and 403, which it passes on as 502."""
-
-
 GONE = frozenset({"refused", "outside", "connect_timeout", "reset", "closed"})
 """How an exchange with an endpoint ends that is down or restarting."""
-INNER = re.compile(r"Traceback \(most recent call last\)|^\s+File \"", re.MULTILINE)
-PLACES = re.compile(
-    r"\b[a-z]+://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|(?<![\w/])/(?:[\w.+-]+/)+[\w.+-]*", re.IGNORECASE
-)
-"""Addresses, and paths of files."""
 OVERLOADED = "overloaded"
 """The outcome of a try that was refused with 503 or 529."""
+TOO_LONG_CODE = "context_length_exceeded"
 TOO_LONG = "too_long"
 """The outcome of a try whose prompt the model's context does not hold; a longer one may still answer."""
+BAD_REQUEST = "bad_request"
+"""The outcome of a try that the model's server refused since the request itself is wrong."""
 
 
 class Failure(Exception):
@@ -95,22 +90,17 @@ async def refusal(candidate: Candidate, response: Response) -> Failure:
     """What an answer other than 200 means for the caller and for the walk along the order."""
     status, name = response.status, candidate.name
     try:
-        message, code = _error_text(await response.read())
+        told = said(await response.read())
     except UpstreamError:
-        message, code = "", ""
+        told = Said()
+    message, code = told.message[:LONGEST], told.code
     if by_door := _by_door(response, name, message, code):
         return by_door
     pause_s = asked_pause(response.headers.get("retry-after"), time.time())
     if status in (400, 404, 413, 422):
-        if "context length" in message or "maximum context" in message:
-            code = "context_length_exceeded"
-        bad = BadRequest(cleaned(message) or f"{name} refused the request.", code=code or "invalid_request")
-        # Only of a prompt that is too long another model may say something else.
-        final = code != "context_length_exceeded"
-        return Failure(bad, TOO_LONG if not final else "bad_request", status, final=final, sent=False)
+        return wrong_request(candidate, status, told)
     if status == 429:
-        told = _told(pause_s)
-        limit = TooFast(f"{name} takes no more requests now.", retry_after=told)
+        limit = TooFast(f"{name} takes no more requests now.", retry_after=_told(pause_s))
         rest = RETRY_AFTER_S if pause_s is None else pause_s
         return Failure(limit, "rate_limited", status, sent=False, pause_s=rest)
     if status in (503, 529):
@@ -123,6 +113,22 @@ async def refusal(candidate: Candidate, response: Response) -> Failure:
     # Whoever refuses generates nothing and bills nothing.
     sent = status >= 500 and code not in REFUSED_BY_PROVIDER
     return Failure(failed, "error", status, sent=sent, blamed=True)
+
+
+def wrong_request(candidate: Candidate, status: int, told: Said) -> Failure:
+    """It says that the request itself is wrong. Only of a prompt that is too long another model may say otherwise."""
+    if told.no_route:
+        error = NotFound(f"{candidate.name} is on a server that has no such route.", code="route_not_offered")
+        return Failure(error, "no_route", status, sent=False)
+    if status == 404 and (told.param == "model" or told.code == "model_not_found"):
+        # Which name a server has for the model is the router's to know, never the caller's.
+        gone = UpstreamFailed(f"{candidate.name} is on a server that does not serve it now.")
+        return Failure(gone, "no_model", status, sent=False, blamed=True)
+    text = sentence(told.message) or f"{candidate.name} refused the request."
+    if told.code == TOO_LONG_CODE or "context length" in told.message or "maximum context" in told.message:
+        return Failure(BadRequest(text, code=TOO_LONG_CODE), TOO_LONG, status, sent=False)
+    bad = BadRequest(text, code=told.code or None, param=told.param)
+    return Failure(bad, BAD_REQUEST, status, final=True, sent=False)
 
 
 def overloaded(candidate: Candidate, status: int, pause_s: float | None = None) -> Failure:
@@ -166,24 +172,6 @@ def _by_door(response: Response, name: str, message: str, code: str) -> Failure 
             error = kind(f"{name} cannot be reached: {message}", code=code or None)
             return Failure(error, "unreachable", status, sent=False, blamed=True)
     return None
-
-
-def _error_text(body: bytes) -> tuple[str, str]:
-    """Message and code of an OpenAI-shaped error body; empty where there is none."""
-    try:
-        found = orjson.loads(body)
-        error = found.get("error", found)
-        code, message = error.get("code"), error.get("message", "")
-        return (message[:500] if isinstance(message, str) else ""), code if isinstance(code, str) else ""
-    except (ValueError, AttributeError):
-        return "", ""
-
-
-def cleaned(message: str) -> str:
-    """An upstream's words about a request, fit for its caller: short, one line, no addresses, paths or inner state."""
-    if INNER.search(message):
-        return ""
-    return PLACES.sub("…", " ".join("".join(c if c.isprintable() else " " for c in message).split()))
 
 
 def asked_pause(text: str | None, now: float) -> float | None:

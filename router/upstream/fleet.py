@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -28,6 +29,7 @@ from serving.catalogue import Catalogue, Model, Price
 
 LOG = logging.getLogger("headgate.router")
 
+DAY_S = 86400
 POLL_S = 1.0
 POLL_WHILE_STARTING_S = 0.25
 POLL_DEADLINES = Deadlines(connect_s=1.0, first_byte_s=2.0, idle_s=2.0, total_s=4.0)
@@ -91,17 +93,19 @@ class Fleet:
         endpoints = [e.now(*self._live(e.name, e.limit)) for e in read]
         endpoints += [self._hosted(m, now) for m in self._far]
         return Snapshot(
-            at=now, today=self.today(), catalogue=self._catalogue, models=self.models,
+            at=now, today=_day(int(now // DAY_S)), catalogue=self._catalogue, models=self.models,
             endpoints=tuple(endpoints), spent=spent, draw=random.random(),  # noqa: S311, it spreads load
         )  # fmt: skip
 
     def _live(self, name: str, limit: int) -> tuple[int, int, bool, int, str, bool]:
         """What this router itself knows of an endpoint now, as `Endpoint.now` takes it."""
-        room, health, now = self._room, self._health, time.monotonic()
-        return (
-            room.in_flight(name), health.limit(name, limit, now), room.is_told_full(name), room.outstanding(name),
-            health.resting(name, now), health.failing(name, now),
-        )  # fmt: skip
+        room, health = self._room, self._health
+        in_flight, full, outstanding = room.in_flight(name), room.is_told_full(name), room.outstanding(name)
+        if health.well(name):  # nearly always
+            return in_flight, limit, full, outstanding, "", False
+        now = time.monotonic()
+        resting, failing = health.resting(name, now), health.failing(name, now)
+        return in_flight, health.limit(name, limit, now), full, outstanding, resting, failing
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -122,7 +126,7 @@ class Fleet:
 
     def today(self) -> dt.date:
         """The day that approvals are held against (UTC)."""
-        return dt.datetime.now(dt.UTC).date()
+        return _day(int(time.time() // DAY_S))
 
     def access(self, endpoint: str) -> Access:
         """How to reach a local endpoint. Raises KeyError for one that is gone."""
@@ -220,6 +224,12 @@ class Fleet:
         )  # fmt: skip
         self.instances, self.heard = document, time.time()
         return self._known.left_out
+
+
+@lru_cache(maxsize=2)
+def _day(number: int) -> dt.date:
+    """A day (UTC) by its number since 1970 began."""
+    return dt.date(1970, 1, 1) + dt.timedelta(days=number)
 
 
 def _why(failed: Exception) -> str:

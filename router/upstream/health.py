@@ -150,6 +150,10 @@ class Health:
         for name in left:
             del self._known[name]
 
+    def well(self, endpoint: str) -> bool:
+        """Whether nothing is known against it: it does not rest, is not failing, and all its places may be used."""
+        return endpoint not in self._known
+
     def resting(self, endpoint: str, now: float) -> str:
         """Why it is left alone now, or ""."""
         known = self._known.get(endpoint)

@@ -88,7 +88,7 @@ class Response:
     """One answer whose head has arrived. Take the body with `read`, `chunks` or `forward`, and end with `close`."""
 
     __slots__ = (
-        "_body_bytes", "_parts", "_sink", "_waiter", "error", "headers", "held", "progress", "socket", "status",
+        "_body_bytes", "_parts", "_waiter", "error", "headers", "held", "progress", "sink", "socket", "status",
         "whole",
     )  # fmt: skip
 
@@ -106,9 +106,10 @@ class Response:
         self.error: UpstreamError | None = None
         """Why it ended before its end."""
         self.progress = progress
+        self.sink: Callable[[bytes], None] | None = None
+        """Who is handed each piece of the body as it comes; None where they wait for a reader."""
         self._body_bytes = body_bytes
         self._parts: list[bytes] = []
-        self._sink: Callable[[bytes], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
 
     async def read(self) -> bytes:
@@ -152,12 +153,12 @@ class Response:
         """
         if self.held:
             sink(self.take())
-        self._sink = sink
+        self.sink = sink
         try:
             while self.socket is not None:
                 await self.wait()
         finally:
-            self._sink = None
+            self.sink = None
         if self.error is not None:
             raise self.error
 
@@ -193,7 +194,7 @@ class Response:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         parts.clear()
         self.held = 0
-        if self._sink is None and self.socket is not None:
+        if self.sink is None and self.socket is not None:
             self.socket.resume()
         return data
 
@@ -213,15 +214,15 @@ class Response:
 
     def add(self, part: bytes) -> None:
         """A piece of the body has come."""
-        if self._sink is not None:
-            self._sink(part)
+        if self.sink is not None:
+            self.sink(part)
             return
         self._parts.append(part)
         self.held += len(part)
 
     def arrived(self) -> None:
         """Something new is here: let the reader know."""
-        if self._sink is None and not (self.whole and self.status == 200):
+        if self.sink is None and not (self.whole and self.status == 200):
             self.wake()
 
     def end(self, error: UpstreamError | None) -> None:

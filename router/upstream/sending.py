@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from router.permit import LIFETIME_S, Permit, body_hash, seal
 from router.records import Ask, Caller, Candidate, Decision
 from router.upstream.answer import Answer, Log, Unusable
 from router.upstream.connection import Address, Connections, Response, UpstreamError
-from router.upstream.failures import RETRY_AFTER_S, Failure, overloaded, refusal, unreachable
+from router.upstream.failures import RETRY_AFTER_S, Failure, overloaded, refusal, unreachable, wrong_request
 from router.upstream.fleet import Access, Fleet
 from router.upstream.tries import Try
+from router.upstream.wording import spoken
 
 JSON = ("content-type", "application/json")
 
@@ -57,11 +58,13 @@ class Sending:
         raw = orjson.dumps(body)
         try:
             if candidate.model.place == "hosted":
-                response = await self._to_door(ask, caller, decision, candidate, raw, elsewhere)
+                response = await self._to_door(ask, caller, decision, candidate, raw, held, elsewhere)
             else:
-                response = await self._to_local(ask, candidate, raw, elsewhere)
+                response = await self._to_local(ask, candidate, raw, held, elsewhere)
             held.response = response
-            await _check_head(ask, candidate, response)
+            if response.status != 200:
+                raise await refusal(candidate, response)
+            _check_kind(ask, candidate, response)
             hide = ask.stream and not (ask.body.get("stream_options") or {}).get("include_usage")
             answer = Answer(
                 candidate, response, log, stream=ask.stream, hide_usage=hide, dropped=dropped, route=ask.route,
@@ -74,14 +77,16 @@ class Sending:
             # A provider that says so in a stream it has begun may have worked by then, and bills that.
             if failed.full and candidate.model.place == "local":
                 raise overloaded(candidate, 503) from failed
+            if failed.wrong and candidate.model.place == "local":
+                raise wrong_request(candidate, 400, spoken(failed.wrong)) from failed
             unusable = UpstreamFailed(f"{candidate.name} gave no usable answer: {failed}.")
             raise Failure(unusable, "unusable", blamed=True) from failed
         held.response = None
         return answer
 
-    async def _to_local(
-        self, ask: Ask, candidate: Candidate, raw: bytes, elsewhere: Callable[[], bool] | None
-    ) -> Response:  # fmt: skip
+    def _to_local(
+        self, ask: Ask, candidate: Candidate, raw: bytes, held: Try, elsewhere: Callable[[], bool] | None
+    ) -> Awaitable[Response]:  # fmt: skip
         try:
             access = self._fleet.access(candidate.endpoint.name)
         except KeyError as gone:
@@ -90,14 +95,15 @@ class Sending:
         if key := self._key(candidate, access):
             headers.append(("authorization", f"Bearer {key}"))
         stream = ask.stream
-        return await self._connections.post(
-            access.address, f"/v1/{ask.route}", headers, raw, stream=stream, whole=not stream, elsewhere=elsewhere
-        )
+        return self._connections.post(
+            access.address, f"/v1/{ask.route}", headers, raw, stream=stream, whole=not stream, elsewhere=elsewhere,
+            sent=held.handed_over,
+        )  # fmt: skip
 
-    async def _to_door(
-        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, raw: bytes,
+    def _to_door(
+        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, raw: bytes, held: Try,
         elsewhere: Callable[[], bool] | None,
-    ) -> Response:  # fmt: skip
+    ) -> Awaitable[Response]:  # fmt: skip
         assert self._door is not None
         door = self._fleet.door
         permit = Permit(
@@ -108,9 +114,10 @@ class Sending:
         )  # fmt: skip
         headers = [JSON, ("x-headgate-permit", seal(permit, self._permit_secret))]
         stream = ask.stream
-        return await self._connections.post(
-            self._door, "/send", headers, raw, stream=stream, whole=not stream, elsewhere=elsewhere
-        )
+        return self._connections.post(
+            self._door, "/send", headers, raw, stream=stream, whole=not stream, elsewhere=elsewhere,
+            sent=held.handed_over,
+        )  # fmt: skip
 
     def _key(self, candidate: Candidate, access: Access) -> str:
         """An attached server's key; a rotated file is read again. Raises Failure where it cannot be sent."""
@@ -138,10 +145,8 @@ class Sending:
         return known[1]
 
 
-async def _check_head(ask: Ask, candidate: Candidate, response: Response) -> None:
+def _check_kind(ask: Ask, candidate: Candidate, response: Response) -> None:
     """Raises Failure unless an answer of the kind that was asked for begins here."""
-    if response.status != 200:
-        raise await refusal(candidate, response)
     expected = "text/event-stream" if ask.stream else "application/json"
     if not response.headers.get("content-type", "").startswith(expected):
         other = UpstreamFailed(f"{candidate.name} answered something else than {expected}.")

@@ -13,13 +13,18 @@ from typing import Any
 import orjson
 
 from router.records import Route, Usage
-from router.upstream.events import dialect_of
+from router.upstream.events import CHAT, dialect_of
 from router.upstream.events import usage_of as usage_of
 
 _BOM = b"\xef\xbb\xbf"
 # A line end, then an empty line. The first must not take the CR of a CRLF alone, or every CRLF would look like two.
 _EVENT_END = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _EMPTY_LINES = re.compile(rb"[\r\n]+")
+_TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content)": ?"([^"]+)"')
+_WORDS = frozenset({b"error", b"usage", b"finish_reason", b""})
+"""Texts which in their quotes would have an event decoded; and none, where what stands around it may overlap."""
+LESSONS = 8
+"""How often it is learned what the events of one stream have in common; there are some that have nothing."""
 
 
 class StreamError(Exception):
@@ -50,6 +55,8 @@ class StreamReader:
         """The message of an error event. Neither it nor what follows is passed on: its words are the upstream's."""
         self.full = False
         """Whether that error says that the upstream takes no more now. vLLM refuses a stream so, with status 200."""
+        self.wrong = False
+        """Whether it says that the request itself is wrong."""
         self.events = 0
         """Pieces of the answer since the first delta; about one token each."""
         self._dialect = dialect_of(route)
@@ -61,15 +68,25 @@ class StreamReader:
         self._kept = True  # the last event was passed on
         self._after_cr = False  # the last event ended on a CR, whose LF may still come
         self._first = True
+        self._around: tuple[bytes, bytes] | None = None
+        """What stood before and after the text of an event that was passed on without being decoded."""
+        self._alike: tuple[bytes, bytes] | None = None
+        """The same while the next byte begins an event, which may then be known by it."""
+        self._lessons = LESSONS if self._dialect is CHAT else 0
 
     def feed(self, data: bytes) -> bytes:
         """Take what arrived; returns the complete events to pass on, byte for byte as they came (but see `replaced`).
 
         Raises StreamError, if need be at the call after the one that returns the last good event.
         """
+        if self._alike is not None:
+            before, after = self._alike
+            if data.startswith(before) and data.endswith(after) and _plain(data[len(before) : -len(after)]):
+                self.events += 1
+                return data
         if not data:
             return b""
-        late = b""  # the LF of a CRLF whose CR ended the last event
+        self._alike, late = None, b""  # the LF of a CRLF whose CR ended the last event
         if self._after_cr:
             self._after_cr = False
             if data[:1] == b"\n":
@@ -129,6 +146,8 @@ class StreamReader:
             ready = self._mended(ready)
         if self.started and _whole_objects(ready) and not self._notable(ready):
             self.events += self._tokens(ready)
+            if not self._tail:
+                self._alike = self._learn(ready)
             return ready
         kept, seen = [], 0
         for event in _split(ready):
@@ -140,6 +159,17 @@ class StreamReader:
                 break
         self._after_cr = self._after_cr and seen == len(ready)
         return b"".join(kept)
+
+    def _learn(self, event: bytes) -> tuple[bytes, bytes] | None:
+        """What the next event may have in common with this one. Some streams have nothing, and are soon left alone."""
+        around = self._around
+        if around is not None and event.startswith(around[0]) and event.endswith(around[1]):
+            return around
+        if self._lessons and event.startswith(b"data: {") and event.find(b"\n") == len(event) - 2:
+            self._lessons -= 1
+            if text := _TEXT.search(event):
+                self._around = event[: text.start(1)], event[text.end(1) :]
+        return self._around
 
     def _event(self, event: bytes, *, decode: bool) -> bool:
         """Take note of one event. False: it is not passed on."""
@@ -169,7 +199,7 @@ class StreamReader:
         self.usage = seen.usage or self.usage
         self.finish = seen.finish or self.finish
         if seen.error is not None:
-            self.error, self.full = seen.error, seen.full
+            self.error, self.full, self.wrong = seen.error, seen.full, seen.wrong
             return False
         self.done = seen.done
         if seen.bare:
@@ -208,6 +238,17 @@ def _whole_objects(events: bytes) -> bool:
     objects = events.count(b"\ndata: {") + events.startswith(b"data: {")
     lines = events.count(b"\ndata:") + events.startswith(b"data:")
     return objects == lines > 0 and events.count(b"}\n\n") == events.count(b"\n\n") and b"\r" not in events
+
+
+def _plain(text: bytes) -> bool:
+    """Whether this, in the place of another text of an event, leaves all else that is said of it true.
+
+    It holds nothing that could end the text, the line or the event, and nothing for which an event is decoded.
+    """
+    return (
+        34 not in text and 10 not in text and 13 not in text and 91 not in text
+        and text.isascii() and text not in _WORDS
+    )  # fmt: skip
 
 
 def _is_object(payload: bytes) -> bool:

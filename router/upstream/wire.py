@@ -6,27 +6,23 @@ Owns framing and deadlines. What an answer means, and which socket carries the n
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol, cast
 
 import httptools
 
 from router.upstream.address import Bounds, Deadlines, Kind, UpstreamError
+from router.upstream.chunks import unframed
 from router.upstream.response import Progress, Response
+from router.upstream.tuning import tune
 
-DEAD_PEER_S = 20
-"""Seconds after which a peer that acknowledges nothing is given up by the kernel."""
 HURRY_S = 1.0
 """How long the rest of an answer may take that nobody reads any more; then the socket is closed."""
 SMALL = 65_536
 """Bodies up to this are copied behind their head, so that both go out at once."""
 TICK_S = 0.001
 """The loop may fire a clock tick early."""
-
-_NAMES: dict[bytes, str] = {}
-"""Header names as they came → small letters. The same few come with every answer."""
-_MOST_NAMES = 256
 
 
 class Home(Protocol):
@@ -69,6 +65,8 @@ class Wire(asyncio.Protocol):
         self._response = response
         self.silent = True
         self._complete = self._extra = self._reusable = self._until_eof = self._unread = self._oversized = False
+        self._chunk_ended = self._between = False
+        """Whether the last thing the parser found was the end of a chunk; whether nothing has come behind it."""
         self._header_size = self._header_lines = self._dry = 0
 
     # ---- the exchange
@@ -147,7 +145,7 @@ class Wire(asyncio.Protocol):
 
     def hurry(self) -> None:
         """Nobody reads on: what is left may come within HURRY_S, and then the socket can be used again."""
-        self._unread = True
+        self._unread, self._between = True, False
         self.resume()
         if self._response is not None:
             self._response.progress.end_at = at = self.loop.time() + HURRY_S
@@ -188,12 +186,18 @@ class Wire(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is no subclass
         self._home.made(self)
         if self._home.tcp:
-            _tune(transport.get_extra_info("socket"))
+            tune(transport.get_extra_info("socket"))
             self.peer = str((transport.get_extra_info("peername") or ("",))[0])
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: the parser calls the methods below for what is in them."""
         response = self._response
+        # Whole chunks where a chunk begins would leave the parser as it is: it need not see them.
+        sink = response.sink if self._between and response is not None else None
+        if sink is not None and (held := unframed(data)) is not None:
+            self._dry = 0
+            sink(held)
+            return
         if response is None:  # nothing was asked: what comes now would be taken for the next answer
             self._drop()
             return
@@ -224,6 +228,9 @@ class Wire(asyncio.Protocol):
             if response.held > bounds.buffer_bytes and not response.whole:
                 self.pause()
             response.arrived()
+            # A line that began behind the last chunk has not ended, or the parser would have told its size.
+            ended = self._chunk_ended and data.endswith(b"\r\n")
+            self._between = ended and response.progress.by_event and not self._unread
 
     def _hand_over(self, response: Response) -> bool:
         """Give the response what the parser found of the body; False where it found nothing."""
@@ -279,7 +286,7 @@ class Wire(asyncio.Protocol):
         response = self._response
         if response is None or response.status:  # later ones are trailers
             return
-        known, text = _NAMES.get(name) or _name(name), value.decode("latin-1")
+        known, text = _lower(name), value.decode("latin-1")
         if known == "retry-after" and known in response.headers:
             text = "twice"  # which of them is meant cannot be known
         response.headers[known] = text
@@ -307,27 +314,17 @@ class Wire(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
 
+    def on_chunk_header(self) -> None:
+        self._chunk_ended = False
+
+    def on_chunk_complete(self) -> None:
+        self._chunk_ended = True
+
     def on_message_complete(self) -> None:
         if self._response is not None and self._response.status:
             self._complete = True
 
 
-def _name(name: bytes) -> str:
-    known = name.decode("latin-1").lower()
-    if len(_NAMES) < _MOST_NAMES:
-        _NAMES[name] = known
-    return known
-
-
-def _tune(sock: socket.socket) -> None:
-    """Send small pieces at once, and notice a peer that vanished without a word."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (
-        ("TCP_KEEPIDLE", DEAD_PEER_S // 2),
-        ("TCP_KEEPINTVL", DEAD_PEER_S // 4),
-        ("TCP_KEEPCNT", 2),
-        ("TCP_USER_TIMEOUT", DEAD_PEER_S * 1000),
-    ):
-        if hasattr(socket, name):  # not everywhere
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+@lru_cache(256)
+def _lower(name: bytes) -> str:
+    return name.decode("latin-1").lower()  # the same few come with every answer

@@ -739,7 +739,7 @@ async def test_only_so_many_connections_are_opened_at_once(
     client: Connections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An address that takes no connections piles up none of ours."""
-    monkeypatch.setattr("router.upstream.connection.CONNECTING", 3)
+    monkeypatch.setattr("router.upstream.pool.CONNECTING", 3)
     opening, most = 0, 0
 
     async def never(*_: object, **__: object) -> None:

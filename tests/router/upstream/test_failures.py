@@ -25,7 +25,6 @@ from router.upstream.failures import (
     RETRY_AFTER_S,
     Failure,
     asked_pause,
-    cleaned,
     most_telling,
     refusal,
     unreachable,
@@ -194,19 +193,35 @@ async def test_what_counts_as_a_failure_of_the_endpoint(upstream: Upstream, stat
     assert (await failed(upstream, {"status": status, "body": body})).blamed is blamed
 
 
-@pytest.mark.parametrize(
-    ("said_there", "told"),
-    [
-        ("Ask http://10.0.0.7:8000/v1 or 192.168.1.4:9000 again", "Ask … or … again"),
-        ("in /usr/lib/python3/site.py\nline 7", "in … line 7"),
-        ("a\r\nb\x00c\x1b[31md", "a b c [31md"),
-        ('Traceback (most recent call last):\n  File "x.py", line 1', ""),
-        ("max_tokens must be at least 1, got 0.", "max_tokens must be at least 1, got 0."),
-        ("use text/plain or a/b", "use text/plain or a/b"),
-    ],
-)
-def test_an_upstreams_words_lose_what_is_its_own(said_there: str, told: str) -> None:
-    assert cleaned(said_there) == told
+async def test_the_field_that_is_meant_is_named_and_a_long_prompt_has_none(upstream: Upstream) -> None:
+    body = json.dumps({"error": {"message": "Too warm. (parameter=temperature, value=9.0)", "param": "temperature"}})
+    error = (await failed(upstream, {"status": 400, "body": body})).error
+    assert (error.message, error.param, error.code) == ("Too warm.", "temperature", BAD)
+    long = "This model's maximum context length is 10 tokens. (parameter=input_tokens, value=11)"
+    body = json.dumps({"error": {"message": long, "param": "input_tokens", "code": 400}})
+    found = await failed(upstream, {"status": 400, "body": body})
+    assert (found.error.param, found.error.code, found.final) == (None, "context_length_exceeded", False)
+    assert found.error.message == "This model's maximum context length is 10 tokens."
+
+
+async def test_a_server_without_the_route_is_not_the_callers_mistake_and_another_may_have_it(
+    upstream: Upstream,
+) -> None:
+    found = await failed(upstream, {"status": 404, "body": '{"detail":"Not Found"}'})
+    assert (found.error.status, found.error.code, found.final) == (404, "route_not_offered", False)
+    assert found.outcome == "no_route"
+
+
+@pytest.mark.parametrize("error", [{"param": "model", "code": 404}, {"param": None, "code": "model_not_found"}])
+async def test_a_server_that_lost_the_model_has_failed_and_not_the_caller(
+    upstream: Upstream, error: dict[str, Any]
+) -> None:
+    body = json.dumps({"error": {"message": "The model `other` does not exist.", **error}})
+    for place in ("local", "hosted"):
+        found = await failed(upstream, {"status": 404, "body": body}, place=place)
+        assert (found.error.status, found.final, found.blamed) == (502, False, True)
+        assert found.outcome == "no_model"
+        assert "other" not in found.error.message
 
 
 @pytest.mark.parametrize(
@@ -216,10 +231,10 @@ def test_an_upstreams_words_lose_what_is_its_own(said_there: str, told: str) -> 
         (said("Too warm", 400), "Too warm", BAD),
         ('{"message": "old style", "code": "x"}', "old style", "x"),
         (said("This model's maximum context length is 10"), "maximum context", "context_length_exceeded"),
-        (said("x" * 5000), "x" * 500, BAD),
+        (said("x" * 5000), "x" * 499 + "…", BAD),
         ("<html>", "near refused the request.", BAD),
         ("[]", "near refused the request.", BAD),
-        ('{"error": "plain"}', "near refused the request.", BAD),
+        ('{"error": "plain"}', "plain", BAD),
         ("", "near refused the request.", BAD),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from router.records import MOST_ATTEMPTS, Ask, Decision
 from router.upstream.connection import Address
 from router.upstream.fleet import Access
 from router.upstream.health import Health
+from router.upstream.tries import LEAST, SHARE
 from serving.catalogue import Model
 from tests.conftest import until
 from tests.fakes.asking import ask, decided, endpoint
@@ -272,3 +274,47 @@ async def test_a_late_first_token_is_waited_for_where_no_other_can_be_asked_any_
     assert b"[DONE]" in await work
     retries.running = 0
     assert [a["outcome"] for a in replicas.rig.closed()["attempts"]] == ["answered"]
+
+
+async def test_many_first_tokens_that_are_late_at_once_share_the_retry_budget(replicas: Replicas) -> None:
+    """All timers fire before the next try of any has begun; each alone would find the budget untouched."""
+    rig, retries = replicas.rig, replicas.rig.attempts._retries
+    connections = rig.sending._connections
+    connections._deadlines = replace(connections._deadlines, first_byte_s=5.0, first_token_s=0.2)
+    replicas.engines = replicas.engines[:2]
+    for engine in replicas.engines:
+        engine.script = {"never": True}
+    rig.room.refresh({"near": 0, "near-2": 0})
+    asked = [ask("near", stream=True)._replace(id=f"req_{number}") for number in range(30)]
+    work = [asyncio.create_task(rig.run(replicas.decision(one), one)) for one in asked]
+    first, second = replicas.engines
+    await until(lambda: len(first.requests) == 30, work[0])
+    time.sleep(0.25)  # the loop stands still until all of them are late
+    await until(lambda: retries.running >= LEAST and retries.running == len(second.requests))
+    assert LEAST < retries.running <= SHARE * 30
+    assert rig.room.in_flight("near") == 30 - retries.running  # the others are waited for where they are
+    for one in work:
+        one.cancel()
+    await asyncio.gather(*work, return_exceptions=True)
+    assert (retries.running, rig.room.total()) == (0, 0)
+
+
+async def test_a_share_of_the_retry_budget_that_was_promised_is_given_back_by_who_leaves(replicas: Replicas) -> None:
+    rig, retries = replicas.rig, replicas.rig.attempts._retries
+    connections = rig.sending._connections
+    connections._deadlines = replace(connections._deadlines, first_byte_s=5.0, first_token_s=0.1)
+    replicas.engines = replicas.engines[:2]
+    replicas.engines[0].script = {"never": True}
+    asked = ask("near", stream=True)
+    work = asyncio.create_task(rig.run(replicas.decision(asked), asked))
+    await until(lambda: replicas.engines[0].requests, work)
+    reserve = retries.reserve
+
+    def promised() -> None:
+        reserve()
+        work.cancel()  # before its next try begins
+
+    retries.reserve = promised  # type: ignore[method-assign]
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert (retries.running, replicas.engines[1].accepted) == (0, 0)

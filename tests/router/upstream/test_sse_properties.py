@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise, product
 from pathlib import Path
 
 import pytest
@@ -82,6 +82,30 @@ def test_no_pair_of_splits_changes_what_vllm_sent(route: str, end: str) -> None:
 def test_any_number_of_splits_changes_nothing(route: str, marks: list[int], end: str) -> None:
     data = RECORDED[route].replace(b"\n", ENDS[end].encode())
     assert cut(route, data, *(mark % len(data) for mark in marks)) == cut(route, data)
+
+
+WAYS = (
+    b'{"choices":[{"delta":{"content":"TEXT"},"finish_reason":null}]}', b'{"choices": [{"text": "TEXT", "index": 0}]}',
+    b'{"choices":[{"delta":{"content":"TEXT":{},"finish_reason":null}]}', b'{"content":"TEXT":"stop"}',
+)  # fmt: skip
+SAID = (
+    b"error", b"usage", b"finish_reason", b"[DONE]", b'"', b'\\"', b"\\", b"\\n", "é".encode(), b"\xff", b"", b"}",
+    b"}\n\n", b'","x":"', b'"error":{"message":"no"}', b"a\n\ndata: {}", b"\n", b"\r", b'"},"finish_reason":"stop"',
+)  # fmt: skip
+"""Texts, most of which could be taken for something else."""
+AFTER = (b"\n\n", b"\r\n\r\n", b"\n\r", b"\n\n\n", b"\n\r\n", b"\n: x\n\n", b"\n\n: ", b"\n\ndata: 1", b"\n")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_event_known_by_what_stands_around_its_text_says_the_same(way: bytes) -> None:
+    begin, last = b'{"choices":[{"delta":{"content":"w"}}]}', b'{"choices":[],"usage":{"prompt_tokens":9}}'
+    for said, after in product(SAID, AFTER):
+        events = [begin, *(way.replace(b"TEXT", text) for text in (b"a", said, b"c", b"d")), last]
+        pieces = [b"data: " + event + b"\n\n" for event in events]
+        pieces[2] = pieces[2][:-2] + after
+        data = b"".join(pieces)
+        apart, bytewise = cut("chat", data, *accumulate(map(len, pieces))), cut("chat", data, *range(len(data)))
+        assert apart == bytewise, (said, after)
 
 
 @given(
