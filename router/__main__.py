@@ -16,6 +16,7 @@ from pathlib import Path
 import uvloop
 
 from router import app, keeper, workers
+from router.child import beating
 from router.ledger.counters import Stuck
 from router.ledger.store import LedgerError
 from router.listen import Listen, check_free, check_public
@@ -35,14 +36,14 @@ def main() -> int:
         listen = Listen(options.host, options.port, options.tls_cert, options.tls_key)
         if options.worker:
             share = Share(options.worker, options.of, options.writer, tuple(options.gone))
-            return uvloop.run(_run(home, found, listen, options.parent_pipe, share))
+            return uvloop.run(_run(home, found, listen, options, share))
         check_public(listen, options.behind_proxy)
         check_free(listen)
         if found.site.router.admin_port:
             check_free(Listen(port=found.site.router.admin_port), "router.admin_port in headgate.yaml")
         if found.site.router.workers > 1:
-            return _keep(home, found, sys.argv[1:], options.parent_pipe)
-        return uvloop.run(_run(home, found, listen, options.parent_pipe, Share()))
+            return _keep(home, found, sys.argv[1:], options)
+        return uvloop.run(_run(home, found, listen, options, Share()))
     except (ConfigError, LedgerError, Stuck) as wrong:
         print(f"router: {wrong}", file=sys.stderr)
         return 2
@@ -52,21 +53,21 @@ def main() -> int:
         return 1
 
 
-def _keep(home: Home, found: Catalogue, given: list[str], parent_pipe: bool) -> int:
+def _keep(home: Home, found: Catalogue, given: list[str], options: argparse.Namespace) -> int:
     """Be the parent of the workers, which are given the same arguments and the same file of settings."""
     with workers.only_one(home):
         workers.prepare(home, time.time())
-        args = [one for one in given if one != "--parent-pipe"]
+        args = [one for one in given if one != "--parent-pipe" and not one.startswith("--beat=")]
         args += ["--config", str(found.path)] if found.path else []
         kept = Workers(home, found.site.router.workers, args, keeper.environment(home, os.environ))
-        return asyncio.run(keeper.keep(kept, parent_pipe))
+        return asyncio.run(keeper.keep(kept, options.parent_pipe, options.beat))
 
 
-async def _run(home: Home, found: Catalogue, listen: Listen, parent_pipe: bool, share: Share) -> int:
+async def _run(home: Home, found: Catalogue, listen: Listen, options: argparse.Namespace, share: Share) -> int:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    if parent_pipe:
+    if options.parent_pipe:
         # A thread, since stdin may be a pipe, a file or a terminal; a daemon, for a blocked read cannot be cancelled.
         threading.Thread(target=_until_stdin_ends, args=(loop, stop), daemon=True).start()
     built = app.build(home, found, share)
@@ -76,7 +77,8 @@ async def _run(home: Home, found: Catalogue, listen: Listen, parent_pipe: bool, 
     gc.set_threshold(10_000, 10, 10)  # a request makes hundreds of objects and next to no cycles
     # Else the ledger's thread waits 5 ms for each of its turns while the loop is busy, and falls ever further behind.
     sys.setswitchinterval(0.0005)
-    await app.serve(built, home, found, listen, stop)
+    async with beating(options.beat):
+        await app.serve(built, home, found, listen, stop)
     return 0
 
 
@@ -97,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tls-key")
     parser.add_argument("--behind-proxy", action="store_true", help="a proxy in front speaks TLS")
     parser.add_argument("--parent-pipe", action="store_true", help="end when stdin is closed")
+    parser.add_argument("--beat", type=int, default=-1, help=argparse.SUPPRESS)  # the keeper's end of child.Beats
     # Between the parent of several workers and one of them.
     parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--of", type=int, default=1, help=argparse.SUPPRESS)

@@ -7,6 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from router.decision.outgoing import body_for
 from router.ledger.budgets import Budgets
 from router.ledger.counters import Shared
 from router.ledger.entries import Ledger, settle_lost
+from router.ledger.forms import Forms
 from router.ledger.keys import Keyring
 from router.ledger.metrics import Live, Metrics
 from router.ledger.prices import Prices
@@ -32,8 +34,8 @@ from router.ledger.rates import Rates
 from router.ledger.store import Store, connect
 from router.ledger.totals import Totals
 from router.listen import Listen, shared
-from router.peers import Peers
 from router.pipeline import Pipeline
+from router.siblings import Siblings
 from router.upstream.attempts import Attempts
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Fleet
@@ -92,18 +94,20 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     serving = Address.parse(f"unix:{home.socket('serving')}")
     fleet = Fleet(prices.catalogue, connections, serving, door, room, prices.rate, share.part, health)
     ledger = Ledger(store, budgets, metrics, prices)
-    metrics.watch(lambda: _live(fleet, room, store))
+    metrics.watch(lambda: _live(fleet, room, store, share.of))
     sending = Sending(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
     attempts = Attempts(sending, fleet, room, checked, health)
-    pipeline = Pipeline(fleet, ledger, attempts, max(1, settings.queue_wait_s))
-    rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store))
+    pipeline = Pipeline(fleet, ledger, attempts, Forms(settings.schemas_per_minute), max(1, settings.queue_wait_s))
+    rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store), metrics.refused)
     memory = shedding.own_share(settings.memory_limit_mb, settings.workers, shedding.read_text)
-    load = shedding.Load(settings.max_requests, memory)
-    inference = Inference(pipeline, keyring, rates, load, int(settings.max_body_mb * 2**20))
-    edge = Edge(settings, inference, Bridge(rest), rates, load)
-    peers = Peers(connections, [home.socket(share.socket(n)) for n in range(2, share.of + 1)] * (share.number == 1))
+    max_body = int(settings.max_body_mb * 2**20)
+    load = shedding.Load(settings.max_requests, memory, max_body=max_body)
+    inference = Inference(pipeline, keyring, rates, load, max_body, _aside(stack))
+    edge = Edge(settings, inference, Bridge(rest), rates, load, metrics.refused)
+    others = {n: home.socket(share.socket(n)) for n in range(1, share.of + 1) if n != share.number}
+    siblings = Siblings(connections, share.number, others)
     totals = Totals(successor=bool(share.gone))
-    operator = admin.build(pipeline, ledger, keyring, fleet.state, catalogue.site.keys, peers, totals)
+    operator = admin.build(pipeline, ledger, keyring, fleet.state, catalogue.site.keys, siblings, totals)
     return Built(edge, rest, operator, fleet, keyring, store, connections, share, stack.pop_all())
 
 
@@ -122,10 +126,19 @@ def _money(
     return Budgets(spent), Rates(rates)
 
 
-def _live(fleet: Fleet, room: Room, store: Store) -> Live:
+def _aside(stack: contextlib.ExitStack) -> Executor:
+    """A thread in which large bodies are parsed, one after the other: more would only share one interpreter."""
+    made = ThreadPoolExecutor(1, "bodies")
+    stack.callback(made.shutdown, wait=False, cancel_futures=True)
+    made.submit(bool)  # starts it now, and not with the first large body
+    return made
+
+
+def _live(fleet: Fleet, room: Room, store: Store, workers: int) -> Live:
     """What the metrics show of now."""
     tasks = len(asyncio.all_tasks())
-    return Live(fleet.snapshot().endpoints, fleet.gpus, room.waiting(), tasks, store.healthy, fleet.door_open)
+    endpoints, waiting = fleet.snapshot().endpoints, room.waiting()
+    return Live(endpoints, fleet.gpus, waiting, tasks, store.healthy, fleet.door_open, workers)
 
 
 def _unready(fleet: Fleet, store: Store) -> str:

@@ -59,20 +59,23 @@ class HeadgateError(Exception):
             self.code = code
 
     def envelope(self, route: str = "") -> bytes:
-        """The JSON body: OpenAI's {"error": {"message", "type", "param", "code"}}, or Anthropic's for `messages`."""
-        if route == "messages":
+        """The JSON body: OpenAI's {"error": {"message", "type", "param", "code"}}, or Anthropic's for messages."""
+        if route.startswith("messages"):
             kind = ANTHROPIC.get(self.status, "invalid_request_error" if self.status < 500 else "api_error")
             return orjson.dumps({"type": "error", "error": {"type": kind, "message": self.message}})
         error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
         return orjson.dumps({"error": error})
 
-    def event(self, route: str = "") -> bytes:
-        """The error as the last event of a stream that has begun. No `[DONE]` follows it."""
+    def event(self, route: str = "", number: int = 0) -> bytes:
+        """The error as the last event of a stream that has begun. No `[DONE]` follows it.
+
+        `number`: how many events came before it, where those of the route are numbered.
+        """
         if route == "messages":
             return b"event: error\ndata: " + self.envelope(route) + b"\n\n"
         if route == "responses":
-            error = {"type": "error", "code": self.code, "message": self.message, "param": self.param}
-            return b"event: error\ndata: " + orjson.dumps(error) + b"\n\n"
+            error = {"type": "error", "sequence_number": number, "code": self.code, "message": self.message}
+            return b"event: error\ndata: " + orjson.dumps(error | {"param": self.param}) + b"\n\n"
         return b"data: " + self.envelope() + b"\n\n"
 
     def headers(self) -> list[tuple[bytes, bytes]]:

@@ -176,7 +176,7 @@ class Snapshot(NamedTuple):
     """The catalogue's models and those found on attached servers."""
     endpoints: tuple[Endpoint, ...]
     spent: float
-    """Settled and held this month by the caller's key."""
+    """Settled and held this month by the caller's key; 0 where it has no budget."""
     draw: float = 0.0
     """A random number in [0, 1), drawn once per request, for the choice among replicas."""
 
@@ -253,12 +253,14 @@ class Attempt(NamedTuple):
     endpoint: str
     place: str
     outcome: str
-    """`answered`, `check_failed` (answered, and another model was asked instead), `client_left`, or what went wrong."""
+    """`answered`, `check_failed` (answered, and another model was asked instead), `bad_request` (the model's server
+    refused the request itself), `client_left`, `stopped` (the router was, before it ended), or what went wrong."""
     status: int | None
     ms: float
     detail: str = ""
     sent: bool = False
-    """Whether a provider may have worked on it; without known usage it is then charged at its worst cost."""
+    """Whether it was handed over and not refused, so that a model may have worked on it. A provider's is then charged
+    at its worst cost where its usage is unknown, a local model's at its prompt where the caller left."""
     cost: float | None = 0.0
     """US dollars; None is unpriced. Set by `ledger/entries.py` when the request has ended."""
     usage: Usage | None = None
@@ -269,8 +271,8 @@ class Outcome(NamedTuple):
     """How the request ended."""
 
     outcome: str
-    """`answered`, `refused`, `failed`, `cut`, `client_left`, `lost`; in the queue `queue_full`,
-    `deadline_passed`, `left_queue`."""
+    """`answered`, `refused` (here), `bad_request` (by the model's server, for the request itself), `failed`, `cut`,
+    `client_left`, `stopped`, `lost`; in the queue `queue_full`, `deadline_passed`, `left_queue`."""
     status: int
     attempts: tuple[Attempt, ...] = ()
     usage: Usage = Usage()

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 CONTEXT = 4096
 VOCABULARY = 1024
+REPO = "demo"
+"""Written as a model's `repo`, it means the weights that are built here. On the hub a name has an owner and a slash."""
 ENDS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 
@@ -86,6 +88,7 @@ def demo_model() -> Model:
         "abilities": {"chat", "completions", "tools", "schema", "logprobs"},
         "context": CONTEXT,
         "output": 256,
+        "repo": REPO,
         "args": {
             "enable-auto-tool-choice": True,
             "tool-call-parser": "hermes",

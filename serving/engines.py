@@ -128,7 +128,7 @@ async def _make_and_verify(
         raise _no_space(root, needed, free)
     if engine.package == "vllm" and not any(map(shutil.which, ("cc", "gcc", "clang"))):
         raise EngineError("there is no C compiler, and vLLM builds GPU code at start; install gcc or clang")
-    say(f"making the environment of {_name(engine)} in {root} (about {needed:g} GB, once)")
+    say(f"{_name(engine)} in {root} (about {needed:g} GB, once)")
     await _make(engine, say, inherited)
     _stamp(engine, await _verify(engine, say, inherited))
 

@@ -72,7 +72,7 @@ class Model(Record):
     approved: Approval | None = None
     same_as: Name | None = Field(None, description="the model whose weights these are, served elsewhere")
     # local
-    repo: str = Field("", description="id on the model hub")
+    repo: str = Field("", description="id on the model hub, or a folder's full path; demo is built here")
     revision: str = ""
     size_gb: float | None = Field(None, gt=0, description="bytes to fetch for the smallest variant, in GB")
     variants: tuple[Variant, ...] = ()

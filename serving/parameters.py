@@ -85,16 +85,21 @@ BOOKKEEPING = _names(
 )
 """OpenAI fields that do not change the answer, so they are left out where a model does not take them."""
 
+_FOR_ANTHROPIC = _names(
+    """
+    anthropic_beta anthropic_version betas cache_control context_management diagnostics inference_geo service_tier
+    speed user_profile_id
+    """
+)
 HARMLESS: dict[Route, frozenset[str]] = {
     "responses": _names("client_metadata context_management moderation stream_options"),
-    "messages": _names(
-        """
-        anthropic_beta anthropic_version betas cache_control context_management diagnostics inference_geo
-        service_tier speed user_profile_id
-        """
-    ),
+    "messages": _FOR_ANTHROPIC,
+    "messages/count_tokens": _FOR_ANTHROPIC | _names("max_tokens stop_sequences temperature top_k top_p watermarking"),
 }
-"""Fields that Codex and Claude Code send for their own provider's books and caches; an engine has no use for them."""
+"""Fields that Codex and Claude Code send for their own provider's books and caches; an engine has no use for them.
+
+Nor has it for how an answer is made where only a prompt is counted.
+"""
 
 _SAMPLING = _names(
     """
@@ -145,6 +150,9 @@ MESSAGES = _names(
 )
 """Body fields of vLLM's messages that callers may set."""
 
+COUNT_TOKENS = _names("chat_template_kwargs messages model output_config system thinking tool_choice tools")
+"""Body fields of vLLM's count of a prompt's tokens, in the form of messages."""
+
 RESPONSES_ALONE_REFUSED = {"prompt": "stored prompts are not kept here; send the text as `input` and `instructions`"}
 """A field of completions that means something else on responses."""
 
@@ -167,6 +175,7 @@ LIMITS_OF_ROUTE: dict[Route, frozenset[str]] = {
     "embeddings": frozenset(),
     "responses": frozenset({"max_output_tokens"}),
     "messages": frozenset({"max_tokens"}),
+    "messages/count_tokens": frozenset(),
 }
 """The names of the output limit; the one that is written where the caller gave none is the last by the alphabet."""
 
@@ -176,6 +185,7 @@ _ENGINE: dict[Route, frozenset[str]] = {
     "embeddings": EMBEDDINGS,
     "responses": RESPONSES,
     "messages": MESSAGES,
+    "messages/count_tokens": COUNT_TOKENS,
 }
 _ALWAYS: dict[Route, frozenset[str]] = {
     "chat/completions": frozenset({"model", "messages", "stream"}) | OUTPUT_LIMITS,
@@ -183,6 +193,7 @@ _ALWAYS: dict[Route, frozenset[str]] = {
     "embeddings": frozenset({"model", "input"}),
     "responses": frozenset({"model", "input", "instructions", "stream", "store", "max_output_tokens"}),
     "messages": frozenset({"model", "messages", "system", "stream", "max_tokens"}),
+    "messages/count_tokens": frozenset({"model", "messages", "system"}),
 }
 
 

@@ -49,6 +49,7 @@ class RouterSettings(Record):
     idle_connection_s: float = Field(75, gt=0, description="a connection without a request is closed")
     max_connections: int = Field(4096, ge=1, description="of callers, for each worker; the oldest idle one is closed")
     max_requests: int = Field(1024, ge=1, description="open at once, for each worker; more are refused with 503")
+    schemas_per_minute: int = Field(60, ge=0, description="new schemas for answers that one key may bring; 0: no limit")
     memory_limit_mb: int = Field(0, ge=0, description="of each worker; 0 is its share of the container or machine")
 
 

@@ -139,7 +139,7 @@ async def find_weights(home: Home, engine: Engine, placed: Placed, inherited: Ma
     variant = placed.variant
     repo = (variant.repo if variant else "") or placed.model.repo
     revision = (variant.revision if variant else "") or placed.model.revision
-    if not repo and placed.model.name == demo_model.demo_model().name:
+    if repo == demo_model.REPO:
         return await _build_demo(home, engine, inherited, say)
     if weights.is_local(repo):
         return repo
@@ -152,7 +152,7 @@ async def _build_demo(home: Home, engine: Engine, inherited: Mapping[str, str], 
     folder = home.models / "demo"
     if (folder / "config.json").is_file():
         return str(folder)
-    say("builds the demo model")
+    say("building the demo model")
     script = str(Path(demo_model.__file__))
     try:
         made = await asyncio.create_subprocess_exec(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 Place = Literal["local", "hosted"]
 Lane = Literal["private", "cheap", "frontier"]
-Route = Literal["chat/completions", "completions", "embeddings", "responses", "messages"]
+Route = Literal["chat/completions", "completions", "embeddings", "responses", "messages", "messages/count_tokens"]
 """The inference routes, as the path below /v1/."""
 Ability = Literal["chat", "completions", "embeddings", "tools", "schema", "vision", "reasoning", "logprobs"]
 ABILITIES: tuple[Ability, ...] = (

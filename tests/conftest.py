@@ -231,6 +231,13 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    """Whether somebody answers on this port of loopback."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
 async def until(true: Any, task: asyncio.Task[Any] | None = None, within_s: float = 20.0) -> None:
     """Wait until `true()` holds; a task that ends meanwhile is an error."""
     end = time.monotonic() + within_s

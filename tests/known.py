@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from router import errors
 from router.decision import reasons
@@ -30,29 +31,55 @@ def commands(command: Any, above: str = "") -> list[str]:
     return [one for name, sub in command.commands.items() for one in commands(sub, f"{above} {name}".strip())]
 
 
-def settings() -> set[str]:
-    """Every field of headgate.yaml as the README writes it: `a.b`, `list[].b`, `section.NAME.b`."""
+def settings() -> dict[str, str]:
+    """Every field of headgate.yaml as the README writes it (`a.b`, `list[].b`, `section.NAME.b`), with its default."""
     return _fields(Site, "")
 
 
-def _fields(kind: type[BaseModel], before: str) -> set[str]:
-    found = set()
+def _fields(kind: type[BaseModel], before: str) -> dict[str, str]:
+    found = dict[str, str]()
     for name, field in kind.model_fields.items():
         path = before + (field.alias or name)
         holder, inner = typing.get_origin(field.annotation), typing.get_args(field.annotation)
         record = next((one for one in (field.annotation, *inner) if _is_record(one)), None)
         overlaid = OVERLAYS.get(name) if kind is Site else None
         if record is None and overlaid is None:
-            found.add(path)
+            found[path] = _default(field)
         elif overlaid is not None:
             # What is laid over an entry is described by the entry's own fields; its name is its key.
-            found |= {f"{path}.NAME.{one}" for one in overlaid.model_fields if one != "name"}
+            found |= {f"{path}.NAME.{n}": _default(f) for n, f in overlaid.model_fields.items() if n != "name"}
         else:
             # A mapping by name; where only some names are allowed, the README says which word stands for them.
             key = "ROUTE" if typing.get_origin(inner[0] if inner else None) is typing.Literal else "NAME"
             prefix = f"{path}.{key}." if holder is dict else f"{path}[]." if holder is tuple else f"{path}."
             found |= _fields(record, prefix)
     return found
+
+
+def _default(field: FieldInfo) -> str:
+    """What holds where nothing is said, as a table shows it: numbers bare, words ticked, nothing as nothing."""
+    if field.is_required():
+        return "`needed`"
+    value = field.get_default(call_default_factory=True)
+    if value is None or value in ("", (), {}):
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool | DataClass):
+        return f"{value:g}"
+    shown = value.name if isinstance(value, DataClass) else str(value).lower() if isinstance(value, bool) else value
+    return f"`{shown if isinstance(shown, str) else '[' + ', '.join(shown) + ']'}`"
+
+
+def uncommented(text: str) -> str:
+    """A headgate.yaml with every setting that stands in its comments switched on; sentences stay comments.
+
+    What is indented and looks like a setting is taken for one, so that a misspelt name is found.
+    """
+    lines = []
+    for line in text.splitlines():
+        found = re.match(r"( *)# ( *)((?:- )?([a-z][\w.-]*):(?: .*)?)$", line)
+        setting = found and (found[1] or found[2] or found[4] in Site.model_fields)
+        lines.append(found[1] + found[2] + found[3] if found and setting else line)
+    return "\n".join(lines) + "\n"
 
 
 def _is_record(kind: Any) -> bool:

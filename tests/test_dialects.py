@@ -189,9 +189,47 @@ def test_errors_come_in_the_callers_dialect(installation: Installation) -> None:
     assert (answer.status, answer.body()["type"]) == (401, "error")
     answer = codex(installation, model="gpt-none")
     assert (answer.status, answer.body()["error"]["code"]) == (404, "model_not_found")
-    answer = post(installation, "/v1/messages/count_tokens", CLAUDE_CODE, **{"x-api-key": installation.first_key})
-    assert answer.status == 404
-    assert "not counted" in answer.raw.decode()
+
+
+def test_claude_code_has_its_prompt_counted(installation: Installation) -> None:
+    """The count is that of the same prompt when it is answered, and no model has been at work for it."""
+    counted = post(installation, "/v1/messages/count_tokens", CLAUDE_CODE, **{"x-api-key": installation.first_key})
+    assert counted.status == 200, counted.raw
+    answered = closed(installation, claude_code(installation))
+    assert counted.body()["input_tokens"] == answered["prompt_tokens"]
+    entry = closed(installation, counted)
+    assert (entry["prompt_tokens"], entry["output_tokens"], entry["estimated"]) == (0, 0, False)
+
+
+MESSAGES = [{"role": "user", "content": "Hi"}]
+WRONG: list[tuple[str, dict[str, Any], str, str | None]] = [
+    ("chat/completions", {"messages": MESSAGES, "temperature": "warm"}, "temperature: Input", "temperature"),
+    ("chat/completions", {"messages": MESSAGES, "temperature": -3}, "temperature must be", "temperature"),
+    ("chat/completions", {"messages": "Hi"}, "messages: Input should be a valid list", "messages"),
+    ("chat/completions", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "text: Field required", None),
+    ("chat/completions", {"messages": []}, "empty conversation", None),
+    ("completions", {"prompt": {"a": 1}}, "prompt: Input should be", "prompt"),
+    ("responses", {"input": [{"type": "nothing"}]}, "input: Input should be", "input"),
+    ("messages", {"messages": MESSAGES, "max_tokens": 0}, "max_tokens must be positive", "max_tokens"),
+    ("messages/count_tokens", {"messages": "Hi"}, "messages: Input should be a valid list", "messages"),
+]
+
+
+@pytest.mark.parametrize(("route", "body", "words", "param"), WRONG)
+def test_what_vllm_finds_wrong_is_a_readable_sentence(
+    installation: Installation, route: str, body: dict[str, Any], words: str, param: str | None
+) -> None:
+    key = {"authorization": f"Bearer {installation.first_key}"}
+    answer = post(installation, f"/v1/{route}", {"model": "demo", **body}, **key)
+    assert answer.status == 400, answer.raw
+    error = answer.body()["error"]
+    assert words in error["message"]
+    assert not any(sign in error["message"] for sign in ("{'", "[type=", "://", "validation error"))
+    assert error["type"] == "invalid_request_error"
+    if not route.startswith("messages"):
+        assert error["param"] == param
+    shown = installation.run("explain", "--json", "--request", str(answer.headers["x-request-id"])).stdout
+    assert json.loads(shown)["events"][-1]["outcome"] == "bad_request"
 
 
 def test_hosted_models_are_not_asked_in_these_dialects(installation: Installation) -> None:

@@ -16,6 +16,7 @@ import typer
 
 from router import cli
 from router.ledger.metrics import Metrics
+from serving.home import find_home
 from tests import known
 from tests.house import ROOT, tree
 
@@ -98,6 +99,15 @@ def settings(page: str, fields: Iterable[str], variables: Iterable[str]) -> list
     return both_ways("setting", {*fields, *variables} - ALLOWED_ONLY, names, ALLOWED_ONLY)
 
 
+def defaults(page: str, has: Mapping[str, str]) -> list[str]:
+    """The second cell of a setting's row is its default; nothing where it has none."""
+    shown = {name: row[1] for row in rows(section(page, "Settings")) for name in ticked(row[0])}
+    return [
+        f"setting: {name} is {has[name] or 'nothing'} by default, not {cell or 'nothing'}"
+        for name, cell in shown.items() if has.get(name, cell) != cell
+    ]  # fmt: skip
+
+
 def headers(page: str, has: Iterable[str]) -> list[str]:
     names = [name for row in rows(section(page, "Headers")) for name in ticked(row[0])]
     return both_ways("header", set(has) - BETWEEN_US, names)
@@ -132,6 +142,8 @@ def paths(pages: Mapping[str, str], root: Path) -> list[str]:
     for page, text in pages.items():
         prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
         links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", prose) if "://" not in link]
+        titles = {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in re.findall(r"^#+ (.*)", prose, re.M)}
+        problems += [f"{page}: no heading is #{a}" for a in re.findall(r"\]\(#([^)]+)\)", prose) if a not in titles]
         names = [n for n in ticked(prose) if re.fullmatch(r"[\w.*-]+(/[\w.*-]+)*\.(py|md|ya?ml|toml|txt|json|sh)", n)]
         names += [n for n in ticked(prose) if re.fullmatch(r"[\w.-]+(/[\w.-]+)*/", n)]
         here = (root / page).parent
@@ -227,6 +239,14 @@ def test_every_setting_is_described(pages: dict[str, str]) -> None:
     assert [name for name in ALLOWED_ONLY if f"`{name}`" not in pages["serving/README.md"]] == []
 
 
+def test_every_setting_has_its_default_in_its_row(pages: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/jo")
+    folder = f"~/{find_home({}).root.relative_to('/home/jo')}"
+    engines = find_home({"HEADGATE_HOME": "/gate"}).engines
+    of_home = {"HEADGATE_HOME": f"`{folder}`", "HEADGATE_ENGINES": f"`$HEADGATE_HOME/{engines.relative_to('/gate')}`"}
+    assert defaults(pages["README.md"], known.settings() | of_home) == []
+
+
 def test_every_header_is_described(pages: dict[str, str]) -> None:
     assert headers(pages["README.md"], known.headers(tree())) == []
     assert [name for name in BETWEEN_US if f"`{name}`" not in pages["router/README.md"]] == []
@@ -238,8 +258,8 @@ def test_every_error_code_is_described(pages: dict[str, str]) -> None:
     assert error_codes(pages["README.md"], pages["router/README.md"], known.codes(sources), of_door) == []
 
 
-def test_every_metric_is_described(pages: dict[str, str]) -> None:
-    told = {ticked(row[0])[0] for row in rows(section(pages["README.md"], "Metrics"))}
+def test_every_metric_is_described() -> None:
+    told = {ticked(row[0])[0] for row in rows(section((ROOT / "deploy" / "README.md").read_text(), "Metrics"))}
     bare = {name.removesuffix("_bucket").removesuffix("_sum").removesuffix("_count") for name in Metrics().names()}
     assert told == {name for name in bare if not name.endswith("_created")}
 
@@ -269,7 +289,7 @@ def test_every_command_has_an_example_that_can_be_typed(app: Any) -> None:
 def written(codes: Mapping[str, set[int]], app: Any) -> str:
     """A README of the form that is asked for, made from the code."""
     cells = [("Commands", [f"| `headgate {name}` | x |" for name in known.commands(app)])]
-    names = sorted(known.settings() | known.variables(tree(), "$HEADGATE_PYTHON") - ALLOWED_ONLY)
+    names = sorted(set(known.settings()) | known.variables(tree(), "$HEADGATE_PYTHON") - ALLOWED_ONLY)
     cells.append(("Settings", [f"| `{name}` | x |" for name in names]))
     cells.append(("Headers", [f"| `{name}` | x |" for name in sorted(known.headers(tree()) - BETWEEN_US)]))
     cells.append(("Errors", [f"| {'/'.join(map(str, sorted(s)))} | `{c}` |" for c, s in sorted(codes.items())]))
@@ -308,6 +328,10 @@ BROKEN: tuple[tuple[Callable[[str], list[str]], str, str], ...] = (
     (lambda text: named("README.md", text), "serving/a.py router/x/b.py  y", "serving/a.py router/x/b.py no.py  y"),
     (lambda text: named("README.md", text), "serving/a.py router/x/b.py  y", ""),
     (lambda text: named("router/README.md", text), "serving/a.py  x\nx/b.py  y", "serving/a.py  x\nb.py  y"),
+    (lambda text: defaults(text, {"a.b": "16"}), table("Settings", "| `a.b` | 16 |"),
+     table("Settings", "| `a.b` | 8 |")),
+    (lambda text: defaults(text, {"a.b": ""}), table("Settings", "| `a.b` | | x |"),
+     table("Settings", "| `a.b` | x |")),
     (lambda text: error_codes(text, "", {"a_b": {400}}, ()), table("Errors", "| `a_b` | 400 |"),
      table("Errors", "| `a_b` | 404 |")),
     (lambda text: error_codes("", text, {"a_b": {400}}, {"a_b"}),
@@ -315,6 +339,7 @@ BROKEN: tuple[tuple[Callable[[str], list[str]], str, str], ...] = (
     (lambda text: paths({"README.md": text}, ROOT), "see [models](models.yaml)", "see [models](model.yaml)"),
     (lambda text: paths({"router/README.md": text}, ROOT), "see `api/body.py`", "see `api/bodies.py`"),
     (lambda text: paths({"router/README.md": text}, ROOT), "see [it](../models.yaml)", "see [it](models.yaml)"),
+    (lambda text: paths({"README.md": text}, ROOT), "see [it](#a-b)\n## A b", "see [it](#a-b)\n## A"),
     (lambda text: paths({"README.md": text}, ROOT), "see `deploy/requirements*.txt`", "see `deploy/pins*.txt`"),
     (lambda text: paths({"README.md": text}, ROOT), "see `router/decision/`", "see `router/decisions/`"),
 )  # fmt: skip

@@ -34,36 +34,42 @@ STAND_IN = "KEY"
 """The id of a dry run's caller where none was named: what a remedy then says to put a real one for."""
 
 
-class Peers(Protocol):
+class Siblings(Protocol):
     """The other workers of this router."""
+
+    own: int
+    """The number of this one."""
 
     def __len__(self) -> int: ...
 
-    async def ask(self, path: str) -> list[bytes | None]:
-        """What each answers to GET `path`; None for one that does not."""
+    async def ask(self, path: str) -> dict[int, bytes | None]:
+        """What each answers to GET `path`, by its number; None for one that does not."""
 
 
 def build(
     pipeline: Pipeline, ledger: Ledger, keyring: Keyring, state: Callable[[], dict[str, Any]], defaults: KeyDefaults,
-    peers: Peers, totals: Totals,
+    siblings: Siblings, totals: Totals,
 ) -> FastAPI:  # fmt: skip
     """The admin application, without its lock; see `with_token`. `state` is the live state as data.
 
-    Where there are `peers` it speaks for all workers, with the `totals` of what they count.
+    Any worker speaks for all, but for `alone`: so they ask each other. The `totals` of what all count are the first
+    one's alone, for they need a memory.
     """
     app = FastAPI(title="Headgate admin", version="1", docs_url=None, redoc_url=None)
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        others = await peers.ask("/metrics")
         own = ledger.metrics.text()
-        return Response(totals.page(own, others) if others else own, media_type="text/plain; version=0.0.4")
+        if siblings and siblings.own == 1:
+            own = totals.page(own, [*(await siblings.ask("/metrics")).values()])
+        return Response(own, media_type="text/plain; version=0.0.4")
 
     @app.get("/status")
-    async def status() -> dict[str, Any]:
-        others = [None if answer is None else orjson.loads(answer) for answer in await peers.ask("/status")]
+    async def status(alone: bool = False) -> dict[str, Any]:
+        heard = {} if alone else await siblings.ask("/status?alone=true")
+        others = {number: None if answer is None else orjson.loads(answer) for number, answer in heard.items()}
         own = state() | {"ledger": {"healthy": ledger.store.healthy, "trouble": ledger.store.trouble}}
-        return of_all(own, others)
+        return of_all(siblings.own, own, others)
 
     @app.post("/explain")
     async def explain(request: Request, key: str = "", data_class: str = "") -> dict[str, Any]:
@@ -76,9 +82,9 @@ def build(
         return found if key else _without_key(found, caller, "--data-class says so" if data_class else "")
 
     @app.get("/requests/{request_id}")
-    async def request_record(request_id: str) -> dict[str, Any]:
-        # Whichever worker answered it: asked for it, each brings what it has to the disk first.
-        await peers.ask(f"/requests/{quote(request_id, safe='')}")
+    async def request_record(request_id: str, alone: bool = False) -> dict[str, Any]:
+        if not alone:  # whichever worker answered it: asked for it, each brings what it has to the disk first
+            await siblings.ask(f"/requests/{quote(request_id, safe='')}?alone=true")
         with contextlib.suppress(LedgerError):  # what is on disk can be told also where nothing more gets there
             await ledger.store.durable()
         try:
@@ -89,20 +95,20 @@ def build(
             raise NotFound(f"The ledger has no request {request_id[:80]!r}.")
         return {"request": request_id, "events": events}
 
-    install_errors(app)
+    install_errors(app, lambda _: None)  # the operator's own mistakes are no refusals
     return app
 
 
-def of_all(own: dict[str, Any], others: list[dict[str, Any] | None]) -> dict[str, Any]:
-    """The state of all workers: this one's, with what the others have in flight, and who of them answers."""
-    heard = [other for other in others if other is not None]
+def of_all(number: int, own: dict[str, Any], others: dict[int, dict[str, Any] | None]) -> dict[str, Any]:
+    """The state of all workers: that of `number`, with what the others have in flight, and who of them answers."""
+    heard = [other for other in others.values() if other is not None]
     endpoints = [dict(endpoint) for endpoint in own["endpoints"]]
     for endpoint in endpoints:
         same = [e for other in heard for e in other["endpoints"] if e["name"] == endpoint["name"]]
         for part in ("in_flight", "limit", "outstanding"):
             endpoint[part] += sum(e[part] for e in same)
     ledgers = [own["ledger"], *(other["ledger"] for other in heard)]
-    answer = [1, *(number for number, other in enumerate(others, 2) if other is not None)]
+    answer = sorted([number, *(n for n, other in others.items() if other is not None)])
     return own | {
         "endpoints": endpoints,
         "in_flight": sum(one["in_flight"] for one in (own, *heard)),

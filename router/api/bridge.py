@@ -16,6 +16,8 @@ from router.api.exchange import Exchange
 from router.api.pages import missing
 from router.errors import HeadgateError, WrongMethod
 
+MESSAGES = b"/v1/messages/"
+"""What begins so is asked for by Anthropic's clients."""
 Message = MutableMapping[str, Any]
 OURS = (b"content-length", b"connection", b"transfer-encoding")
 """Headers of the connection; they are not the application's to set."""
@@ -31,6 +33,8 @@ class Bridge:
     def accept(self, exchange: Exchange) -> int:
         """Whether there is such a page. Raises NotFound and WrongMethod."""
         head = exchange.head
+        if head.path.startswith(MESSAGES):
+            exchange.route = "messages"  # so that an error is in Anthropic's words
         if head.method in ("TRACE", "CONNECT"):
             raise WrongMethod("This method is never taken.")
         if head.path not in self._paths:

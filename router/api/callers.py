@@ -8,6 +8,7 @@ from router.records import Caller
 
 Headers = list[tuple[bytes, bytes]]
 MAX_KEY_BYTES = 200
+HOW = "send it as `Authorization: Bearer hg_…` or as `x-api-key: hg_…`"
 
 
 def authenticate(headers: Headers, keyring: Keyring, now: float) -> Caller:
@@ -20,10 +21,10 @@ def authenticate(headers: Headers, keyring: Keyring, now: float) -> Caller:
             # Two headers of one name, even equal ones, are refused: a proxy in front might have checked the other.
             kind = 1 if name == b"authorization" else 2
             if seen & kind or text not in (None, given):
-                raise InvalidKey("Give one key, not several: send it as `Authorization: Bearer hg_…`.")
+                raise InvalidKey(f"Give one key, not several: {HOW}.")
             text, seen = given, seen | kind
     if text is None:
-        raise InvalidKey("No API key was given: send it as `Authorization: Bearer hg_…`.")
+        raise InvalidKey(f"No API key was given: {HOW}.")
     caller = keyring.find(text.decode("ascii", "replace"), now) if len(text) <= MAX_KEY_BYTES else None
     if caller is None:
         raise InvalidKey("This API key is not known here, or has been revoked or has expired.")
@@ -33,5 +34,5 @@ def authenticate(headers: Headers, keyring: Keyring, now: float) -> Caller:
 def _bearer(value: bytes) -> bytes:
     scheme, _, text = value.partition(b" ")
     if scheme.lower() != b"bearer":
-        raise InvalidKey("Send the key as `Authorization: Bearer hg_…`.")
+        raise InvalidKey(f"This is no key: {HOW}.")
     return text.strip()

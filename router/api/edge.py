@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from router.api.exchange import Exchange
@@ -29,8 +30,12 @@ class Closable(Protocol):
 class Edge:
     """Shared by all connections."""
 
-    def __init__(self, settings: RouterSettings, inference: Handler, pages: Handler, rates: Rates, load: Load) -> None:
-        self.settings, self.rates, self.load = settings, rates, load
+    def __init__(
+        self, settings: RouterSettings, inference: Handler, pages: Handler, rates: Rates, load: Load,
+        count: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """`count` is told the code of each refusal of somebody who is not known: nobody else hears of those."""
+        self.settings, self.rates, self.load, self.count = settings, rates, load, count
         self._inference, self._pages = inference, pages
         self._open = 0
         self._idle: dict[Closable, None] = {}

@@ -70,7 +70,7 @@ class Exchange:
         """Answer with `error`; in a stream that has begun it is the last event, and the connection ends."""
         if self.started:
             if self.streams and not self.broken:
-                self._piece(error.event(self.route))
+                self._piece(error.event(self.route, self.reply.next_number if self.reply else 0))
             self.broken = True
             return
         lines = answers.JSON + answers.lines(error.headers())
@@ -99,21 +99,18 @@ class Exchange:
     async def send(self, answer: Answer, decision: Decision) -> None:
         """Relay: the head goes out with the first bytes, so that a failure before them is still an error answer."""
         self.reply, line, lines = answer, self._line, _lines(answer, decision)
-
-        def whole(body: bytes) -> bool:
-            self.whole(answer.status, lines, body)
-            return True
+        if not answer.stream:
+            self.whole(answer.status, lines, answer.passed_on())
+            return
+        old, frame = self.head.old, answers.chunk
 
         def piece(part: bytes) -> bool:
             if self.started:
-                self._piece(part)
+                line.write(part if old else frame(part))
             else:
                 self._begin(lines, part)
             return not line.paused
 
-        if not answer.stream:
-            await answer.relay(whole)
-            return
         line.resumes = answer.resume
         try:
             await answer.relay(piece)

@@ -6,6 +6,8 @@ What two servers in a row could read differently is refused, so that nothing can
 from __future__ import annotations
 
 import re
+from functools import lru_cache
+from ipaddress import AddressValueError, IPv6Address
 
 import httptools
 
@@ -23,7 +25,7 @@ Headers = list[tuple[bytes, bytes]]
 MAX_HEADERS, MAX_HEADER_BYTES, MAX_URL = 64, 16 * 1024, 8 * 1024
 MAX_LINE = MAX_URL + 40
 """The request line: the URL, and around it the method and the version."""
-HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,255})(?::[0-9]{1,5})?")
+HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|[A-Za-z0-9._-]{1,255})(?::([0-9]{1,5}))?")
 NEW = b" HTTP/1.1"
 VERSION = re.compile(rb"HTTP/\d(\.\d)?")
 FRAMING = 2
@@ -131,7 +133,7 @@ def _read_headers(head: Head) -> None:
             headers[number] = name, value
         if name == b"host":
             hosts += 1
-            if not HOST.fullmatch(value):
+            if not is_host(value):
                 raise BadRequest("The Host header is not a host with or without a port.", code="invalid_host")
         elif name == b"content-length":
             head.length = int(value)  # the parser has refused what is no number, and a second one
@@ -150,6 +152,18 @@ def _read_headers(head: Head) -> None:
             head.expects = not head.old
     if hosts != 1:
         raise BadRequest("Send exactly one Host header.", code="invalid_host")
+
+
+@lru_cache(256)
+def is_host(value: bytes) -> bool:
+    """Whether this is a host with or without a port. Remembered: callers name the same one each time."""
+    found = HOST.fullmatch(value)
+    if found is None or not 0 < int(found[2] or 80) < 65_536:
+        return False
+    try:
+        return found[1] is None or bool(IPv6Address(found[1].decode()))
+    except AddressValueError:
+        return False
 
 
 def check_body(head: Head, limit: int) -> None:

@@ -51,8 +51,8 @@ class Idempotency:
     def __len__(self) -> int:
         return len(self._claims)
 
-    def claim(self, caller: str, route: str, given: bytes, body: bytes, now: float) -> Claim:
-        """Take a name, or find what was answered under it (`Claim.kept`).
+    def claim(self, caller: str, route: str, given: bytes, body: bytes, now: float, choices: str = "") -> Claim:
+        """Take a name, or find what was answered under it (`Claim.kept`). `choices`: those made outside the body.
 
         Whoever took it gives it back: with `keep` or `let_go`. Raises Conflict while another one is being answered
         under that name, Unprocessable where its body was another one, BadRequest where the name cannot be taken.
@@ -60,13 +60,14 @@ class Idempotency:
         if not 0 < len(given) <= LONGEST_KEY or not given.isascii():
             raise BadRequest(f"Idempotency-Key: give 1 to {LONGEST_KEY} characters of ASCII.", param="Idempotency-Key")
         self._forget(now)
-        name, digest = (caller, route, given.decode()), hashlib.sha256(body).digest()
+        name, digest = (caller, route, given.decode()), hashlib.sha256(body)
+        digest.update(choices.encode())
         found = self._claims.get(name)
         if found is None:
-            found = self._claims[name] = Claim(name, digest, now)
+            found = self._claims[name] = Claim(name, digest.digest(), now)
             return found
-        if found.digest != digest:
-            raise Unprocessable("This Idempotency-Key was used for another body.", param="Idempotency-Key")
+        if found.digest != digest.digest():
+            raise Unprocessable("This Idempotency-Key was used for another request.", param="Idempotency-Key")
         if found.kept is None:
             raise Conflict("A request with this Idempotency-Key is being answered.", retry_after=1)
         return found

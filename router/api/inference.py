@@ -5,17 +5,20 @@ It knows nothing of sockets; what to answer is the pipeline's business.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
+from typing import Any
 
 from router.api.asking import asked_tokens, make_ask
-from router.api.body import parse
+from router.api.body import AT_ONCE, parse
 from router.api.callers import authenticate
 from router.api.exchange import Exchange
 from router.api.heads import check_body
 from router.api.idempotency import Claim, Idempotency, final
 from router.api.shedding import Load
-from router.errors import HeadgateError, WrongMethod
+from router.errors import BadRequest, HeadgateError, WrongMethod
 from router.ledger.keys import Keyring
 from router.ledger.rates import Rates
 from router.pipeline import Pipeline
@@ -27,6 +30,7 @@ ROUTES: dict[str, Route] = {
     "/v1/embeddings": "embeddings",
     "/v1/responses": "responses",
     "/v1/messages": "messages",
+    "/v1/messages/count_tokens": "messages/count_tokens",
 }
 BY_PATH: dict[bytes, Route] = {path.encode(): route for path, route in ROUTES.items()}
 
@@ -36,10 +40,13 @@ class Inference:
 
     def __init__(
         self, pipeline: Pipeline, keyring: Keyring, rates: Rates, load: Load, max_body: int,
-        idempotency: Idempotency | None = None, clock: Callable[[], float] = time.monotonic,
+        aside: Executor | None = None, idempotency: Idempotency | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._pipeline, self._keyring, self._rates, self._load = pipeline, keyring, rates, load
         self._max_body, self._clock = max_body, clock
+        self._aside = aside
+        """Where large bodies are parsed; None is the loop's own threads."""
         self._idempotency = Idempotency() if idempotency is None else idempotency
 
     def accept(self, exchange: Exchange) -> int:
@@ -50,8 +57,8 @@ class Inference:
             raise WrongMethod("Use POST.")
         exchange.caller = authenticate(head.headers, self._keyring, time.time())
         try:
-            self._load.check(self._clock())
             check_body(head, self._max_body)
+            self._load.check(self._clock(), head.length)
         except HeadgateError as error:
             self.refuse(exchange, error)
             raise
@@ -67,7 +74,8 @@ class Inference:
         assert exchange.caller is not None
         try:
             route = BY_PATH[exchange.head.path]
-            ask = make_ask(exchange.id, route, parse(body), len(body), exchange.head.headers)
+            parsed = parse(body) if len(body) <= AT_ONCE else await self._parse_aside(body)
+            ask = make_ask(exchange.id, route, parsed, len(body), exchange.head.headers)
             claim = self._claim(exchange, exchange.caller, ask, body)
         except HeadgateError as error:
             self.refuse(exchange, error)
@@ -79,12 +87,19 @@ class Inference:
         else:
             await self._run_once(exchange, exchange.caller, ask, claim)
 
+    async def _parse_aside(self, body: bytes) -> dict[str, Any]:
+        """Parse a large body while the loop turns. Raises HeadgateError."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, parse, body)
+
     def _claim(self, exchange: Exchange, caller: Caller, ask: Ask, body: bytes) -> Claim | None:
         """What the caller named this request, where it may be repeated. Raises HeadgateError."""
-        given = None if ask.stream else exchange.head.value(b"idempotency-key")
-        if given is None:
+        given = [] if ask.stream else [value for name, value in exchange.head.headers if name == b"idempotency-key"]
+        if not given:
             return None
-        return self._idempotency.claim(caller.key, ask.route, given, body, self._clock())
+        if len(given) > 1:
+            raise BadRequest("Send one Idempotency-Key, not several.", param="Idempotency-Key")
+        choices = f"{ask.data_class} {ask.escalate}"  # headers make them as well
+        return self._idempotency.claim(caller.key, ask.route, given[0], body, self._clock(), choices)
 
     async def _run_once(self, exchange: Exchange, caller: Caller, ask: Ask, claim: Claim) -> None:
         """Answer, and keep what was answered for whoever repeats the request; nothing is kept where the client left."""
@@ -106,7 +121,7 @@ class Inference:
         if caller.requests_per_minute is None and caller.tokens_per_minute is None:
             await self._pipeline.run(ask, caller, exchange)
             return
-        tokens = asked_tokens(ask.size, ask.body)
+        tokens = asked_tokens(ask)
         try:
             self._rates.admit(caller, tokens, self._clock())
         except HeadgateError as error:

@@ -22,11 +22,11 @@ PROBE_S, MOST_PROBE_S, PING_S = 0.02, 1.0, 15.0
 class Outlet:
     """Writes to one client. `keep` is whether another request may follow on the connection."""
 
-    __slots__ = ("_keep_alive_s", "_looked", "_timer", "_transport", "_write_timeout_s", "_written", "keep", "paused",
-                 "resumes", "sent_at")  # fmt: skip
+    __slots__ = ("_keep_alive_s", "_looked", "_now", "_timer", "_transport", "_write_timeout_s", "_written", "keep",
+                 "paused", "resumes", "sent_at")  # fmt: skip
 
     def __init__(self, transport: asyncio.Transport, timer: Timer, write_timeout_s: float, keep_alive_s: float) -> None:
-        self._transport, self._timer = transport, timer
+        self._transport, self._timer, self._now = transport, timer, timer.now
         self._write_timeout_s, self._keep_alive_s = write_timeout_s, keep_alive_s
         self.keep, self.paused, self.sent_at = True, False, 0.0
         self._written = 0
@@ -40,16 +40,17 @@ class Outlet:
 
     def write(self, data: bytes) -> None:
         """Send, now or as the client takes it."""
-        if self._transport.is_closing():  # it was let go, and whoever answers has not heard yet
+        transport = self._transport
+        if transport.is_closing():  # it was let go, and whoever answers has not heard yet
             return
         self._written += len(data)
-        self.sent_at = self._timer.now()
-        self._transport.write(data)
+        self.sent_at = self._now()
+        transport.write(data)
 
     def pause(self) -> None:
         """The client is behind."""
         self.paused = True
-        self._looked = (self._taken(), self._timer.now())
+        self._looked = (self._taken(), self._now())
         self._timer.by(self._looked[1] + self._write_timeout_s / LOOKS)
 
     def resume(self) -> None:
@@ -60,7 +61,7 @@ class Outlet:
 
     def watch(self) -> None:
         """Something is to be written at the latest when the keep-alive time is over."""
-        self.sent_at = self._timer.now()
+        self.sent_at = self._now()
         self._timer.by(self.sent_at + self._keep_alive_s)
 
     def behind(self, now: float) -> float | None:

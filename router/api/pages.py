@@ -6,7 +6,7 @@ It also describes the inference routes, which `inference.py` answers before a re
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 
 from router.api.callers import authenticate
 from router.api.inference import ROUTES
-from router.errors import HeadgateError, NotFound, WrongMethod
+from router.errors import BadRequest, HeadgateError, NotFound, WrongMethod
 from router.ledger.keys import Keyring
 from router.pipeline import Pipeline
 from serving.catalogue import LANES, DataClass
@@ -49,6 +49,7 @@ TITLES = {
     "/v1/embeddings": "Turn texts into vectors",
     "/v1/responses": "Answer in the form of OpenAI's responses, keeping nothing; local models only",
     "/v1/messages": "Answer in the form of Anthropic's messages; local models only",
+    "/v1/messages/count_tokens": "Count the tokens of a prompt in the form of Anthropic's messages; local models only",
 }
 FIELDS: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": {"type": "array"}, "max_tokens": {"type": "integer"}},
@@ -61,10 +62,10 @@ FIELDS: dict[str, dict[str, Any]] = {
     "/v1/messages": {
         "messages": {"type": "array"}, "system": {"type": ["string", "array"]}, "max_tokens": {"type": "integer"},
     },
+    "/v1/messages/count_tokens": {"messages": {"type": "array"}, "system": {"type": ["string", "array"]}},
 }  # fmt: skip
 """The fields that each route is best known by; README.md has what else it takes."""
 NOT_OFFERED = {
-    "/v1/messages/count_tokens": "Tokens are not counted beforehand; `usage` of each answer says how many it took.",
     "/v1/messages/batches": "Batches are not taken here; send the messages one by one to /v1/messages.",
     "/v1/responses/": "Answers are not kept here, so none can be fetched, cancelled or deleted later.",
     "/v1/conversations": "Conversations are not kept here; send the earlier turns with each request.",
@@ -89,8 +90,10 @@ NOT_OFFERED = {
 """By the beginning of the path: what other servers have there, and what is here instead. The first that fits counts."""
 
 
-def build(pipeline: Pipeline, keyring: Keyring, ready: Callable[[], str]) -> FastAPI:
-    """The application. `ready` says why the router is not ready, or "" where it is."""
+def build(
+    pipeline: Pipeline, keyring: Keyring, ready: Callable[[], str], count: Callable[[str], None]
+) -> FastAPI:  # fmt: skip
+    """The application. `ready` says why the router is not ready, or "" where it is; `count` is told of refusals."""
     # No docs_url: FastAPI's pages load scripts from elsewhere, and nothing here phones home.
     app = FastAPI(title="Headgate", version="1", docs_url=None, redoc_url=None)
     _describe_inference(app)
@@ -123,34 +126,38 @@ def build(pipeline: Pipeline, keyring: Keyring, ready: Callable[[], str]) -> Fas
         entries += [{"id": name, "object": "model", "created": 0, "owned_by": "headgate"} for name in choices]
         return {"object": "list", "data": entries}
 
-    install_errors(app)
+    install_errors(app, count)
     return app
 
 
-def install_errors(app: FastAPI) -> None:
-    """Answer every error in OpenAI's envelope."""
+def install_errors(app: FastAPI, count: Callable[[str], None]) -> None:
+    """Answer every error in OpenAI's envelope, and tell `count` its code."""
 
     @app.exception_handler(HeadgateError)
     async def ours(_: Request, failed: HeadgateError) -> Response:
-        answer = Response(failed.envelope(), failed.status, None, "application/json")
-        for name, value in failed.headers():
-            answer.headers[name.decode()] = value.decode()
-        return answer
+        count(failed.code)
+        return told(failed)
 
     @app.exception_handler(HTTPException)
     async def theirs(request: Request, failed: HTTPException) -> Response:
         error: HeadgateError = missing(request.url.path)
         if failed.status_code == 405:
             error = WrongMethod("This path does not take that method.")
-        return Response(error.envelope(), error.status, failed.headers, "application/json")
+        count(error.code)
+        return told(error, failed.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, failed: RequestValidationError) -> Response:
+        count("invalid_request")
         first = failed.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        body = {"error": {"message": f"{where}: {first['msg']}", "type": "invalid_request_error", "param": where,
-                          "code": "invalid_request"}}  # fmt: skip
-        return JSONResponse(body, 400)
+        return told(BadRequest(f"{where}: {first['msg']}", param=where))
+
+
+def told(error: HeadgateError, headers: Mapping[str, str] | None = None) -> Response:
+    """The answer that an error is, with what tells clients whether to try again."""
+    more = {name.decode(): value.decode() for name, value in error.headers()}
+    return Response(error.envelope(), error.status, {**(headers or {}), **more}, "application/json")
 
 
 def missing(path: str) -> NotFound:

@@ -42,6 +42,8 @@ class Connection(asyncio.Protocol):
         self._handler: Handler | None = None
         self._task: asyncio.Task[None] | None = None
         self._half_closed: HalfClosed | None = None
+        self._held = 0
+        """Bytes of the present request's body that are counted with those of all others."""
         self._counted = self._begun = self._unread = self._ahead = self._stopping = False
 
     # ---- the connection, as uvicorn and the loop see it
@@ -169,6 +171,8 @@ class Connection(asyncio.Protocol):
     def _refuse(self, exchange: Exchange, error: HeadgateError) -> None:
         """Answer with an error by the head alone, or by what was to be one."""
         self._edge.busy(self)
+        if exchange.caller is None:
+            self._edge.count(error.code)
         if exchange.head is NOBODY or not self._in.skip(exchange.head):
             self._unread, self.out.keep = True, False
         exchange.fail(error)
@@ -193,6 +197,7 @@ class Connection(asyncio.Protocol):
         """Start the answer once the body is whole."""
         try:
             body = self._in.body()
+            self._hold()
         except HeadgateError as wrong:
             self._refuse_body(wrong)
             return
@@ -202,6 +207,12 @@ class Connection(asyncio.Protocol):
             self._start(body)
         elif self._state is not State.body:
             self._enter(State.body, self._settings.body_timeout_s)
+
+    def _hold(self) -> None:
+        """Count what has come of the body until the request is over. Raises HeadgateError where all have too much."""
+        more = self._in.received - self._held
+        self._held += more
+        self._edge.load.hold(more)
 
     def _refuse_body(self, error: HeadgateError) -> None:
         """The body is too large, too slow or broken: nothing more of it is read."""
@@ -246,6 +257,8 @@ class Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange = None
             self._edge.load.open -= 1
+            self._edge.load.free(self._held)
+            self._held = 0
         if self._task is not None:
             self._tasks.discard(self._task)
             self._task = None

@@ -16,15 +16,13 @@ class Timer:
     needs to be called only where the moment may be nearer than the one before. Times are those of the loop's clock.
     """
 
-    __slots__ = ("_at", "_due", "_handle", "_loop")
+    __slots__ = ("_at", "_due", "_handle", "_loop", "now")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, due: Callable[[float], float]) -> None:
         self._loop, self._due = loop, due
         self._at = NEVER
         self._handle: asyncio.TimerHandle | None = None
-
-    def now(self) -> float:
-        return self._loop.time()
+        self.now = loop.time
 
     def by(self, when: float) -> None:
         """Call `due` at `when` at the latest."""

@@ -60,9 +60,31 @@ TEMPLATE = """\
 #     approved: {by: Jo Doe, contract: DPA-17, regions: [eu], until: 2027-06-30}
 
 # What new keys are unless the command says otherwise.
-# keys: {data_class: private, lanes: [private, cheap, frontier], budget_usd: null}
+# keys:
+#   data_class: private
+#   lanes: [private, cheap, frontier]
+#   budget_usd: null              # US dollars a calendar month
+#   requests_per_minute: null
+#   tokens_per_minute: null
 
-# router: {max_body_mb: 16, queue_wait_s: 10, admin_port: 0}
+# What local answers cost; without it they are recorded as unpriced.
+# costs: {gpu_hour_usd: 1.2, utilisation: 0.5}
+
+# The router itself, with its defaults. README.md has the other settings.
+# router:
+#   workers: 1                    # processes that answer callers; more than one only where one uses a whole core
+#   queue_length: 100             # requests that may wait for room on local models
+#   queue_wait_s: 10              # for so long at most; then 503 with Retry-After
+#   max_requests: 1024            # open at once, for each worker
+#   max_connections: 4096         # for each worker
+#   max_body_mb: 16               # the largest request
+#   schemas_per_minute: 60        # new schemas for answers that one key may bring; the engine compiles each
+#   memory_limit_mb: 0            # for each worker; 0 is its share of the container or machine
+#   total_timeout_s: 600          # the longest answer
+#   first_byte_timeout_s: 300     # of an answer that is not streamed, that is its model's time to think
+#   first_token_timeout_s: 60     # of a stream, where another endpoint may answer
+#   idle_timeout_s: 30            # the longest pause inside an answer
+#   admin_port: 0                 # metrics on this port of loopback, with the token in secrets/admin-token; 0 does not
 """
 
 

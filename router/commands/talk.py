@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from router import keeper
-from router.commands.context import ConfigOption, Stop, console, open_context, plain
+from router.commands.context import ConfigOption, Stop, console, not_running, open_context, plain
 from router.commands.keys import existing_first_key
 
 
@@ -27,7 +27,7 @@ def chat(
     context, out = open_context(config), console()
     running = keeper.running(context.home)
     if running is None:
-        raise Stop("Headgate is not running here; start it with: headgate up")
+        raise Stop(not_running(context.home))
     key = key or existing_first_key(context.home)
     if not (key.isascii() and key.isprintable()):
         raise Stop("the key holds characters that no key has; copy it again")
@@ -69,7 +69,8 @@ async def _turn(running: keeper.Running, key: str, model: str, messages: list[di
         address = Address.parse(running.url, ca_file=running.ca_file)
         response = await connections.post(address, "/v1/chat/completions", headers, body)
         if response.status != 200:
-            raise Stop(_message(await response.read()))
+            wrong = _message(await response.read())
+            raise Stop(f"{wrong} Give another with --key." if response.status == 401 else wrong)
         tail = b""
         async for data in response.chunks():
             *lines, tail = (tail + data).split(b"\n")

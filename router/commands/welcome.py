@@ -17,13 +17,14 @@ def welcome(context: Context, running: keeper.Running, out: Console, names: list
     """The endpoint, a key with its data class, and a curl line that works when pasted."""
     key, text, made = first_key(context)
     out.print()
+    if names == [DEMO]:
+        out.print("The demo model answers with NOISE: it is tiny and its weights are random. For a real model:")
+        out.print("    headgate down; headgate up --model qwen3.5-0.8b     (needs a model hub)", soft_wrap=True)
+        out.print()
     if made == NO_FIRST_KEY:
         out.print("A first key was made.")
     elif made:
         out.print(f"T{made[1:]}: a new one was made.")
-    if names == [DEMO]:
-        out.print("The demo model answers with NOISE: it is tiny and its weights are random. For a real model:")
-        out.print("    headgate down; headgate up --model qwen3.5-0.8b     (needs a model hub)", soft_wrap=True)
     out.print(f"endpoint  {running.url}/v1", soft_wrap=True)
     out.print(f"key       {text}", soft_wrap=True)
     out.print(f"          data class {key.data_class.name}, team {key.team}; to change it:", soft_wrap=True)

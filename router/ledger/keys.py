@@ -22,6 +22,7 @@ from serving.catalogue import DataClass, KeyDefaults
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 ID_LENGTH, SECRET_LENGTH, CHECK_LENGTH = 8, 43, 6
+ID_AT, ID_END = len("hg_"), len("hg_") + ID_LENGTH
 """43 characters of base 62 carry 256 bits."""
 COLUMNS = (
     "id, team, data_class, mac, last4, lanes, substitute, budget_usd, created, expires, revoked, scopes, "
@@ -207,10 +208,8 @@ class Keyring:
 
     def find(self, text: str, now: float) -> Caller | None:
         """The caller a key belongs to; None where the key is unknown, revoked or expired."""
-        name = well_formed(text)
-        if name is None:
-            return None
-        if name not in self._keys and self._may_look():  # made a moment ago, perhaps
+        name = text[ID_AT:ID_END]
+        if name not in self._keys and well_formed(text) and self._may_look():  # made a moment ago, perhaps
             self.refresh()
         key, caller = self._keys.get(name, (None, None))
         if key is None or not hmac.compare_digest(key.mac, self._mac(text)) or not key.works(now):

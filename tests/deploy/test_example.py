@@ -24,6 +24,7 @@ from serving.catalogue import LANES, Catalogue, Model
 from serving.gpus import Gpu, Readings
 from serving.home import Home
 from serving.placement import Plan, place
+from tests import known
 from tests.conftest import ROOT
 from tests.fakes.asking import ask
 
@@ -77,6 +78,14 @@ def test_as_it_is_code_that_nobody_read_does_not_start() -> None:
     (misfit,) = made.misfits
     assert misfit.model == "kimi-vl-a3b"
     assert "nobody has vouched" in misfit.reason
+
+
+def test_what_stands_in_its_comments_can_be_switched_on(tmp_path: Path) -> None:
+    before, found = catalogue.load(EXAMPLE).site, written(tmp_path, known.uncommented(EXAMPLE.read_text())).site
+    assert found.costs.throughput and found.engine.python
+    added = found.router.model_fields_set - before.router.model_fields_set
+    assert len(added) > 8
+    assert found.router == before.router, "what it says are the defaults are others"
 
 
 def test_it_names_two_providers_and_four_families() -> None:

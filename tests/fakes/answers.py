@@ -63,6 +63,8 @@ def whole(path: str) -> str:
         message = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Hello."}]}
         done = {"id": "r1", "object": "response", "status": "completed", "model": "m", "output": [message], **said}
         return json.dumps({**done, "usage": {**tokens, "total_tokens": 12}})
+    if path.endswith("/count_tokens"):
+        return json.dumps({"input_tokens": 9, "context_management": {"original_input_tokens": 9}})
     if path.endswith("/messages"):
         content = [{"type": "text", "text": "Hello."}]
         done = {"id": "m1", "type": "message", "role": "assistant", "model": "m", "content": content}
@@ -75,8 +77,9 @@ def streamed(path: str) -> list[Any]:
     if path.endswith("/responses"):
         done = {"type": "response.completed", "response": json.loads(whole(path))}
         created = {"type": "response.created", "response": {"id": "r1", "status": "in_progress"}}
-        deltas = [{"type": "response.output_text.delta", "delta": text} for text in ("Hel", "lo")]
-        return [event(one, one["type"]) for one in (created, *deltas, done)]
+        spoken = [{"type": "response.output_text.delta", "delta": text} for text in ("Hel", "lo")]
+        listed: list[dict[str, Any]] = [created, *spoken, done]
+        return [event({**one, "sequence_number": n}, one["type"]) for n, one in enumerate(listed)]
     if path.endswith("/messages"):
         start = {"type": "message_start", "message": {"id": "m1", "usage": {"input_tokens": 9, "output_tokens": 0}}}
         deltas = [
@@ -84,8 +87,8 @@ def streamed(path: str) -> list[Any]:
             for text in ("Hel", "lo")
         ]
         end = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 2}}
-        named = (start, {"type": "ping"}, *deltas, end, {"type": "message_stop"})
-        return [event(one, str(one["type"])) for one in named]
+        named: list[dict[str, Any]] = [start, {"type": "ping"}, *deltas, end, {"type": "message_stop"}]
+        return [event(one, one["type"]) for one in named]
     if path.endswith("/completions") and not path.endswith("/chat/completions"):
         choices = [{"index": 0, "text": text, "finish_reason": None} for text in ("Hel", "lo")]
         chunks = [{"id": "c1", "object": "text_completion", "model": "m", "choices": [one]} for one in choices]

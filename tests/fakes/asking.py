@@ -64,6 +64,7 @@ def ask(
     text: dict[str, dict[str, Any]] = {
         "chat/completions": {"messages": MESSAGES}, "completions": {"prompt": "Hi"}, "embeddings": {"input": "Hi"},
         "responses": {"input": "Hi"}, "messages": {"messages": MESSAGES},
+        "messages/count_tokens": {"messages": MESSAGES},
     }  # fmt: skip
     return Ask(
         id=id, route=route, body={"model": model, **text[route], **body}, size=size, model=model,

@@ -265,6 +265,8 @@ class FaultHouse(House):
         opened = self.ledger.metrics.registry.get_sample_value("headgate_requests_open")
         if state["in_flight"] or state["waiting"] or opened:
             found.append(f"{state['in_flight']} in flight, {state['waiting']} waiting, {opened} open")
+        if (load := self.built.edge.load).open or load.bodies:
+            found.append(f"{load.open} requests and {load.bodies} bytes of bodies still counted")
         outstanding = {e["name"]: e["outstanding"] for e in state["endpoints"] if e.get("outstanding")}
         if outstanding:
             found.append(f"tokens outstanding: {outstanding}")

@@ -23,8 +23,9 @@ SAID: dict[str, dict[str, Any]] = {
     "responses": {"input": "Hello"},
     "messages": {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8},
     "embeddings": {"input": "Hello"},
+    "messages/count_tokens": {"messages": [{"role": "user", "content": "Hello"}]},
 }
-STREAMED = [route for route in SAID if route != "embeddings"]
+STREAMED = [route for route in SAID if route not in ("embeddings", "messages/count_tokens")]
 PATIENT = {"first_byte_timeout_s": 30, "first_token_timeout_s": 30, "idle_timeout_s": 30, "total_timeout_s": 60}
 """Deadlines that never end what a caller is to end by leaving."""
 LEFT_WITHIN_S = 1.0

@@ -171,6 +171,10 @@ HOSTS = [
     "a;b",
     "a\tb",
     "localhost:80:80",
+    "localhost:0",
+    "localhost:65536",
+    "[::::]",
+    "[1.2.3.4]",
 ]
 
 

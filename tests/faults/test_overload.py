@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 
 import pytest
 
+from router.api import shedding
 from tests.conftest import ask, until
+from tests.faults import wire
 from tests.faults.conftest import MIB, FaultHouse
+from tests.faults.line import Line
 from tests.faults.wire import Outcome
 
 PATIENT = {"first_byte_timeout_s": 20, "total_timeout_s": 20, "idle_timeout_s": 20, "first_token_timeout_s": 20}
@@ -51,6 +55,62 @@ async def test_px_028_more_than_the_router_takes_is_refused_at_once(house: Fault
     assert all(int(one.headers["retry-after"]) > 0 for one in refused)
     house.local.gate.set()
     assert Counter([(await one).status for one in asked]) == {200: 3, 503: 7}
+
+
+HELD_MB = 2
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_px_028_large_bodies_are_held_within_a_bound(house: FaultHouse, chunked: bool) -> None:
+    """Many at once have far more bytes than the bound. What is past it is refused, and all of it is given back."""
+    house.most_stall_s = 1.0  # a dozen callers with a megabyte each are on this loop as well
+    limit = HELD_MB * shedding.BODIES_SHARE
+    house.serve(house.local.address, context=10_000_000)
+    models = {"small": {"context": 10_000_000}}
+    await house.start(router={"max_body_mb": 1, "memory_limit_mb": limit, **PATIENT}, models=models)
+    assert house.built is not None
+    load = house.built.edge.load
+    load._used = lambda: 0  # that of these tests is over such a limit
+    house.fail_all({"gate": True})
+    key, body = house.key(), json.dumps(ask("small", user="u" * (900 * 1024))).encode()
+    sent = wire.request(body, key)
+    if chunked:
+        head = wire.request(b"", key).replace(b"content-length: 0", b"transfer-encoding: chunked")
+        sent = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
+    asked = [asyncio.create_task(house.send(sent)) for _ in range(12)]
+    await until(lambda: sum(one.done() for one in asked) == 10, within_s=10)
+    assert 2 * len(body) <= load.bodies <= HELD_MB * MIB
+    refused = [one.result() for one in asked if one.done()]
+    assert {(one.status, one.code) for one in refused} == {(503, "overloaded")}
+    assert all(int(one.headers["retry-after"]) > 0 for one in refused)
+    house.local.gate.set()
+    assert Counter([(await one).status for one in asked]) == {200: 2, 503: 10}
+    assert load.bodies == 0
+    assert (await house.send(sent)).status == 200
+
+
+async def test_px_028_bodies_that_never_come_whole_are_given_back(house: FaultHouse) -> None:
+    """By the deadline, by a caller that leaves, and by bytes that are no chunk."""
+    await house.start(router={"max_body_mb": 1, "body_timeout_s": 0.2})
+    assert house.built is not None
+    load, key = house.built.edge.load, house.key()
+    half = wire.request(b"x" * 50_000, key, headers={"content-length": "100000"})
+    async with Line(house) as line:
+        await line.send(half)
+        await until(lambda: load.bodies == 50_000)
+        assert (await line.answer()).status == 408
+        await until(lambda: load.bodies == 0)
+    async with Line(house) as line:
+        await line.send(half)
+        await until(lambda: load.bodies == 50_000)
+    await until(lambda: load.bodies == 0)
+    async with Line(house) as line:
+        await line.send(wire.request(b"", key).replace(b"content-length: 0", b"transfer-encoding: chunked"))
+        await line.send(b"5\r\nabcde\r\n")
+        await until(lambda: load.bodies > 0)
+        await line.send(b"nonsense\r\n")
+        assert (await line.answer()).status == 400
+        await until(lambda: load.bodies == 0)
 
 
 async def test_px_029_after_an_outage_one_request_goes_ahead(

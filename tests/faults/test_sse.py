@@ -316,4 +316,7 @@ async def test_ss_015_a_cut_stream_ends_in_its_own_dialect(house: FaultHouse, pa
     assert found.status == 200, found
     last = json.loads(found.events[-1])
     assert last["type"] == "error"
+    if path.endswith("responses"):
+        numbers = [json.loads(event)["sequence_number"] for event in found.events]
+        assert numbers == list(range(len(sent))), "the error has the place of the event that did not come"
     assert (await house.closed(found))["outcome"] == "cut"

@@ -190,6 +190,7 @@ def error_of(event: str) -> dict[str, Any]:
     """The error an event carries, or {}."""
     found = document_of(event)
     if found.get("type") == "error" and "code" in found:  # the dialect of /v1/responses
+        assert type(found.get("sequence_number")) is int, f"every event there is numbered: {found}"
         return {name: found.get(name) for name in ("message", "code", "param")} | {"type": "error"}
     error = found.get("error")
     return error if isinstance(error, dict) else {}

@@ -83,7 +83,7 @@ class Wire(asyncio.Transport):
 async def say(pieces: list[bytes]) -> tuple[list[tuple[str, bytes, bytes]], list[tuple[int, bytes]]]:
     """What the handler was asked, and what was answered, when these pieces arrive."""
     echo = Echo()
-    edge = Edge(RouterSettings(), echo, echo, Rates(), Load(100, 0))
+    edge = Edge(RouterSettings(), echo, echo, Rates(), Load(100, 0), lambda _: None)
     connections: set[Any] = set()
     connection = Connection(edge, connections, set())
     wire = Wire(connection)

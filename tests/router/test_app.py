@@ -30,4 +30,7 @@ async def test_what_is_open_when_the_time_to_stop_is_over_is_told_and_on_record(
     events = list(read_events(db, reply.headers["x-request-id"]))
     db.close()
     assert [event["kind"] for event in events] == ["opened", "closed"]
-    assert (events[1]["outcome"], events[1]["status"], events[1]["error"]) == ("failed", 503, "overloaded")
+    assert (events[1]["outcome"], events[1]["status"], events[1]["error"]) == ("stopped", 503, "overloaded")
+    (attempt,) = events[1]["attempts"]
+    assert attempt["outcome"] == "stopped", "the caller had not left, and nothing had failed"
+    assert events[1]["cost_usd"] > 0, "a model was at work on it"

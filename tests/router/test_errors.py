@@ -33,6 +33,20 @@ def test_on_messages_an_error_has_a_type_that_anthropics_clients_know(error: Hea
     assert error.event("messages") == b"event: error\ndata: " + error.envelope("messages") + b"\n\n"
 
 
+def test_on_responses_an_error_event_has_its_place_in_the_stream() -> None:
+    """As OpenAI's own stream has it: every event is numbered, and clients that check the form want the number."""
+    error = errors.BadRequest("no", param="input")
+    line = error.event("responses", 7).decode().splitlines()
+    assert line[0] == "event: error"
+    assert json.loads(line[1].removeprefix("data: ")) == {
+        "type": "error", "sequence_number": 7, "code": "invalid_request", "message": "no", "param": "input",
+    }  # fmt: skip
+
+
+def test_below_messages_all_errors_are_anthropics() -> None:
+    assert errors.NotFound("no").envelope("messages/count_tokens") == errors.NotFound("no").envelope("messages")
+
+
 def test_who_asks_too_fast_is_not_told_that_money_is_missing() -> None:
     """Clients take `insufficient_quota` for final."""
     assert json.loads(TooFast("slower", retry_after=1).envelope())["error"] == {

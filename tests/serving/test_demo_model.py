@@ -28,7 +28,7 @@ def test_its_record_says_that_its_words_are_noise() -> None:
     record = demo_model.demo_model()
     assert record.name == "demo" and record.place == "local" and "noise" in record.title
     assert set(record.lanes) == {"private", "cheap"} and {v.device for v in record.variants} == {"cpu", "gpu"}
-    assert not record.repo
+    assert record.repo == demo_model.REPO
 
 
 def test_a_failed_build_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase, CompletionCreateParamsStreaming
@@ -15,6 +16,7 @@ from serving.parameters import (
     BOOKKEEPING,
     CHAT,
     COMPLETIONS,
+    COUNT_TOKENS,
     EMBEDDINGS,
     HARMLESS,
     MESSAGES,
@@ -28,7 +30,7 @@ from serving.terms import Route
 
 FIELDS = """
 import json
-from vllm.entrypoints.anthropic.protocol import AnthropicMessagesRequest
+from vllm.entrypoints.anthropic.protocol import AnthropicCountTokensRequest, AnthropicMessagesRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
@@ -39,11 +41,12 @@ print(json.dumps({
     "EMBEDDINGS": [*EmbeddingChatRequest.model_fields, *EmbeddingCompletionRequest.model_fields],
     "RESPONSES": [*ResponsesRequest.model_fields],
     "MESSAGES": [*AnthropicMessagesRequest.model_fields],
+    "COUNT_TOKENS": [*AnthropicCountTokensRequest.model_fields],
 }))
 """
 
 
-ROUTES: tuple[Route, ...] = ("chat/completions", "completions", "embeddings", "responses", "messages")
+ROUTES = get_args(Route)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -105,6 +108,12 @@ def test_nothing_of_an_earlier_request_can_be_named(name: str) -> None:
 def test_what_is_left_out_as_harmless_is_nothing_an_engine_would_take() -> None:
     assert not HARMLESS["responses"] & (RESPONSES | REFUSED.keys())
     assert not HARMLESS["messages"] & (MESSAGES | REFUSED.keys())
+    assert not HARMLESS["messages/count_tokens"] & (COUNT_TOKENS | REFUSED.keys())
+
+
+def test_whoever_sends_a_whole_message_to_be_counted_is_not_refused() -> None:
+    """All but `stream`, which would ask for another form of answer."""
+    assert MESSAGES - {"stream"} <= COUNT_TOKENS | BOOKKEEPING | HARMLESS["messages/count_tokens"]
 
 
 def test_a_hosted_model_takes_what_its_entry_lists_and_what_every_model_takes() -> None:

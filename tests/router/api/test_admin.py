@@ -23,11 +23,11 @@ def state(in_flight: int = 0, limit: int = 2, **changed: Any) -> dict[str, Any]:
 
 def test_one_worker_speaks_for_itself() -> None:
     own = state(3)
-    assert of_all(own, []) == own | {"workers": {"count": 1, "answer": [1]}}
+    assert of_all(1, own, {}) == own | {"workers": {"count": 1, "answer": [1]}}
 
 
 def test_what_each_has_a_part_of_is_summed_and_what_all_see_is_not() -> None:
-    found = of_all(state(3, limit=4), [state(1), None, state(2, endpoints=[])])
+    found = of_all(2, state(3, limit=4), {1: state(1), 3: None, 4: state(2, endpoints=[])})
     assert found["endpoints"] == [{"name": "small", "in_flight": 4, "limit": 6, "outstanding": 40, "kv_use": 0.5}]
     assert (found["in_flight"], found["waiting"]) == (6, 3)
     assert found["workers"] == {"count": 4, "answer": [1, 2, 4]}
@@ -35,7 +35,7 @@ def test_what_each_has_a_part_of_is_summed_and_what_all_see_is_not() -> None:
 
 def test_trouble_of_any_worker_is_shown() -> None:
     trouble = {"healthy": False, "trouble": "database or disk is full"}
-    assert of_all(state(), [state(), state(ledger=trouble)])["ledger"] == trouble
+    assert of_all(1, state(), {2: state(), 3: state(ledger=trouble)})["ledger"] == trouble
 
 
 async def operator(house: House, path: str) -> tuple[int, Any]:

@@ -63,6 +63,8 @@ def test_no_key_several_keys_and_other_schemes_are_refused(gate: Gate) -> None:
     text = gate.text.encode()
     bearer = (b"authorization", b"Bearer " + text)
     assert "No API key" in gate.refuses()
+    for told in (gate.refuses(), gate.refuses(bearer, bearer), gate.refuses((b"authorization", text))):
+        assert "`Authorization: Bearer" in told and "`x-api-key:" in told, "both ways to send it are named"
     # Two headers, even two equal ones: a proxy in front might have checked the other.
     assert "not several" in gate.refuses(bearer, bearer)
     assert "not several" in gate.refuses((b"x-api-key", text), (b"x-api-key", text))

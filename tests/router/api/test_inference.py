@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+from typing import Any
 
 import pytest
 
+from router.api.asking import UNSAID_OUTPUT, asked_tokens
+from router.api.body import AT_ONCE, parse
+from router.records import Route
 from tests.conftest import House, ask, until
+from tests.fakes.asking import ask as an_ask
 
 
 async def test_an_answer_says_who_gave_it_and_why(house: House) -> None:
@@ -107,6 +113,74 @@ async def test_bad_input_is_one_clear_answer(house: House, body: bytes, status: 
     reply = await house.post(body, house.key())
     assert (reply.status, reply.error["code"]) == (status, code), reply.body
     assert house.local.requests == []
+
+
+async def test_what_asks_for_too_much_is_refused_before_it_is_read(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To read what has ten thousand tools takes far longer than to count them."""
+    read: list[Any] = []
+    monkeypatch.setattr("router.scanner.reading.read", read.append)
+    await house.start()
+    reply = await house.post(ask("small", tools=[{"type": "function"}] * 129), house.key())
+    assert (reply.status, reply.error["code"]) == (400, "tools_too_large")
+    assert read == []
+
+
+async def test_only_a_large_body_is_parsed_beside_the_loop(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small one would only wait for a thread; a large one would hold everybody else up."""
+    where: list[str] = []
+
+    def noted(raw: bytes) -> Any:
+        where.append(threading.current_thread().name)
+        return parse(raw)
+
+    monkeypatch.setattr("router.api.inference.parse", noted)
+    await house.start()
+    for padding in (0, AT_ONCE):
+        reply = await house.post(ask("nobody", user="x" * padding), house.key())
+        assert (reply.status, reply.error["code"]) == (404, "model_not_found")
+    assert where[0] == threading.main_thread().name
+    assert where[1].startswith("bodies")
+    assert (await house.post(b'{"a":1,"a":"' + b"x" * AT_ONCE + b'"}', house.key())).error["code"] == "duplicate_field"
+
+
+async def test_a_minutes_tokens_count_answers_whose_length_nobody_said(house: House) -> None:
+    """Three at once, of which each takes what an answer is likely to have; then it is settled by what it had."""
+    await house.start()
+    house.local.script = {"gate": True}
+    key = house.key(tokens_per_minute=UNSAID_OUTPUT * 2 + 500)
+    asked = [asyncio.create_task(house.post(ask("small"), key)) for _ in range(3)]
+    await until(lambda: any(one.done() for one in asked))
+    (refused,) = [one.result() for one in asked if one.done()]
+    assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
+    house.local.gate.set()
+    replies = await asyncio.gather(*asked)
+    assert sorted(one.status for one in replies) == [200, 200, 429]
+    last = await house.post(ask("small", max_tokens=8), key)
+    assert int(last.headers["x-ratelimit-remaining-tokens"]) > UNSAID_OUTPUT * 2
+
+
+@pytest.mark.parametrize(
+    ("route", "body", "output"),
+    [
+        ("chat/completions", {}, UNSAID_OUTPUT),
+        ("chat/completions", {"max_tokens": None}, UNSAID_OUTPUT),
+        ("chat/completions", {"max_tokens": 5}, 5),
+        ("chat/completions", {"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ("chat/completions", {"n": 3}, 3 * UNSAID_OUTPUT),
+        ("chat/completions", {"n": "x", "max_tokens": "y"}, UNSAID_OUTPUT),
+        ("completions", {"prompt": ["a", "b"], "n": 2, "max_tokens": 5}, 20),
+        ("completions", {"prompt": [1, 2, 3], "max_tokens": 5}, 5),
+        ("completions", {"prompt": []}, UNSAID_OUTPUT),
+        ("responses", {"max_output_tokens": 9}, 9),
+        ("messages", {}, UNSAID_OUTPUT),
+        ("embeddings", {"input": "a"}, 0),
+        ("messages/count_tokens", {}, 0),
+    ],
+)
+def test_how_many_tokens_a_request_takes_of_a_minute(route: Route, body: dict[str, Any], output: int) -> None:
+    assert asked_tokens(an_ask("m", route, size=400, **body)) == 100 + output
 
 
 async def test_an_unknown_model_is_told_the_names(house: House) -> None:
@@ -217,6 +291,102 @@ async def test_an_engines_own_error_is_passed_on_in_one_sentence(house: House) -
     }
     reply = await house.post(ask(), house.key())
     assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+
+
+WRONG = {"error": {
+    "message": "1 validation error:\n  {'type': 'float_parsing', 'loc': 'body.temperature', 'msg': 'Input should be a "
+               "valid number', 'input': 'warm'}",
+    "type": "Bad Request", "param": "body.temperature", "code": 400,
+}}  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ["chat/completions", "responses", "messages"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_an_engine_finds_wrong_with_a_request_is_the_callers_to_mend(
+    house: House, route: str, stream: bool
+) -> None:
+    """vLLM's words are made readable, in the dialect of the route; neither router nor model has failed."""
+    await house.start()
+    house.local.script = {"status": 400, "body": json.dumps(WRONG)}
+    text = {"input": "Hi"} if route == "responses" else {"messages": [{"role": "user", "content": "Hi"}]}
+    body = {"model": "small", "temperature": "warm", "stream": stream, **text}
+    reply = await house.post(body, house.key(), f"/v1/{route}")
+    told = "temperature: Input should be a valid number."
+    assert reply.status == 400
+    assert reply.headers["x-should-retry"] == "false"
+    if route == "messages":
+        assert reply.json() == {"type": "error", "error": {"type": "invalid_request_error", "message": told}}
+    else:
+        assert reply.error == {
+            "message": told, "type": "invalid_request_error", "param": "temperature", "code": "invalid_request",
+        }  # fmt: skip
+    _, closed = await house.events(reply)
+    assert (closed["outcome"], closed["status"], closed["error"]) == ("bad_request", 400, "invalid_request")
+    assert [attempt["outcome"] for attempt in closed["attempts"]] == ["bad_request"]
+    assert len(house.local.requests) == 1, "nobody else is asked, for it would say the same"
+
+
+async def test_what_an_engine_finds_wrong_once_its_stream_has_begun_is_the_callers_too(house: House) -> None:
+    """vLLM says so with status 200 and an event. One caller's mistakes must not make an endpoint rest."""
+    await house.start()
+    said = "Requested sample logprobs of 500, which is greater than max allowed: 20"
+    error = {"message": f"{said} (parameter=logprobs, value=500)", "type": "BadRequestError", "param": "logprobs"}
+    house.local.script = {"stream": [{"error": {**error, "code": 400}}], "bare": True}
+    key = house.key()
+    for _ in range(4):
+        reply = await house.post(ask("small", stream=True), key)
+        assert reply.status == 400
+        assert reply.error == {
+            "message": said, "type": "invalid_request_error", "param": "logprobs", "code": "invalid_request",
+        }  # fmt: skip
+        _, closed = await house.events(reply)
+        assert (closed["outcome"], closed["status"]) == ("bad_request", 400)
+        assert [attempt["outcome"] for attempt in closed["attempts"]] == ["bad_request"]
+    assert house.built is not None
+    assert not house.built.fleet.state()["endpoints"][0]["resting"]
+
+
+async def test_a_prompt_is_counted_by_a_local_model_and_costs_nothing(house: House) -> None:
+    """Claude Code asks so before it sends."""
+    await house.start()
+    body = {
+        "model": "small", "messages": [{"role": "user", "content": "Hello"}], "system": "Be short.", "max_tokens": 9,
+        "tools": [{"name": "ls", "input_schema": {"type": "object"}}], "metadata": {"user_id": "u"},
+    }  # fmt: skip
+    key = house.key(budget_usd=1.0)
+    reply = await house.post(body, key, "/v1/messages/count_tokens?beta=true")
+    assert reply.status == 200
+    assert reply.json()["input_tokens"] == 9
+    assert reply.headers["x-headgate-dropped"] == "max_tokens,metadata"
+    assert reply.headers["x-headgate-model"] == "small"
+    sent = house.local.requests[-1]
+    assert sent.path == "/v1/messages/count_tokens"
+    assert set(sent.json()) == {"model", "messages", "system", "tools"}
+    opened, closed = await house.events(reply)
+    assert opened["route"] == "messages/count_tokens"
+    assert 0 < opened["hold_usd"] <= len(json.dumps(body)) * 1e-6, "no more than the prompt is held for"
+    assert (closed["outcome"], closed["cost_usd"], closed["estimated"]) == ("answered", 0, False)
+    assert (closed["prompt_tokens"], closed["output_tokens"]) == (0, 0), "no model has read it"
+
+
+async def test_a_count_is_one_whole_answer_by_a_local_model_alone(house: House) -> None:
+    await house.start(hosted=True)
+    said = {"messages": [{"role": "user", "content": "Hello"}]}
+    path = "/v1/messages/count_tokens"
+    streamed = await house.post({"model": "small", "stream": True, **said}, house.key(), path)
+    assert (streamed.status, "stream" in streamed.json()["error"]["message"]) == (400, True)
+    far = await house.post({"model": "big", **said}, house.key("public"), path)
+    assert (far.status, far.json()["error"]["type"]) == (404, "not_found_error")
+    assert not house.provider.requests
+
+
+async def test_a_server_without_the_route_is_told_as_such(house: House) -> None:
+    await house.start()
+    house.local.script = {"status": 404, "body": '{"detail":"Not Found"}'}
+    said = {"messages": [{"role": "user", "content": "Hello"}]}
+    reply = await house.post({"model": "small", **said}, house.key(), "/v1/messages/count_tokens")
+    assert (reply.status, reply.json()["error"]["type"]) == (404, "not_found_error")
+    assert "no such route" in reply.json()["error"]["message"]
 
 
 async def test_a_name_from_an_upstream_cannot_end_a_header(house: House) -> None:

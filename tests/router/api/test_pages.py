@@ -15,7 +15,7 @@ from router.api.pages import NOT_OFFERED, build, missing
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    app: FastAPI = build(cast(Any, None), cast(Any, None), lambda: "")
+    app: FastAPI = build(cast(Any, None), cast(Any, None), lambda: "", lambda _: None)
     return app.openapi()
 
 
@@ -30,7 +30,6 @@ def document() -> dict[str, Any]:
         ("/v1/batches", "one by one"),
         ("/v1/files/file_1", "inside the request"),
         ("/v1/realtime", "Realtime"),
-        ("/v1/messages/count_tokens", "not counted"),
         ("/v1/messages/batches", "one by one"),
         ("/v1/responses/resp_1", "not kept"),
         ("/v1/responses/resp_1/cancel", "not kept"),

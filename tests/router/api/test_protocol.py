@@ -206,7 +206,7 @@ async def test_no_host_at_all_is_refused_and_good_ones_are_not(house: House) -> 
      "/v1/chat/completions;x", "/v1/chat/completions.", "/V1/chat/completions", "/v1/chat%2fcompletions",
      "/%761/chat/completions", "/v1/chat/completions%00", "/v1/chat/completions#a", "http://x/v1/chat/completions",
      "/admin", "/v1/models/", "/metrics", "/../health", "/health%20", "/v1/rerank", "/v1/audio/speech",
-     "/v1/images/generations", "/v1/realtime", "/v1/messages/count_tokens", "/v1", "/v1/", "/"],
+     "/v1/images/generations", "/v1/realtime", "/v1/message", "/v1", "/v1/", "/"],
 )  # fmt: skip
 async def test_any_other_spelling_of_a_path_is_another_path(house: House, path: str) -> None:
     await house.start()
@@ -239,6 +239,10 @@ async def test_no_other_method_is_taken(house: House, method: str) -> None:
         answer = await caller.answer()
         assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
         assert answer.headers["allow"] == "POST"
+        caller.send(caller.head("DELETE", "/health"))
+        answer = await caller.answer()
+        assert (answer.status, answer.error["code"]) == (405, "method_not_allowed")
+        assert (answer.headers["allow"], answer.headers["x-should-retry"]) == ("GET", "false")
 
 
 @pytest.mark.parametrize("line", [b"CONNECT a:1 HTTP/1.1", b"TRACE /health HTTP/1.1", b"HELLO /health HTTP/1.1"])
@@ -533,6 +537,29 @@ async def test_errors_speak_the_dialect_of_their_route(house: House) -> None:
         answer = await caller.answer()
         assert json.loads(answer.body) == {"type": "error", "error": answer.error}
         assert answer.headers["x-should-retry"] == "false"
+    async with RawCaller(house.url) as caller:
+        caller.post(body_of("/v1/messages"), "/v1/messages")
+        answer = await caller.answer()
+        assert "x-api-key" in answer.error["message"], "Anthropic's clients have no other header for it"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "kind"),
+    [("POST", "/v1/messages/batches", 404, "not_found_error"),
+     ("TRACE", "/v1/messages/x", 405, "invalid_request_error"),
+     ("GET", "/v1/messages/msg_1", 404, "not_found_error"),
+     ("GET", "/v1/messages/count_tokens", 405, "invalid_request_error"),
+     ("POST", "/v1/messages/count_tokens", 400, "invalid_request_error")],
+)  # fmt: skip
+async def test_all_below_messages_speaks_anthropics_dialect(
+    house: House, method: str, path: str, status: int, kind: str
+) -> None:
+    await house.start()
+    async with RawCaller(house.url, house.key()) as caller:
+        caller.send(caller.head(method, path, "Content-Length: 2") + b"{}")
+        answer = await caller.answer()
+    assert answer.status == status
+    assert json.loads(answer.body) == {"type": "error", "error": {"type": kind, "message": answer.error["message"]}}
 
 
 # ---- too much
@@ -611,6 +638,11 @@ async def test_a_named_request_is_answered_once(house: House) -> None:
     assert [event["kind"] for event in await house.events(again)] == ["opened", "closed"]
     other = await house.post(ask("small", n=1), key, headers=named)
     assert (other.status, other.error["code"]) == (422, "idempotency_mismatch")
+    raised = await house.post(ask("small"), key, headers={**named, "x-headgate-data-class": "secret"})
+    assert (raised.status, raised.error["code"]) == (422, "idempotency_mismatch"), "a header makes it another request"
+    async with RawCaller(house.url, key) as caller:
+        caller.post(ask("small"), "/v1/chat/completions", "Idempotency-Key: order-1", "Idempotency-Key: order-2")
+        assert (await caller.answer()).error["param"] == "Idempotency-Key"
     assert (await house.post(ask("small"), house.key(), headers=named)).headers.get("x-headgate-replayed") is None
     assert (await house.post(ask("small"), key, headers={"Idempotency-Key": "x" * 256})).status == 400
 

@@ -25,6 +25,7 @@ DECLARED = {
     "headgate_instance_tokens_total", "headgate_gpu_memory_total_bytes", "headgate_gpu_memory_free_bytes",
     "headgate_gpu_utilisation", "headgate_gpu_power_watts", "headgate_gpu_temperature_celsius", "headgate_gpu_fault",
     "headgate_gpu_throttled", "headgate_door_open", "headgate_ledger_healthy", "headgate_tasks",
+    "headgate_router_workers", "headgate_router_workers_expected",
     "headgate_attempts_total", "headgate_retries_total", "headgate_endpoint_resting",
 }  # fmt: skip
 TIMED = {"headgate_first_token_seconds", "headgate_request_seconds", "headgate_queue_wait_seconds"}

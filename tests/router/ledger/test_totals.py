@@ -21,7 +21,7 @@ class Worker:
     ) -> bytes:  # fmt: skip
         """After so many requests more."""
         endpoint = Endpoint("small", "small", "unix:/s", "ready", in_flight=in_flight, limit=4, prompt_tokens=tokens)
-        self.metrics.watch(lambda: Live((endpoint,), queue_length=waiting, ledger_healthy=healthy))
+        self.metrics.watch(lambda: Live((endpoint,), queue_length=waiting, ledger_healthy=healthy, workers=3))
         for _ in range(refused):
             self.metrics.refused("invalid_request")
         for _ in range(requests):
@@ -52,6 +52,12 @@ def test_what_was_counted_is_summed_and_what_all_see_is_not() -> None:
     assert value(found, "headgate_queue_length") == 2
     assert value(found, "headgate_instance_tokens_total") == 500  # the engine's own count
     assert value(found, "headgate_ledger_healthy") == 1
+    assert value(found, "headgate_router_workers") == 3 and value(found, "headgate_router_workers_expected") == 3
+
+
+def test_a_worker_that_is_silent_is_missing_from_those_that_answer() -> None:
+    found = Totals().page(page(), [None, page()])
+    assert value(found, "headgate_router_workers") == 2 and value(found, "headgate_router_workers_expected") == 3
 
 
 def test_a_ledger_that_one_worker_cannot_write_is_not_healthy() -> None:
