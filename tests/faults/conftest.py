@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import json
 import os
 import socket
@@ -60,6 +61,7 @@ class Watch:
         self.stall_s = 0.0
         """CPU time, since wall time says more of a busy machine than of the code."""
         self.most = self.start = resident()
+        gc.freeze()  # what other tests left behind is not collected at this one's expense
         self._last = time.thread_time()
         self._task = asyncio.create_task(self._sample())
 
@@ -75,6 +77,7 @@ class Watch:
         self._last = time.thread_time()
 
     async def end(self) -> None:
+        gc.unfreeze()
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 

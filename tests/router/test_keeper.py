@@ -101,7 +101,8 @@ async def test_a_router_that_stands_still_is_ended_and_started_again(
     task = asyncio.create_task(made.run())
     try:
         await until(lambda: listens(port), task)
-        (first,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+        (first,) = (c for c in children if f"--port={port}".encode() in Path(f"/proc/{c}/cmdline").read_bytes())
         os.kill(int(first), signal.SIGSTOP)
         said = "keeper: router stood still for 4 s and was ended; starting it again in 0.01 s"
         await until(lambda: said in capfd.readouterr().out, task, within_s=30)
