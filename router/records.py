@@ -31,12 +31,16 @@ class Caller:
     substitute: bool = False
     """Whether a named model may be answered by another one."""
     scopes: frozenset[str] = frozenset()
-    """What it may do besides asking: `escalate`."""
+    """What it may do besides asking: `escalate`, `declassify`."""
     budget_usd: float | None = None
     """US dollars this key may spend in a calendar month; None is no limit."""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     """Prompt and output tokens together; None is no limit."""
+    media_class: DataClass = DataClass.private
+    """The class of parts that nobody can read: images, audio, files, token ids."""
+    requires: frozenset[str] = frozenset()
+    """What a hosted model must promise for this caller: `region:eu`, `tag:gdpr`, `no-training`, `no-retention`."""
 
 
 class Ask(NamedTuple):
@@ -52,14 +56,38 @@ class Ask(NamedTuple):
     """What the caller named: a model, a lane or `auto`."""
     stream: bool
     data_class: DataClass | None = None
-    """A class the caller raised it to, by header or body; it never lowers."""
+    """A class the caller raised it to, by header or body; it lowers only with `declassify`, for a key that may."""
     session: str | None = None
     escalate: str | None = None
     """The caller's reason for asking for a stronger model: a short label, never text."""
+    declassify: str | None = None
+    """The caller's reason for lowering the class, where it asks for that: a short label, never text."""
+
+
+class Found(NamedTuple):
+    """One kind of thing that detectors found in one place. The text itself is never kept. Set by `scanner/`."""
+
+    kind: str
+    """The kind's name, e.g. `card`; README.md lists them."""
+    effect: DataClass
+    """The class it gives the request."""
+    count: int = 1  # type: ignore[assignment]  # the count of findings, not a tuple's own
+    where: str = ""
+    """A path of the API's own words, e.g. `messages[2].content`; never a name the caller made up."""
+
+
+class Past(NamedTuple):
+    """That a text, or the session, was classed before. Set by `ledger/history.py`."""
+
+    data_class: DataClass
+    why: str
+    """One plain sentence, without any text of the request."""
+    id: str
+    """The entry's id: `headgate privacy why ID` shows it."""
 
 
 class Findings(NamedTuple):
-    """What the scanner saw. Set by `scanner/`."""
+    """What the scanner saw. Set by `scanner/` and `gate.py`."""
 
     scanned: int
     """Bytes of text read."""
@@ -67,6 +95,25 @@ class Findings(NamedTuple):
     """Parts that cannot be read (images, audio, files, token ids), by their path in the body."""
     fetches: bool = False
     """Whether media are named by an address that whoever answers would fetch."""
+    searched: bool = False
+    """Whether detectors and history were asked. What was not searched never leaves."""
+    found: tuple[Found, ...] = ()
+    past: Past | None = None
+    """The highest class that the session or a text of it had before."""
+    unread: str = ""
+    """Why not every byte was searched: `budget`, `timeout`, `error`, `scanner`; empty where every byte was."""
+
+
+class Source(NamedTuple):
+    """Something that gives a request a class above public. Set by `decision/sensitivity.py`."""
+
+    kind: str
+    """`key`, `team`, `route`, `request` (a label), `past`, `found`, `media` (a part nobody can read), `unread`."""
+    data_class: DataClass
+    why: str
+    """One plain sentence that quotes nothing of the request."""
+    name: str = ""
+    """What would have to change: the kind of finding, or the entry of the history."""
 
 
 class Traits(NamedTuple):
@@ -87,6 +134,17 @@ class Traits(NamedTuple):
     """The lane the caller chose, if any."""
     named: str | None
     """The model the caller named, if any."""
+    classes: tuple[str, ...] = ()
+    """Everything that gave the request a class above public, one plain sentence each, the highest first. What a caller
+    who may has lowered stands there too."""
+    unsearched: str = ""
+    """Why it was not searched whole, and so must stay; empty where every byte was searched."""
+    declassified: str = ""
+    """The reason for which a caller who may has lowered the class; empty where nobody has."""
+    requires: frozenset[str] = frozenset()
+    """What a hosted model must promise: those of key, team and route together."""
+    sources: tuple[Source, ...] = ()
+    """`classes` as data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +323,8 @@ class Attempt(NamedTuple):
     """US dollars; None is unpriced. Set by `ledger/entries.py` when the request has ended."""
     usage: Usage | None = None
     """That of an answer which was set aside; the outcome's usage is that of the answer that was passed on."""
+    permit: str = ""
+    """The id of the permit under which it was handed to the door; empty for a local one."""
 
 
 class Outcome(NamedTuple):

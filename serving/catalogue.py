@@ -6,15 +6,17 @@ are, what they can do, what they cost and what they may receive; it does not kno
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, PrivateAttr
 
 from serving import yamlfile
+from serving.models import PROMISES as PROMISES
 from serving.models import Approval as Approval
 from serving.models import Model as Model
 from serving.models import Price as Price
@@ -22,16 +24,21 @@ from serving.models import Provider as Provider
 from serving.models import Variant as Variant
 from serving.models import Vetted as Vetted
 from serving.named import check_names
+from serving.site import OWN_NETWORKS as OWN_NETWORKS
 from serving.site import Attached as Attached
 from serving.site import Costs as Costs
 from serving.site import EngineChoice as EngineChoice
 from serving.site import EscalationRule as EscalationRule
 from serving.site import KeyDefaults as KeyDefaults
+from serving.site import Privacy as Privacy
 from serving.site import RouterSettings as RouterSettings
 from serving.site import RouteSettings as RouteSettings
 from serving.site import Site as Site
+from serving.site import TeamSettings as TeamSettings
+from serving.site import Words as Words
 from serving.terms import ABILITIES as ABILITIES
 from serving.terms import LANES as LANES
+from serving.terms import REQUIREMENT as REQUIREMENT
 from serving.terms import RESERVED_NAMES as RESERVED_NAMES
 from serving.terms import Ability as Ability
 from serving.terms import DataClass as DataClass
@@ -59,6 +66,7 @@ class Catalogue(Record):
     """The headgate.yaml read, if there was one."""
     version: str = ""
     """Hash over what decides where data may go; the policy version of records and permits."""
+    _reach: tuple[dict[str, Model], dt.date, dict[str, DataClass]] | None = PrivateAttr(None)
 
     def enabled(self, model: Model) -> bool:
         """Whether a hosted model's provider is switched on. Local models are always."""
@@ -67,6 +75,23 @@ class Catalogue(Record):
     def hosted(self) -> list[Model]:
         """The hosted models whose provider is enabled."""
         return [m for m in self.models.values() if m.place == "hosted" and self.enabled(m)]
+
+    def reach(self, today: dt.date) -> Mapping[str, DataClass]:
+        """By lane, the highest class that some model outside may receive on that day. Worked out once a day.
+
+        A lane in which nobody outside answers is not there.
+        """
+        known = self._reach
+        if known is not None and known[0] is self.models and known[1] == today:
+            return known[2]
+        found: dict[str, DataClass] = {}
+        off = {name for name, provider in self.providers.items() if not provider.enabled}
+        for model in self.models.values():
+            if model.place == "hosted" and model.provider not in off:
+                cleared = model.cleared_for(today)
+                found |= {lane: max(cleared, found.get(lane, cleared)) for lane in model.lanes}
+        self._reach = (self.models, today, found)
+        return found
 
     def find(self, name: str) -> Model:
         """The entry called `name`. Raises ConfigError naming the close ones."""
@@ -108,9 +133,19 @@ def load(site_path: Path | None = None, shipped: Path | None = None) -> Catalogu
         providers |= {n: _overlaid(file, ("providers", n), Provider, providers.get(n)) for n in site.providers}
         models |= {n: _overlaid(file, ("models", n), Model, models.get(n), name=n) for n in site.models}
         check_names(file, site, models, providers)
+    models = {name: _with_promises(model, providers) for name, model in models.items()}
     return Catalogue(
         models=models, providers=providers, site=site, path=site_path, version=_version(models, providers, site)
     )
+
+
+def _with_promises(model: Model, providers: Mapping[str, Provider]) -> Model:
+    """A hosted model with what its provider promises, where its own entry does not say."""
+    if model.place == "local":
+        return model
+    provider = providers[model.provider]
+    unsaid = [name for name in PROMISES if getattr(model, name) is None and getattr(provider, name) is not None]
+    return model.model_copy(update={name: getattr(provider, name) for name in unsaid}) if unsaid else model
 
 
 def _overlaid(file: YamlFile, path: tuple[str, str], kind: type[Any], under: BaseModel | None, **fixed: str) -> Any:
@@ -130,7 +165,10 @@ def _version(models: dict[str, Model], providers: dict[str, Provider], site: Sit
     """A hash over the fields that decide where data may go, so that router and door can compare."""
     parts = [_canonical(m) for m in models.values() if m.place == "hosted"]
     parts += [f"{name}={_canonical(p)}" for name, p in providers.items()]
-    parts.append(_canonical(site.keys))
+    parts += [_canonical(site.keys), _canonical(site.privacy)]
+    parts += [f"team {name}={_canonical(team)}" for name, team in site.teams.items()]
+    # Of a route only what decides where its data may go.
+    parts += [f"route {name}={route.data_class} {sorted(route.requires)}" for name, route in site.routes.items()]
     return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from serving.terms import RESERVED_NAMES, Ability, Class, DataClass, Lane, Name, Place, Record
+from serving.terms import RESERVED_NAMES, Ability, Class, DataClass, Label, Lane, Name, Place, Record
+
+PROMISES = ("regions", "retention_days", "trains_on_data", "compliance")
+"""What a provider promises of the data it is sent. What is not said is unknown, and what is unknown is not promised."""
 
 
 class Approval(Record):
@@ -84,6 +88,10 @@ class Model(Record):
     # hosted
     provider: str = ""
     provider_model: str = Field("", description="the provider's own name for it")
+    regions: tuple[Label, ...] | None = Field(None, description="every region its data may be in; else the provider's")
+    retention_days: float | None = Field(None, ge=0, description="days the provider keeps requests; else its own")
+    trains_on_data: bool | None = Field(None, description="whether requests may train models; else the provider's")
+    compliance: tuple[Label, ...] | None = Field(None, description="tags such as gdpr, hipaa; else the provider's")
 
     @model_validator(mode="after")
     def _whole(self) -> Model:
@@ -113,6 +121,28 @@ class Model(Record):
             return DataClass.public
         return self.clearance
 
+    def kept_in(self, today: dt.date) -> frozenset[str]:
+        """Every region the data of a hosted model may be in, by its entry and by its approval; empty is unknown."""
+        agreed = self.approved.regions if self.approved is not None and today <= self.approved.until else ()
+        return frozenset({*(self.regions or ()), *(region.lower() for region in agreed)})
+
+    def unmet(self, requires: Iterable[str], today: dt.date) -> list[str]:
+        """What of `requires` a hosted model does not promise on that day; a word nobody knows is promised by none.
+
+        A region is kept where every region the data may be in is that one.
+        """
+        return [wanted for wanted in sorted(requires) if not self._promises(wanted, today)]
+
+    def _promises(self, wanted: str, today: dt.date) -> bool:
+        kind, _, name = wanted.partition(":")
+        if kind == "region":
+            return self.kept_in(today) == {name}
+        if kind == "tag":
+            return name in (self.compliance or ())
+        if wanted == "no-training":
+            return self.trains_on_data is False
+        return wanted == "no-retention" and self.retention_days == 0
+
 
 class Provider(Record):
     """A hosted service. It is used only with `enabled: true`; a key in the environment alone opens nothing."""
@@ -128,4 +158,8 @@ class Provider(Record):
     proxy: str = Field("", description="HTTP proxy to reach it through; the environment's proxies are ignored")
     ca_file: str = Field("", description="certificate authority to trust instead of the system's")
     private_ranges: tuple[str, ...] = Field((), description="networks (CIDR) it may resolve into, though not global")
+    regions: tuple[Label, ...] | None = Field(None, description="every region its data may be in; unknown if left out")
+    retention_days: float | None = Field(None, ge=0, description="days it keeps requests; unknown if left out")
+    trains_on_data: bool | None = Field(None, description="whether requests may train models; unknown if left out")
+    compliance: tuple[Label, ...] | None = Field(None, description="tags such as gdpr, hipaa, soc2, or your own")
     docs: str = ""

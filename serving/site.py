@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from serving.terms import LANES, Class, DataClass, Lane, Name, Record, Route
+from serving.terms import LANES, Class, DataClass, Lane, Name, Network, Record, Requirement, Route
 
 
 class Attached(Record):
@@ -71,6 +71,33 @@ class RouteSettings(Record):
     )
     droppable: tuple[str, ...] = Field((), description="body fields left out where a model does not take them")
     substitute: bool = Field(False, description="another model may answer for a named one")
+    data_class: Class = Field(DataClass.public, description="its requests have at least this class")
+    requires: tuple[Requirement, ...] = Field((), description="what a hosted model must promise")
+
+
+class TeamSettings(Record):
+    """What holds for every key of one team."""
+
+    data_class: Class = Field(DataClass.public, description="its requests have at least this class")
+    requires: tuple[Requirement, ...] = Field((), description="what a hosted model must promise")
+
+
+class Words(Record):
+    """The organisation's own words, or a pattern of its own, and the class they give a request."""
+
+    name: Name
+    data_class: Class = DataClass.private
+    words: tuple[str, ...] = Field((), description="whole words, in any case")
+    pattern: str = Field("", description="a regular expression, as Hyperscan takes it")
+
+
+class Privacy(Record):
+    """What is looked for in a request that could leave, and what it means."""
+
+    effects: dict[str, Class] = Field(default_factory=dict, description="kind: class, laid over the shipped ones")
+    own: tuple[Words, ...] = Field((), description="the organisation's own words and patterns")
+    own_domains: tuple[str, ...] = Field((), description="addresses at these domains are no finding")
+    history_days: float = Field(30, gt=0, description="so long a text that was private stays private")
 
 
 class When(Record):
@@ -110,6 +137,11 @@ class Costs(Record):
     throughput: dict[str, Throughput] = Field(default_factory=dict, description="by the local model's name")
 
 
+OWN_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10")
+"""Where a site's own servers lie. Not all that is no public address: carriers share 100.64.0.0/10, Teredo leads out,
+and at 169.254.169.254 the cloud's own service answers. Loopback always counts."""
+
+
 class Site(Record):
     """The form of headgate.yaml; `models` and `providers` are checked once laid over the shipped ones."""
 
@@ -123,3 +155,7 @@ class Site(Record):
     costs: Costs = Costs()
     routes: dict[Route, RouteSettings] = Field(default_factory=dict, description="by the path below /v1/")
     router: RouterSettings = RouterSettings()
+    privacy: Privacy = Privacy()
+    teams: dict[str, TeamSettings] = Field(default_factory=dict, description="by the team's name")
+    isolate: bool = Field(False, description="router and engines run without a route out of this machine")
+    inside: tuple[Network, ...] = Field(OWN_NETWORKS, description="networks (CIDR) that attached servers may lie in")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
+import ipaddress
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 
 Place = Literal["local", "hosted"]
 Lane = Literal["private", "cheap", "frontier"]
@@ -43,7 +44,22 @@ Class = Annotated[
     PlainSerializer(lambda value: value.name),
     WithJsonSchema({"enum": list(DataClass.__members__)}),
 ]
+REQUIREMENT = r"^(region:[a-z0-9-]{1,32}|tag:[a-z0-9-]{1,32}|no-training|no-retention)$"
+Requirement = Annotated[str, Field(pattern=REQUIREMENT)]
+"""What a key, team or route asks of a hosted model before anything may go there."""
+Label = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")]
+"""A region or a compliance tag, as requirements name it."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as wrong:
+        raise ValueError(f"{text!r} is no network ({wrong}); write it like 10.0.0.0/8") from None
+
+
+Network = Annotated[str, AfterValidator(_network)]
 
 
 class Record(BaseModel):
