@@ -6,8 +6,9 @@ part means is for whoever asks to say.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from router.records import Findings
 from router.scanner.media import CONVERSATION, LINKS, about_media, fetched
@@ -44,6 +45,31 @@ _PLAIN = frozenset({"content", "id", "name", "role", "text", "type"})
 _ANYWHERE = OPAQUE_FIELDS | REFERENCES
 _IN_TALK = OPAQUE_KEYS | REFERENCES | {SIGNATURE}
 
+WORDS = READABLE_PARTS | OPAQUE_KEYS | {
+    "additionalProperties", "allOf", "annotations", "anyOf", "arguments", "array", "assistant", "auto", "boolean",
+    "cache_control", "call_id", "const", "content", "default", "description", "detail", "developer", "document",
+    "documents", "effort", "enum", "examples", "filename", "format", "function", "functions", "id", "include_usage",
+    "index", "input", "input_schema", "instructions", "integer", "items", "json_object", "json_schema",
+    "logit_bias", "max_completion_tokens", "max_output_tokens", "max_tokens", "message", "messages", "metadata",
+    "model", "n", "name", "none", "nullable", "number", "object", "oneOf", "output", "parallel_tool_calls",
+    "parameters", "pattern", "prediction", "prompt", "properties", "reasoning", "reasoning_content",
+    "reasoning_effort", "refusal", "required", "response_format", "role", "schema", "seed", "signature", "source",
+    "status", "stop", "stop_sequences", "stream", "stream_options", "strict", "string", "suffix", "summary",
+    "system", "temperature", "text", "thinking", "title", "tool", "tool_call_id", "tool_calls", "tool_choice",
+    "tool_use_id", "tools", "top_k", "top_p", "type", "url", "user",
+}  # fmt: skip
+"""Words of the APIs themselves. As keys, types and roles they carry nothing, and only they stand in a shown path."""
+SAID = frozenset({
+    "arguments", "content", "input", "output", "prompt", "reasoning", "reasoning_content", "refusal", "summary", "text",
+    "thinking",
+})  # fmt: skip
+"""Where a conversation has what somebody says; beside that it has ids, names and marks."""
+ROLES = frozenset({"assistant", "developer", "system", "tool", "user"})
+BIG = 1_000_000
+"""Numbers from here on can be those of a card, a phone or a person."""
+PAYLOAD = re.compile(r"data:[^,]{0,200};base64,|[A-Za-z0-9+/=_\s-]{256,}\Z")
+"""How the bytes of media begin in a part that nobody can read; what else such a part says is text."""
+
 _Path = tuple[Any, str | int]
 """The path of what is above, or None, and the step from there. It is written out only where it is shown."""
 _Node = tuple[Any, _Path | None, str, bool, bool, bool | None]
@@ -51,13 +77,97 @@ _Node = tuple[Any, _Path | None, str, bool, bool, bool | None]
 that is listed already, and whether in a field about media (None: nobody would fetch what is named here)."""
 
 
+class Text(NamedTuple):
+    """One text or key of a request. Set by `texts`."""
+
+    where: str
+    """Its path, as far as it is made of the API's own words; of a key, that of what it stands in."""
+    text: str
+    role: str
+    """Who says it: one of ROLES in a conversation; elsewhere `schema` (tools, forms of answers), `field` or `key`."""
+    said: bool = False
+    """Whether it is part of what is said, so that the next such text may go on with it."""
+
+
+def texts(body: Mapping[str, Any]) -> list[Text]:
+    """Every text that could leave with the body, in its order: values, keys and big numbers.
+
+    Words of the API itself are left out, and so are the bytes of media, whose class is not a matter of their text.
+    """
+    found: list[Text] = []
+    stack: list[tuple[_Node, str]] = [((body, None, "", False, False, None), "field")]
+    while stack:
+        (value, path, name, talk, hidden, media), role = stack.pop()
+        hidden = hidden or (path is not None and _is_opaque(value, path, talk))
+        node = value, path, name, talk, hidden, media
+        below: list[tuple[_Node, str]] = []
+        if isinstance(value, Mapping):
+            role = _role(value, role) if talk else role
+            if own := [key for key in value if key not in WORDS]:
+                shown = _safe(path)
+                found += [Text(shown, key, role if talk else "key") for key in own]
+            below = [(_below(node, key, inner, hidden), _role_in(key, role, path)) for key, inner in value.items()]
+        elif isinstance(value, list):
+            if numbers := [f"{one:.0f}" for one in value if _is_big(one)]:
+                found.append(Text(_safe(path), ", ".join(numbers), role))
+            inside = ((index, inner) for index, inner in enumerate(value) if isinstance(inner, str | dict | list))
+            below = [((inner, (path, index), name, talk, hidden, media), role) for index, inner in inside]
+        elif isinstance(value, str):
+            if value not in WORDS and not (path == (None, "model") or (hidden and PAYLOAD.match(value[:4096]))):
+                found.append(Text(_safe(path), value, role, talk and (name in SAID or name == "")))
+        elif _is_big(value):
+            found.append(Text(_safe(path), f"{value:.0f}", role))
+        below.reverse()
+        stack += below
+    return found
+
+
+def _is_big(value: Any) -> bool:
+    return isinstance(value, int | float) and not -BIG < value < BIG
+
+
+def _role(turn: Mapping[str, Any], role: str) -> str:
+    """Who says what stands in a mapping of a conversation."""
+    given = turn.get("role")
+    if isinstance(given, str) and given in ROLES:
+        return given
+    if _type(turn) in ("custom_tool_call_output", "function_call_output", "tool_result"):
+        return "tool"
+    return "assistant" if _type(turn) in ("custom_tool_call", "function_call", "reasoning") else role
+
+
+def _role_in(key: str, role: str, path: _Path | None) -> str:
+    """Who says what stands in a field: of the request's own fields by their names, elsewhere as around it."""
+    if path is not None:
+        return role
+    if key in CONVERSATION:
+        return "system" if key in ("instructions", "system") else "user"
+    return "schema" if key in ("functions", "response_format", "text", "tools") else "field"
+
+
+def _safe(path: _Path | None) -> str:
+    """The path up to the first step that is no word of the API: that one is the caller's own."""
+    steps: list[str | int] = []
+    while path is not None:
+        path, step = path
+        steps.append(step)
+    shown = ""
+    for step in reversed(steps):
+        if isinstance(step, int):
+            shown += f"[{step}]"
+        elif step in WORDS:
+            shown += f".{step}"
+        else:
+            break
+    return shown.removeprefix(".")
+
+
 def read(body: Mapping[str, Any]) -> Findings:
     """Walk the whole of `body`, keys included. Numbers are no text and are not counted.
 
     Text is looked at where it stands; only what has something below it, or may be opaque, becomes a node.
     """
-    # Detectors belong where text is counted, one call for each text and key with its path. There are none yet: a
-    # request leaves only by the class its key states, never because nothing was found.
+    # Nothing is looked for here, since most requests can only stay: `texts` lists what detectors are to search.
     scanned, fetches, opaque = 0, False, list[str]()
     stack: list[_Node] = [(body, None, "", False, False, None)]
     while stack:

@@ -1,0 +1,219 @@
+"""Finds what is written in another form inside a text, and reads it: base64, hex, escapes, spaced letters. Pure.
+
+Where such a fragment can be is told by patterns of the scanner's one pass (RUN, SPACED, PAIRS: each ends once for one
+run) or by a mark that is looked for without going back. Nothing is decoded twice, so the work is linear in the text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import html
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+BLOB_KIND = "blob"
+"""The kind of a run that says nothing to anybody here."""
+RUN = r"[A-Za-z0-9+/_-]{8}(?:[A-Za-z0-9+/_-]{8}|=)={0,2}[^A-Za-z0-9+/_=-]"
+"""The end of a run that can be base64 or hex."""
+SPACED = r"(?:\S {1,3}){7}\S(?: {0,3}\n| {1,3}\S\S| {4,}|\t)"
+"""The end of single characters with spaces between them."""
+PAIRS = r"(?:[2-7][0-9A-Fa-f][ :,]){7}[2-7][0-9A-Fa-f](?:[^0-9A-Fa-f :,]|[ :,]+[^2-7 :,]|[ :,][2-7][^0-9A-Fa-f])"
+"""The end of letters in hex, each for itself."""
+LONGEST = 65536
+"""Bytes of one run that are decoded at once; a longer one is taken in pieces."""
+BLOB = 64
+"""Characters from which on a run that says nothing to anybody counts as unread."""
+WINDOW = 16 * 1024
+"""Bytes that are looked at in one step, for Python runs nothing else meanwhile."""
+MOST_PARTS = 64
+"""Parts of a run that are read each for itself."""
+SHORTEST = 6
+"""Characters of an escaped token from which on it can hold a finding; files of code points hold thousands of less."""
+HASHES = frozenset({64, 96, 128})
+"""Digits of a hash in hex: files that pin packages hold thousands, and nothing else is said so."""
+NEAR = 512
+"""Bytes to either side of an escape in which its token begins and ends."""
+MARKS = 3
+"""Escapes to a token, on the average: so many more of them than of tokens are looked at, each at a microsecond."""
+_ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
+_HEX = b"0123456789abcdefABCDEF"
+_URLSAFE = bytes.maketrans(b"-_", b"+/")
+_PRINTED = bytes([9, 10, 13, *range(32, 127)])
+_MARKS = (
+    (b"%", re.compile(rb"%[0-9A-Fa-f]{2}")),
+    (b"&", re.compile(rb"&(?:#[0-9xX]|[A-Za-z]{2,8};)")),
+    (b"\\", re.compile(rb"\\(?:u[0-9A-Fa-f{]|U0|x[0-9A-Fa-f]{2}|[0-3][0-7]{2})")),
+    (b"=", re.compile(rb"=(?:[2-7][0-9A-F]|[89A-F][0-9A-F]=[89AB])")),
+)
+_REST = re.compile(rb"(?:=\n|\S){0,4096}")
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+_QUOTED = re.compile(rb"=(?:\n|([2-9A-F][0-9A-F]))")
+_ESCAPE = re.compile(
+    rb"\\(?:u\{([0-9A-Fa-f]{1,6})\}|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|x([0-9A-Fa-f]{2})|([0-3][0-7]{2}))"
+)
+_WORD = re.compile(rb"\S{2,}")
+_PAIRED_RUN = re.compile(rb"(?<![0-9A-Za-z])(?:[2-7][0-9A-Fa-f][ :,]){7,}[2-7][0-9A-Fa-f](?![0-9A-Fa-f])")
+_BETWEEN = re.compile(rb"[ :,]")
+
+
+class Fragment(NamedTuple):
+    """What a part of a text says once it is decoded."""
+
+    at: int
+    """Where that part begins, in bytes."""
+    text: str
+
+
+def runs(data: bytes, ends: Iterable[int]) -> Iterator[tuple[int, bytes]]:
+    """Each run that ends there, with its start; lines of a block that was wrapped come as one run besides."""
+    block: list[bytes] = []
+    block_at = last = 0
+    for end in ends:
+        stop = end - 1
+        head = data[last:stop]
+        run = head[len(head.rstrip(b"=").rstrip(_ALPHABET)) :]
+        start = stop - len(run)
+        if block and start == last + 1 and data[last] == 10 and len(block[-1]) >= 40:
+            block.append(run)
+        else:
+            if len(block) > 1:
+                yield block_at, b"".join(block)
+            block, block_at = [run], start
+        last = stop
+        for piece in range(0, len(run), LONGEST):
+            yield start + piece, run[piece : piece + LONGEST]
+    if len(block) > 1:
+        yield block_at, b"".join(block)
+
+
+def read(run: bytes) -> str:
+    """What a run says as base64 or hex; empty where it is neither, or no text."""
+    bare = run.rstrip(b"=")
+    if not bare.strip(_HEX) and len(bare) % 2 == 0 and (found := _text(binascii.unhexlify(bare))):
+        return found
+    if bare.islower() or bare.isdigit():
+        return ""  # text in base64 has capitals: the first letter of four stands for six bits below 32
+    if found := _base64(bare):
+        return found
+    parts = re.split(rb"[/_+-]", bare, maxsplit=MOST_PARTS)
+    return "\n".join(text for part in parts if len(parts) > 1 and len(part) >= 16 and (text := _base64(part)))
+
+
+def is_blob(run: bytes) -> bool:
+    """Whether a run that says nothing is so long and so mixed that it can hide anything."""
+    bare = run.rstrip(b"=")
+    if len(bare) < BLOB:
+        return False
+    sample = bare[:1024]
+    hexadecimal = not sample.strip(_HEX)
+    if hexadecimal and len(bare) in HASHES:
+        return False
+    mixed = sample != sample.lower() and sample != sample.upper() and not sample.isalpha()
+    counts = Counter(sample).values()
+    entropy = -sum(n / len(sample) * math.log2(n / len(sample)) for n in counts)
+    return entropy > 3.5 if hexadecimal else mixed and entropy > 4.6
+
+
+def spaced(data: bytes, low: int, end: int) -> Iterator[Fragment]:
+    """Single characters with spaces between them, drawn together; a wider gap stays a space."""
+    first = max(low, data.rfind(b"\n", low, end - 1) + 1)
+    for start, stop in _windows(first, end):
+        line = data[start:stop].rstrip()
+        if stop == end and line[-2:-1].strip():  # the pattern looks on into the next word
+            line = line[: max(line.rfind(b" "), 0)].rstrip()
+        words = max((word.end() for word in _WORD.finditer(line)), default=0)
+        run = line[words:].strip()
+        drawn = run.replace(b"   ", b"\x01").replace(b" ", b"").replace(b"\x01", b" ")
+        if drawn:
+            yield Fragment(start + words, drawn.decode("utf-8", "replace"))
+
+
+def pairs(data: bytes, low: int, end: int) -> Iterator[Fragment]:
+    """Letters in hex, each for itself."""
+    for start, stop in _windows(low, end):
+        for found in _PAIRED_RUN.finditer(data, start, stop):
+            if text := _text(bytes.fromhex(_BETWEEN.sub(b"", found[0]).decode())):
+                yield Fragment(found.start(), text)
+
+
+def _windows(low: int, end: int) -> Iterator[tuple[int, int]]:
+    """Parts of a stretch, each so short that one step over it is; what is cut by one is whole in the next one."""
+    for start in range(low, end, WINDOW):
+        yield start, min(end, start + WINDOW + NEAR)
+
+
+def escapes(data: bytes, most: int) -> tuple[list[Fragment], bool]:
+    """Every token in which something is escaped, read; and whether they were no more than `most`."""
+    found: list[Fragment] = []
+    marks = 0
+    for sign, pattern in _MARKS:
+        if sign not in data:
+            continue
+        done = 0
+        for mark in pattern.finditer(data):
+            marks += 1
+            if marks > most * MARKS or len(found) > most:
+                return found, False
+            if mark.start() < done:
+                continue
+            start, done = _token(data, mark.start(), done)
+            token = data[start:done]
+            if (text := unescaped(token)) != token and len(shown := text.decode("utf-8", "replace")) >= SHORTEST:
+                found.append(Fragment(start, shown))
+    return found, True
+
+
+def _token(data: bytes, at: int, low: int) -> tuple[int, int]:
+    """The token around a place, from `low` on at the earliest."""
+    low = max(low, at - NEAR)
+    start = max(low, data.rfind(b" ", low, at) + 1, data.rfind(b"\n", low, at) + 1)
+    rest = _REST.match(data, at)
+    return start, rest.end() if rest else at + 1
+
+
+def unescaped(token: bytes) -> bytes:
+    """Percent signs, entities, backslashes and quoted-printable, each read once."""
+    text = _PERCENT.sub(lambda m: bytes([int(m[1], 16)]), token)
+    if b"\\" in text:
+        text = _ESCAPE.sub(_escaped, text)
+    if b"=" in text:
+        text = _QUOTED.sub(lambda m: b"" if m[1] is None else bytes([int(m[1], 16)]), text)
+    if b"&" in text:
+        text = html.unescape(text.decode("utf-8", "replace")).encode("utf-8", "replace")
+    return text
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    if found[5] is not None:
+        return bytes([int(found[5], 8)])
+    code = int(next(group for group in found.groups() if group is not None), 16)
+    if found[4] is not None:
+        return bytes([code])
+    return chr(code).encode("utf-8", "surrogatepass") if code < 0x110000 else found[0]
+
+
+def _base64(run: bytes) -> str:
+    """What a run says as base64 of either alphabet, whose end may be missing."""
+    whole = run if len(run) % 4 != 1 else run[:-1]
+    padded = whole.translate(_URLSAFE) + b"=" * (-len(whole) % 4)
+    try:
+        return _text(base64.b64decode(padded, validate=True))
+    except ValueError:
+        return ""
+
+
+def _text(raw: bytes) -> str:
+    """Bytes as text; empty where they are none. A few stray signs at either end make no blob of a text."""
+    if raw[1::2].count(0) > len(raw) // 3:
+        raw = raw[::2]  # UTF-16 of plain text
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return ""
+    if raw.isascii():
+        return "" if raw.translate(None, _PRINTED) else text
+    return text if all(char.isprintable() or char.isspace() for char in text) else ""
