@@ -8,11 +8,12 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from router.decision.decide import decide
+from router.decision.decide import could_leave, decide
 from router.decision.dialects import compiled
 from router.decision.limits import check
 from router.decision.reasons import refused
 from router.errors import HeadgateError
+from router.gate import Gate, Seen
 from router.ledger.entries import Ledger
 from router.ledger.forms import Forms
 from router.records import Ask, Caller, Decision, Route, Snapshot
@@ -31,26 +32,36 @@ class Reply(Protocol):
 class Pipeline:
     """Everything a request passes, in order."""
 
-    def __init__(self, fleet: Fleet, ledger: Ledger, attempts: Attempts, forms: Forms, retry_after_s: int) -> None:
-        self._fleet, self._ledger, self._attempts = fleet, ledger, attempts
+    def __init__(
+        self, fleet: Fleet, ledger: Ledger, attempts: Attempts, gate: Gate, forms: Forms, retry_after_s: int
+    ) -> None:  # fmt: skip
+        self._fleet, self._ledger, self._attempts, self._gate = fleet, ledger, attempts, gate
         self._forms, self._retry_after_s = forms, retry_after_s
 
     async def run(self, ask: Ask, caller: Caller, reply: Reply) -> None:
         """Answer `ask` into `reply`, or raise a HeadgateError before anything was sent."""
         try:
-            decision = self.decide(ask, caller)  # 3 to 6
-        except HeadgateError as error:
-            self.refuse(ask.id, caller, ask.route, error)
+            decision, seen = await self._decided(ask, caller)  # 3 to 6
+        except Exception as error:  # ours or not: it is accounted for
+            known = error if isinstance(error, HeadgateError) else HeadgateError("It could not be decided.")
+            self.refuse(ask.id, caller, ask.route, known)
             raise
-        with self._ledger.entry(ask, caller, decision) as entry:  # 7 open, 10 close
-            if not decision.order:
-                raise refused(decision, self._retry_after_s)
-            self._forms.admit(caller, compiled(ask.route, ask.body), time.monotonic())
-            answer = await self._attempts.first_answer(ask, caller, decision, entry)  # 8 attempt
-            try:
-                await reply.send(answer, decision)  # 9 relay
-            finally:
-                answer.close()
+        answer: Answer | None = None
+        try:
+            with self._ledger.entry(ask, caller, decision) as entry:  # 7 open, 10 close
+                if not decision.order:
+                    raise refused(decision, self._retry_after_s)
+                self._forms.admit(caller, compiled(ask.route, ask.body), time.monotonic())
+                answer = await self._attempts.first_answer(ask, caller, decision, entry)  # 8 attempt
+                if self._gate.remembers:
+                    answer.keep()
+                try:
+                    await reply.send(answer, decision)  # 9 relay
+                finally:
+                    answer.close()
+        finally:
+            if self._gate.remembers:  # what was private stays so, however this request ended
+                self._gate.ended(ask, caller, seen, None if answer is None else answer.said())
 
     def refuse(self, request: str, caller: Caller, route: Route, error: HeadgateError) -> None:
         """Account for a request that ended before there was a decision."""
@@ -60,10 +71,17 @@ class Pipeline:
         """What is served now."""
         return self._fleet.snapshot()
 
-    def decide(self, ask: Ask, caller: Caller) -> Decision:
+    async def decide(self, ask: Ask, caller: Caller) -> Decision:
         """Steps 3 to 6 alone; `headgate explain` asks this and nothing is sent."""
+        return (await self._decided(ask, caller))[0]
+
+    async def _decided(self, ask: Ask, caller: Caller) -> tuple[Decision, Seen]:
         check(ask)  # 3 describe: what asks for too much is refused before it is read
-        findings = reading.read(ask.body)
+        seen = Seen(reading.read(ask.body))
         spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
         snapshot = self._fleet.snapshot(spent)  # 4 snapshot
-        return decide(ask, caller, findings, snapshot)  # 5 eligible, 6 order
+        if could_leave(ask, caller, seen.findings, snapshot):  # what can only stay is not searched before its answer
+            seen = await self._gate.search(ask, caller, seen.findings)
+            spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
+            snapshot = self._fleet.snapshot(spent)  # searching took its time
+        return decide(ask, caller, seen.findings, snapshot), seen  # 5 eligible, 6 order

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -19,7 +19,7 @@ from router.api.asking import make_ask
 from router.api.body import parse
 from router.api.ids import new_id
 from router.api.pages import install_errors
-from router.errors import BadRequest, InvalidKey, NotFound, TooLarge, Unavailable
+from router.errors import BadRequest, Forbidden, HeadgateError, InvalidKey, NotFound, TooLarge, Unavailable
 from router.ledger.bodies import decision_json
 from router.ledger.entries import Ledger
 from router.ledger.keys import Keyring
@@ -30,6 +30,11 @@ from router.records import Caller, Route
 from serving.catalogue import DataClass, KeyDefaults
 
 MAX_BODY = 64 * 2**20
+ROLES = {
+    "GET /metrics": ("admin", "auditor"), "GET /status": ("admin", "auditor"), "GET /requests": ("admin", "auditor"),
+    "POST /explain": ("admin",), "GET /openapi.json": ("admin",),
+}  # fmt: skip
+"""Who may do what over TCP, by method and first part of the path. An auditor reads what was written down."""
 STAND_IN = "KEY"
 """The id of a dry run's caller where none was named: what a remedy then says to put a real one for."""
 
@@ -78,7 +83,7 @@ def build(
         body.setdefault("model", "auto")
         ask = make_ask(new_id(), _route(body), body, len(raw), [])
         caller = _caller(keyring, key, data_class, defaults)
-        found = decision_json(pipeline.decide(ask, caller)) | {"asked": ask.model, "key": key or None}
+        found = decision_json(await pipeline.decide(ask, caller)) | {"asked": ask.model, "key": key or None}
         return found if key else _without_key(found, caller, "--data-class says so" if data_class else "")
 
     @app.get("/requests/{request_id}")
@@ -108,8 +113,11 @@ def of_all(number: int, own: dict[str, Any], others: dict[int, dict[str, Any] | 
         for part in ("in_flight", "limit", "outstanding"):
             endpoint[part] += sum(e[part] for e in same)
     ledgers = [own["ledger"], *(other["ledger"] for other in heard)]
+    # Where one worker can get out, that is what counts.
+    open_one = next(({"isolation": one["isolation"]} for one in heard if one.get("isolation", {}).get("way_out")), {})
     answer = sorted([number, *(n for n, other in others.items() if other is not None)])
     return own | {
+        **open_one,
         "endpoints": endpoints,
         "in_flight": sum(one["in_flight"] for one in (own, *heard)),
         "waiting": sum(one["waiting"] for one in (own, *heard)),
@@ -118,20 +126,36 @@ def of_all(number: int, own: dict[str, Any], others: dict[int, dict[str, Any] | 
     }
 
 
-def with_token(app: ASGIApp, token: str) -> ASGIApp:
-    """Lock `app` behind `Authorization: Bearer TOKEN`, for a listener that others on this machine can reach."""
-    expected = f"Bearer {token}".encode()
+def with_token(app: ASGIApp, tokens: Mapping[str, str]) -> ASGIApp:
+    """Lock `app` behind `Authorization: Bearer TOKEN`, for a listener that others on this machine can reach.
+
+    `tokens`: each token's role; see ROLES for what a role may do. What is not in that table nobody may.
+    """
+    expected = [(f"Bearer {token}".encode(), role) for token, role in tokens.items()]
 
     async def locked(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, expected):
-                error = InvalidKey("The admin API needs its token.")
-                await Response(error.envelope(), error.status, None, "application/json")(scope, receive, send)
+            given = [value for name, value in scope["headers"] if name == b"authorization"]
+            if refused := _refused(given, scope["method"], scope["path"], expected):
+                await Response(refused.envelope(), refused.status, None, "application/json")(scope, receive, send)
                 return
         await app(scope, receive, send)
 
     return locked
+
+
+def _refused(given: list[bytes], method: str, path: str, expected: list[tuple[bytes, str]]) -> HeadgateError | None:
+    """Why whoever sends these headers may not do this, if so. Each token is compared, whichever fits."""
+    one = given[0] if len(given) == 1 else b""
+    fitting = [role for token, role in expected if hmac.compare_digest(one, token)]
+    if not fitting:
+        if one[:10].lower() == b"bearer hg_":
+            return Forbidden("An API key opens none of the admin API; it has tokens of its own.")
+        return InvalidKey("The admin API needs its token.")
+    wanted = f"{method} /{path.split('/')[1]}"
+    if fitting[0] not in ROLES.get(wanted, ()):
+        return Forbidden(f"The role {fitting[0]} may not do this.")
+    return None
 
 
 async def _read(request: Request) -> bytes:
@@ -170,4 +194,5 @@ def _without_key(found: dict[str, Any], caller: Caller, why: str) -> dict[str, A
     spoken = f"key {caller.key} is {caller.data_class.name}"
     why = why or f"new keys are {caller.data_class.name}"
     refusals = [r | {"reason": r["reason"].replace(spoken, why)} for r in found["refusals"]]
-    return found | {"why_class": found["why_class"].replace(spoken, why), "refusals": refusals}
+    classes = [each.replace(spoken, why) for each in found["classes"]]
+    return found | {"why_class": found["why_class"].replace(spoken, why), "classes": classes, "refusals": refusals}

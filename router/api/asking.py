@@ -12,10 +12,11 @@ from router.records import Ask, Route
 from serving.catalogue import DataClass
 
 MAX_SESSION = 200
-CHOICES = frozenset({"data_class", "escalate"})
+CHOICES = frozenset({"data_class", "escalate", "reason"})
 """What a body may choose in `headgate: {…}`."""
 LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-"""The form of a reason for escalation. It is written down, so it must not be able to hold text of the request."""
+"""The form of a reason for escalation, or for a lower class. It is written down, so it must not be able to hold text of
+the request."""
 ASKED_OUTPUT = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 BYTES_A_TOKEN = 4
 UNSAID_OUTPUT = 1000
@@ -50,8 +51,9 @@ def make_ask(
     return Ask(
         id=request_id, route=route, body=body, size=size, model=text_field(body, "model"), stream=stream,
         data_class=max(map(_class, raised)) if raised else None,
-        session=_session(given.get(b"x-headgate-session") or body.get("prompt_cache_key")),
-        escalate=_label(choices.get("escalate") or given.get(b"x-headgate-escalate")),
+        session=_session(given.get(b"x-headgate-session"), body),
+        escalate=_label(choices.get("escalate") or given.get(b"x-headgate-escalate"), "x-headgate-escalate"),
+        declassify=_label(choices.get("reason") or given.get(b"x-headgate-reason"), "x-headgate-reason"),
     )  # fmt: skip
 
 
@@ -78,14 +80,18 @@ def _class(text: Any) -> DataClass:
         raise BadRequest(f"x-headgate-data-class: {unknown}", param="x-headgate-data-class") from unknown
 
 
-def _label(value: Any) -> str | None:
+def _label(value: Any, name: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, str) and LABEL.fullmatch(value.strip()):
         return value.strip()
     form = "a short reason of small letters, digits, - and _, at most 40, such as low-confidence"
-    raise BadRequest(f"x-headgate-escalate: give {form}.", param="x-headgate-escalate")
+    raise BadRequest(f"{name}: give {form}.", param=name)
 
 
-def _session(value: Any) -> str | None:
-    return value[:MAX_SESSION] if isinstance(value, str) else None
+def _session(header: str | None, body: dict[str, Any]) -> str | None:
+    """The name a caller gave its conversation, in one of the three places that clients use."""
+    metadata = body.get("metadata")
+    said = metadata.get("session_id") if isinstance(metadata, dict) else None
+    names = (header, body.get("prompt_cache_key"), said)
+    return next((name[:MAX_SESSION] for name in names if name and isinstance(name, str)), None)

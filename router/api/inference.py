@@ -98,7 +98,7 @@ class Inference:
             return None
         if len(given) > 1:
             raise BadRequest("Send one Idempotency-Key, not several.", param="Idempotency-Key")
-        choices = f"{ask.data_class} {ask.escalate}"  # headers make them as well
+        choices = f"{ask.data_class} {ask.escalate} {ask.declassify}"  # headers make them as well
         return self._idempotency.claim(caller.key, ask.route, given[0], body, self._clock(), choices)
 
     async def _run_once(self, exchange: Exchange, caller: Caller, ask: Ask, claim: Claim) -> None:

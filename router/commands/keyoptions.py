@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 
 from router.commands.context import Stop
-from serving.catalogue import LANES, DataClass
+from serving.catalogue import LANES, REQUIREMENT, DataClass
 
 ClassOption = Annotated[str | None, typer.Option("--data-class", help="public, internal, private or secret.")]
 LanesOption = Annotated[str | None, typer.Option(help="Lanes it may use, e.g. private,cheap.")]
@@ -19,6 +20,16 @@ SubstituteOption = Annotated[
 ]
 EscalateOption = Annotated[
     bool | None, typer.Option("--escalate/--no-escalate", help="May it ask for a stronger model by a header?")
+]
+DeclassifyOption = Annotated[
+    bool | None, typer.Option("--declassify/--no-declassify", help="May it lower a request's class, with a reason?")
+]
+MediaOption = Annotated[
+    str | None, typer.Option("--media-class", help="Class of parts nobody can read: images, audio, files, token ids.")
+]
+RequiresOption = Annotated[
+    str | None,
+    typer.Option(help="What a hosted model must promise: region:eu,tag:gdpr,no-training,no-retention; or none."),
 ]
 RequestsOption = Annotated[
     str | None, typer.Option("--requests-per-minute", help="Requests it may make a minute, or none for no limit.")
@@ -31,15 +42,20 @@ ExpiresOption = Annotated[str | None, typer.Option(help="When it ends: 90d, 12h,
 
 def changes(
     data_class: str | None, lanes: str | None, budget: str | None, substitute: bool | None, escalate: bool | None,
-    expires: str | None, requests: str | None = None, tokens: str | None = None,
+    expires: str | None, requests: str | None = None, tokens: str | None = None, *, media: str | None = None,
+    requires: str | None = None, declassify: bool | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The options that were given, checked. Raises Stop with what would be right."""
+    """The options that were given, checked. Raises Stop with what would be right.
+
+    `scopes` are those that were said something of, each with whether it is given; see `scopes`.
+    """
     changed: dict[str, Any] = {}
     if data_class is not None:
-        try:
-            changed["data_class"] = DataClass.parse(data_class)
-        except ValueError as wrong:
-            raise Stop(f"--data-class: {wrong}") from wrong
+        changed["data_class"] = _class("--data-class", data_class)
+    if media is not None:
+        changed["media_class"] = _class("--media-class", media)
+    if requires is not None:
+        changed["requires"] = _requirements(requires)
     if lanes is not None:
         changed["lanes"] = frozenset(filter(None, (lane.strip() for lane in lanes.split(","))))
         if unknown := changed["lanes"] - set(LANES):
@@ -50,8 +66,9 @@ def changes(
         changed["budget_usd"] = _dollars(budget)
     if substitute is not None:
         changed["substitute"] = substitute
-    if escalate is not None:
-        changed["scopes"] = frozenset({"escalate"} if escalate else ())
+    said = {"escalate": escalate, "declassify": declassify}
+    if given := {scope: may for scope, may in said.items() if may is not None}:
+        changed["scopes"] = given
     if expires is not None:
         changed["expires"] = None if expires == "never" else time.time() + duration(expires)
     if requests is not None:
@@ -59,6 +76,26 @@ def changes(
     if tokens is not None:
         changed["tokens_per_minute"] = _a_minute("--tokens-per-minute", tokens)
     return changed
+
+
+def scopes(had: Iterable[str], given: Mapping[str, bool]) -> frozenset[str]:
+    """What a key may do besides asking, once what is `given` is taken in."""
+    return frozenset(had).difference(given).union(scope for scope, may in given.items() if may)
+
+
+def _class(option: str, text: str) -> DataClass:
+    try:
+        return DataClass.parse(text)
+    except ValueError as wrong:
+        raise Stop(f"{option}: {wrong}") from wrong
+
+
+def _requirements(text: str) -> frozenset[str]:
+    wanted = () if text == "none" else tuple(part.strip() for part in text.split(","))
+    if odd := [one for one in wanted if not re.fullmatch(REQUIREMENT, one)]:
+        known = "region:NAME, tag:NAME, no-training, no-retention, or none"
+        raise Stop(f"--requires: {odd[0][:40]!r} is no requirement; give {known}")
+    return frozenset(wanted)
 
 
 def _a_minute(option: str, text: str) -> int | None:

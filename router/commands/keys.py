@@ -28,18 +28,22 @@ from router.commands.context import (
 from router.commands.keyoptions import (
     BudgetOption,
     ClassOption,
+    DeclassifyOption,
     EscalateOption,
     ExpiresOption,
     LanesOption,
+    MediaOption,
     RequestsOption,
+    RequiresOption,
     SubstituteOption,
     TokensOption,
     changes,
     duration,
+    scopes,
     team_name,
 )
-from router.ledger.keys import Key, KeyBook, KeyError_, well_formed
-from serving.catalogue import LANES
+from router.ledger.keys import SCOPES, Key, KeyBook, KeyError_, well_formed
+from serving.catalogue import LANES, DataClass
 from serving.home import Home
 
 app = typer.Typer(no_args_is_help=True, help="API keys: who may ask, and what class of data they send.")
@@ -59,6 +63,9 @@ def create(
     expires: ExpiresOption = None,
     requests: RequestsOption = None,
     tokens: TokensOption = None,
+    media: MediaOption = None,
+    requires: RequiresOption = None,
+    declassify: DeclassifyOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -66,9 +73,12 @@ def create(
 
     Example: headgate keys create --team search --data-class public
     """
-    changed = changes(data_class, lanes, budget, substitute, escalate, expires, requests, tokens)
+    changed = changes(data_class, lanes, budget, substitute, escalate, expires, requests, tokens, media=media,
+                      requires=requires, declassify=declassify)  # fmt: skip
     context = open_context(config)
     chosen = changed.pop("data_class", context.found.site.keys.data_class)
+    if "scopes" in changed:
+        changed["scopes"] = scopes((), changed["scopes"])
     with _book(context.home) as book:
         key, text = book.create(team_name(team), chosen, context.found.site.keys, **changed)
     if as_json:
@@ -93,15 +103,21 @@ def change(
     expires: ExpiresOption = None,
     requests: RequestsOption = None,
     tokens: TokensOption = None,
+    media: MediaOption = None,
+    requires: RequiresOption = None,
+    declassify: DeclassifyOption = None,
 ) -> None:
     """Change what a key may do; a running router knows within a second.
 
     Example: headgate keys set KEY --data-class public --budget 20
     """
-    changed = changes(data_class, lanes, budget, substitute, escalate, expires, requests, tokens)
+    changed = changes(data_class, lanes, budget, substitute, escalate, expires, requests, tokens, media=media,
+                      requires=requires, declassify=declassify)  # fmt: skip
     if not changed:
         raise Stop("nothing to change; see: headgate keys set --help")
     with _book(open_home()) as book:
+        if "scopes" in changed:
+            changed["scopes"] = scopes(book.find(key_id(key)).scopes, changed["scopes"])
         found = book.set(key_id(key), **changed)
     console().print(
         f"{found.id}: team {found.team}, data class {found.data_class.name}, lanes {','.join(sorted(found.lanes))}, "
@@ -249,7 +265,8 @@ def _json(key: Key) -> dict[str, Any]:
         "id": key.id, "last4": key.last4, "team": key.team, "data_class": key.data_class.name,
         "lanes": sorted(key.lanes), "substitute": key.substitute, "scopes": sorted(key.scopes),
         "budget_usd": key.budget_usd, "requests_per_minute": key.requests_per_minute,
-        "tokens_per_minute": key.tokens_per_minute,
+        "tokens_per_minute": key.tokens_per_minute, "media_class": key.media_class.name,
+        "requires": sorted(key.requires),
         "created": key.created, "expires": key.expires, "revoked": key.revoked, "state": _state(key),
     }  # fmt: skip
 
@@ -265,7 +282,13 @@ def _a_minute(key: Key) -> str:
 
 
 def _may(key: Key) -> str:
-    return "may escalate, " if "escalate" in key.scopes else ""
+    """What a key may besides asking, and what holds for its data besides its class; nothing where all is as usual."""
+    said = [f"may {scope}" for scope in SCOPES if scope in key.scopes]
+    if key.media_class is not DataClass.private:
+        said.append(f"media {key.media_class.name}")
+    if key.requires:
+        said.append(f"requires {' and '.join(sorted(key.requires))}")
+    return "".join(f"{each}, " for each in said)
 
 
 def _state(key: Key) -> str:

@@ -14,9 +14,9 @@ from rich.console import Console
 from router.commands import checks
 from router.commands.choosing import DEMO, local, suggestion
 from router.commands.context import ConfigOption, Context, JsonOption, Stop, ask_admin, console, open_context, say_json
+from router.commands.explained import show_decision, show_record
 from router.commands.keys import key_id
 from router.commands.recent import show_last
-from router.commands.status import known, share
 from serving import command, engines, placement, weights
 from serving.catalogue import DataClass, Model
 from serving.demo_model import REPO, demo_model
@@ -25,8 +25,6 @@ from serving.gpus import read as read_gpus
 from serving.home import find_home
 from serving.instance import socket_path
 
-SOURCES = {"set": ", by the price that is set", "list": ", by list price", "gpu-hours": ", by GPU-hours"}
-"""Where the price of an answer came from."""
 LAST = 10
 """As many requests are listed where nobody says how many."""
 LEVELS = {"ok": "green", "note": "cyan", "wrong": "bold red"}
@@ -183,7 +181,7 @@ def explain(
         if as_json:
             say_json(found)
         else:
-            _show_record(found, console())
+            show_record(found, console())
         return
     body = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
     if not body.strip():
@@ -194,86 +192,4 @@ def explain(
     if as_json:
         say_json(decision)
     else:
-        _show_decision(decision, console())
-
-
-def _show_decision(found: dict[str, Any], out: Console) -> None:
-    _line("asked", found["asked"], out)
-    _line("class", f"{found['data_class']}: {found['why_class']}", out)
-    order = ", then ".join(f"{c['model']} ({c['place']})" for c in found["order"]) or "nobody"
-    _line("goes to", order, out)
-    _line("reason", found["reason"], out)
-    if found.get("trigger"):
-        _line("trigger", found["trigger"], out)
-    for candidate in found["order"]:
-        _show_load(candidate, out)
-    hold = "nothing (no price is known)" if found["hold_usd"] is None else f"${found['hold_usd']:.6f} at most"
-    if found["order"]:
-        _line("held", f"{hold}; at most {found['prompt_tokens_at_most']} prompt tokens", out)
-    if found.get("dropped"):
-        _line("dropped", ", ".join(found["dropped"]), out)
-    if found.get("check"):
-        _line("check", f"a whole answer is held against {found['check']}", out)
-    for refusal in found["refusals"]:
-        _line("not", f"{refusal['model'] or 'any'} [{refusal['rule']}]: {refusal['reason']}", out)
-        if refusal["remedy"] and refusal["rule"] not in ("other_lane", "other_model"):
-            way = "" if refusal["remedy"].startswith("see: ") else "to change it: "
-            _line("", f"{way}{refusal['remedy']}", out)
-
-
-def _show_load(candidate: dict[str, Any], out: Console) -> None:
-    """What was known of a candidate's load when it was decided; records made before it was kept have none."""
-    if "in_flight" not in candidate:
-        return
-    limit = f" of {candidate['limit']}" if candidate.get("limit") else ""
-    said = [f"{candidate['in_flight']}{limit} in flight{', full' if candidate.get('full') else ''}"]
-    if candidate["place"] == "local":
-        said.append(f"running {known(candidate.get('running'))}")
-        said.append(f"waiting {known(candidate.get('waiting'))}, KV {share(candidate.get('kv_use'))}")
-    _line("load", f"{candidate['endpoint']}: {', '.join(said)}", out)
-    for gpu in candidate.get("gpus") or []:
-        trouble = [*(gpu.get("throttle") or []), *filter(None, [gpu.get("fault")])]
-        free = gpu.get("memory_free_gb")
-        room = "memory unknown" if free is None else f"{known(free)} GB free"
-        _line("", ", ".join([f"GPU {gpu['index']}: busy {share(gpu.get('utilisation'))}", room, *trouble]), out)
-
-
-def _show_record(found: dict[str, Any], out: Console) -> None:
-    _line("request", found["request"], out)
-    decided = ""
-    for event in found["events"]:
-        if event["kind"] == "opened":
-            _line("key", f"{event['key']} (team {event['team']}), {event['route']}", out)
-            _show_decision(event, out)
-            decided = event.get("trigger", "")
-        elif event["kind"] == "closed":
-            _show_closed(event, decided, out)
-        else:  # refused before there was anything to decide
-            _line("key", f"{event['key']} (team {event['team']}), {event['route']}", out)
-            _line("ended", f"{event['outcome']}, status {event['status']}: {event['error']}", out)
-
-
-def _show_closed(event: dict[str, Any], decided: str, out: Console) -> None:
-    """`decided`: the trigger of the decision; another one showed only afterwards."""
-    if (queued := event.get("queued_ms")) is not None:
-        _line("waited", f"{queued:.0f} ms in all for local room", out)
-    if event.get("trigger", "") not in ("", decided):
-        _line("trigger", event["trigger"], out)
-    for attempt in event["attempts"]:
-        detail = f": {attempt['detail']}" if attempt["detail"] else ""
-        took = ", first byte after" if attempt["outcome"] == "answered" else " after"
-        _line("tried", f"{attempt['endpoint']}: {attempt['outcome']}{took} {attempt['ms']:.0f} ms{detail}", out)
-    if event.get("check"):
-        _line("checked", event["check"], out)
-    _line("ended", f"{event['outcome']}, status {event['status']}, {event['total_ms']} ms", out)
-    guess = " (estimated)" if event["estimated"] else ""
-    prompt, output = (event[f] if event[f] is not None else "unknown" for f in ("prompt_tokens", "output_tokens"))
-    if event["attempts"]:
-        _line("tokens", f"{prompt} in, {output} out{guess}", out)
-    source = SOURCES.get(event.get("price_source", ""), "")
-    cost = "unpriced" if event["cost_usd"] is None else f"${event['cost_usd']:.6f}{source}{guess}"
-    _line("cost", cost, out)
-
-
-def _line(name: str, text: str, out: Console) -> None:
-    out.print(f"{name:<10} {text}", soft_wrap=True)
+        show_decision(decision, console())

@@ -10,6 +10,7 @@ from router.decision.escalation import CONTEXT, wished
 from router.decision.outgoing import dropped_for
 from router.decision.policies import POLICIES
 from router.decision.reasons import reason
+from router.decision.sensitivity import data_class_of
 from router.decision.traits import choices, describe
 from router.errors import BadRequest, NotFound
 from router.records import MOST_ATTEMPTS, Ask, Caller, Candidate, Decision, Findings, Refusal, Snapshot
@@ -25,13 +26,10 @@ def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, pol
     Raises NotFound for a model nobody knows, BadRequest where an ask cannot be decided at all, Forbidden where it
     asks for a stronger model and its key may not.
     """
-    traits = describe(ask, caller, findings)
-    _check_name(ask, snapshot)
-    site = snapshot.catalogue.site
-    route = site.routes.get(ask.route, UNSET)
+    asked = _question(ask, caller, findings, snapshot)
+    traits, route = asked.traits, asked.route
     droppable = frozenset(route.droppable)
-    wish = wished(ask, caller, traits, site.escalate)
-    question, ranked, refusals = _ranked(Question(ask, caller, traits, snapshot, route, wish), policy)
+    question, ranked, refusals = _ranked(asked, policy)
     refusals += _absent(question)
     check = route.check if route.check != "none" and _can_be_checked(ask) else ""
     order, beyond = _within_budget(_with_room_first(ranked), question, check)
@@ -55,15 +53,46 @@ def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, pol
     )
 
 
-def _ranked(question: Question, policy: str) -> tuple[Question, list[Candidate], list[Refusal]]:
-    """The eligible, the preferred first; with the question as it was asked in the end."""
-    snapshot, traits = question.snapshot, question.traits
+def could_leave(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot) -> bool:
+    """Whether a hosted model would stand in the order if a search found nothing, so that there is reason to search.
+
+    Most requests that must stay are known by their class and lanes alone. Raises as `decide` does. An error of this
+    answer opens nothing: what was not searched is refused by the rule `searched`.
+    """
+    lanes = frozenset({ask.model}) if ask.model in ("private", "frontier") else caller.lanes
+    reach = snapshot.catalogue.reach(snapshot.today)
+    known = data_class_of(ask, caller, findings, snapshot.catalogue.site).data_class
+    if not any(known <= reach[lane] for lane in lanes & reach.keys()):
+        return False
+    supposed = findings._replace(searched=True, unread="")
+    _, eligible, _ = _eligible(_question(ask, caller, supposed, snapshot))
+    return any(candidate.model.place == "hosted" for candidate in eligible)
+
+
+def _question(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot) -> Question:
+    site = snapshot.catalogue.site
+    traits = describe(ask, caller, findings, site)
+    _check_name(ask, snapshot)
+    route = site.routes.get(ask.route, UNSET)
+    return Question(ask, caller, traits, snapshot, route, wished(ask, caller, traits, site.escalate))
+
+
+def _eligible(question: Question) -> tuple[Question, list[Candidate], list[Refusal]]:
+    """Those that may answer, and why not the others; with the question as it was asked in the end."""
+    snapshot = question.snapshot
     candidates = [Candidate(snapshot.models[e.model], e) for e in snapshot.endpoints if e.model in snapshot.models]
     eligible, refusals = judge(candidates, question)
     if _too_long(eligible, refusals, question) and not any(_met(c, question) for c in eligible):
         # What was wanted besides cannot be had, and a request that fits nowhere here helps nobody.
         question = question._replace(wish=CONTEXT)
         eligible, refusals = judge(candidates, question)
+    return question, eligible, refusals
+
+
+def _ranked(asked: Question, policy: str) -> tuple[Question, list[Candidate], list[Refusal]]:
+    """The same, the preferred first."""
+    question, eligible, refusals = _eligible(asked)
+    snapshot, traits = question.snapshot, question.traits
     if len(eligible) < 2:  # nothing to put in order
         return question, eligible, refusals
     ranked = POLICIES[policy](eligible, traits, snapshot.catalogue.site.run, snapshot.draw)

@@ -1,19 +1,23 @@
 """Which candidates may answer: every rule passes, or refuses with its reason and the line that would change it.
 
-Pure. A rule is one function with the signature of `Rule`; RULES is their order, and the first that refuses is recorded.
+Pure. A rule is one function with the signature of `Rule`; RULES is their order, and the first that refuses is recorded;
+of those of privacy (clearance.py) all that do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Iterable
 
+from router.decision.clearance import PRIVACY, cleared, promised, refusals_of, searched
 from router.decision.dialects import LOCAL_ONLY
-from router.decision.escalation import LIKELY_BYTES_PER_TOKEN, Wish
+from router.decision.escalation import LIKELY_BYTES_PER_TOKEN
 from router.decision.outgoing import may_drop
+from router.decision.question import Question as Question
+from router.decision.question import Rule as Rule
+from router.decision.question import refuse as refuse
 from router.decision.traits import choices, prompts
-from router.records import Ask, Caller, Candidate, Gpu, Refusal, Snapshot, Traits
-from serving.catalogue import LANES, DataClass, RouteSettings
+from router.records import Candidate, Gpu, Refusal, Traits
+from serving.catalogue import LANES
 from serving.parameters import (
     CHAT,
     COMPLETIONS,
@@ -36,46 +40,6 @@ OUT_OF_MEMORY_GB = 0.2
 """A GPU with less free memory than this is about to fail: vLLM takes 92 % of a board and leaves more than this free."""
 THERMAL = frozenset({"hardware thermal", "software thermal"})
 """What NVML's reasons for held-down clocks are called in `serving/gpus.py` where the cause is heat."""
-
-
-class Question(NamedTuple):
-    """What every rule is asked about, besides the candidate."""
-
-    ask: Ask
-    caller: Caller
-    traits: Traits
-    snapshot: Snapshot
-    route: RouteSettings = RouteSettings()
-    """What headgate.yaml says of the ask's route."""
-    wish: Wish | None = None
-    """What is wanted first, outside the lane asked for too."""
-
-
-Rule = Callable[[Candidate, Question], Refusal | None]
-
-
-def cleared(candidate: Candidate, question: Question) -> Refusal | None:
-    """The request's data class is within the model's clearance."""
-    model, wanted = candidate.model, question.traits.data_class
-    clearance = model.cleared_for(question.snapshot.today)
-    if wanted <= clearance:
-        return None
-    reason = f"{model.name} ({model.place}) may receive {clearance.name} data; this is {wanted.name}"
-    reason += f", since {question.traits.why_class}"
-    return refuse(candidate, "data_class_not_cleared", reason, remedy=_clearing(candidate, question, clearance))
-
-
-def _clearing(candidate: Candidate, question: Question, clearance: DataClass) -> str:
-    wanted, caller, model = question.traits.data_class, question.caller, candidate.model
-    lines = []
-    if caller.data_class == wanted:
-        lines.append(f"headgate keys set {caller.key} --data-class {clearance.name}")
-    if model.place == "local":
-        lines.append(f"in headgate.yaml, models.{model.name}: {{clearance: {wanted.name}}}")
-    elif wanted is not DataClass.secret:
-        approved = "approved: {by, contract, regions, until}"
-        lines.append(f"in headgate.yaml, models.{model.name}: {{clearance: {wanted.name}, {approved}}}")
-    return "; or ".join(lines) or "nothing, secret data never leaves"
 
 
 def offered(candidate: Candidate, question: Question) -> Refusal | None:
@@ -238,7 +202,8 @@ def _trouble(gpu: Gpu) -> str:
 
 
 RULES: tuple[Rule, ...] = (
-    same_identity, offered, cleared, allowed, capable, honours, fits, affordable, ready, gpu_healthy,
+    same_identity, offered, cleared, promised, allowed, capable, honours, fits, affordable, ready, gpu_healthy,
+    searched,
 )  # fmt: skip
 
 
@@ -249,7 +214,7 @@ def judge(candidates: Iterable[Candidate], question: Question) -> tuple[list[Can
     for candidate in candidates:
         for rule in RULES:
             if (refusal := rule(candidate, question)) is not None:
-                refusals.append(refusal)
+                refusals += refusals_of(candidate, question, rule, refusal) if rule in PRIVACY else [refusal]
                 break
         else:
             eligible.append(candidate)
@@ -266,9 +231,3 @@ def worst_cost(candidate: Candidate, traits: Traits, answers: int = 1) -> float 
         return None
     output = candidate.model.output * answers if traits.output_tokens is None else traits.output_tokens
     return price.cost(traits.prompt_tokens, output)
-
-
-def refuse(
-    candidate: Candidate, rule: str, reason: str, *, remedy: str = "", param: str | None = None, passing: bool = False
-) -> Refusal:
-    return Refusal(candidate.model.name, candidate.endpoint.name, rule, reason, remedy, param, passing)

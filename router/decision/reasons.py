@@ -51,18 +51,38 @@ def _taken(candidate: Candidate) -> str:
 
 PRECEDENCE = (
     "gpu_trouble", "not_ready", "door_closed", "budget_exceeded", "unpriced", "context_length_exceeded",
-    "unsupported_parameter", "ability_missing", "lane_not_allowed", "data_class_not_cleared", "not_served",
-    "route_not_offered", "other_lane", "other_model",
+    "unsupported_parameter", "ability_missing", "lane_not_allowed", "requirement_not_met", "data_class_not_cleared",
+    "not_scannable", "not_served", "route_not_offered", "other_lane", "other_model",
 )  # fmt: skip
 """Which refusal answers the caller where there are several: the one that came closest to an answer first.
 
-So it is the order of RULES from the end: whoever was refused for the length of the prompt may have the data.
+So it is the order of RULES from the end: whoever was refused for the length of the prompt may have the data. What was
+not searched whole is less than what was searched and is of too high a class.
 """
 
 
 def main_refusal(refusals: list[Refusal] | tuple[Refusal, ...]) -> Refusal:
-    """The refusal a caller is told. Those of other models than the named one say nothing and come last."""
-    return min(refusals, key=lambda r: PRECEDENCE.index(r.rule))
+    """The refusal a caller is told. Those of other models than the named one say nothing and come last.
+
+    Of a candidate with several the first counts: the others stand in its way too.
+    """
+    first: dict[tuple[str, str], Refusal] = {}
+    for refusal in refusals:
+        first.setdefault((refusal.model, refusal.endpoint), refusal)
+    return min(first.values(), key=lambda r: PRECEDENCE.index(r.rule))
+
+
+def _besides(main: Refusal, refusals: tuple[Refusal, ...]) -> str:
+    """What else stands in the way of the same candidate, each with what would change it."""
+    others = [r for r in refusals if r is not main and (r.model, r.endpoint) == (main.model, main.endpoint)]
+    return "".join(f" Besides, {r.reason}. {_way(r)}".rstrip() for r in others)
+
+
+def _way(refusal: Refusal) -> str:
+    """The remedy as a sentence. One that only tells more begins with "see: "; it changes nothing."""
+    if refusal.remedy.startswith("see: "):
+        return f"S{refusal.remedy[1:]}"
+    return f"To change it: {refusal.remedy}" if refusal.remedy else ""
 
 
 def refused(decision: Decision, retry_after: int) -> HeadgateError:
@@ -71,10 +91,9 @@ def refused(decision: Decision, retry_after: int) -> HeadgateError:
         return Unavailable("No model is served here yet; see: headgate status", retry_after=retry_after)
     main = main_refusal(decision.refusals)
     name = f" ({main.param[:80]!r})" if main.param and repr(main.param) not in main.reason else ""
-    # A remedy that only tells more begins with "see: "; it changes nothing.
-    told = main.remedy.startswith("see: ")
-    way = f"S{main.remedy[1:]}" if told else f"To change it: {main.remedy}" if main.remedy else ""
-    text = f"{main.reason}{name}. {way}".rstrip()
+    text = f"{main.reason}{name}. {_way(main)}".rstrip()
+    if besides := _besides(main, decision.refusals):
+        text += f".{besides}"
     if main.passing:
         code = None if main.rule == "not_ready" else main.rule
         return Unavailable(text, code=code, retry_after=retry_after)

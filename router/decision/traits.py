@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from router.decision import inline
 from router.decision.dialects import ABILITY, LIMIT, LOCAL_ONLY, MANY, MEDIA, NO_OUTPUT, TEXT, form_of, parts, turns
 from router.decision.limits import check_stored, count
-from router.decision.sensitivity import data_class_of
+from router.decision.sensitivity import data_class_of, unsearched
 from router.errors import BadRequest
 from router.records import Ask, Caller, Findings, Route, Traits
-from serving.catalogue import LANES
+from serving.catalogue import LANES, Site
 from serving.parameters import BOOKKEEPING, HARMLESS
 
 BYTES_PER_TOKEN = 1
@@ -23,26 +24,42 @@ SILENT: dict[Route, frozenset[str]] = {
 """The fields that change no answer, and those that every model of a route takes."""
 
 
-def describe(ask: Ask, caller: Caller, findings: Findings) -> Traits:
-    """All a decision needs to know of the ask. Raises BadRequest where a field is not of its form, or asks too much."""
-    data_class, why = data_class_of(ask, caller, findings)
+def describe(ask: Ask, caller: Caller, findings: Findings, site: Site) -> Traits:
+    """All a decision needs to know of the ask. Raises BadRequest where a field is not of its form, or asks too much,
+    and Forbidden where the caller lowers its class and may not."""
+    classed = data_class_of(ask, caller, findings, site)
     check_stored(ask, findings)
     if findings.fetches:
         raise BadRequest(
             "Pictures and other media are sent inside the request, as data: URLs; addresses are not fetched.",
             code="media_url_not_allowed", param=MEDIA.get(ask.route, "messages"),
         )  # fmt: skip
+    if findings.opaque:
+        inline.check(ask.route, ask.body)
     named = None if ask.model in LANES or ask.model == "auto" else ask.model
     return Traits(
-        data_class=data_class,
-        why_class=why,
+        data_class=classed.data_class,
+        why_class=classed.why,
         needs=_needs(ask),
         parameters=_parameters(ask),
         prompt_tokens=ask.size // BYTES_PER_TOKEN,
         output_tokens=_output_tokens(ask),
         lane=None if named is not None or ask.model == "auto" else ask.model,
         named=named,
+        classes=tuple([source.why for source in classed.sources]),
+        unsearched=unsearched(findings),
+        declassified=classed.declassified,
+        requires=_requires(ask, caller, site),
+        sources=classed.sources,
     )
+
+
+def _requires(ask: Ask, caller: Caller, site: Site) -> frozenset[str]:
+    """What a hosted model must promise for this ask: whatever its key, its team or its route requires."""
+    if not site.teams and not site.routes:
+        return caller.requires
+    team, route = site.teams.get(caller.team), site.routes.get(ask.route)
+    return caller.requires.union(team.requires if team else (), route.requires if route else ())
 
 
 def choices(ask: Ask) -> int:

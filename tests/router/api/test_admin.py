@@ -38,6 +38,13 @@ def test_trouble_of_any_worker_is_shown() -> None:
     assert of_all(1, state(), {2: state(), 3: state(ledger=trouble)})["ledger"] == trouble
 
 
+def test_a_worker_that_can_get_out_is_what_counts_of_isolation() -> None:
+    held, open_one = {"asked": True, "way_out": ""}, {"asked": True, "way_out": "it has a route out, by eth0"}
+    assert of_all(1, state(isolation=held), {2: state(isolation=held), 3: None})["isolation"] == held
+    assert of_all(1, state(isolation=held), {2: state(isolation=open_one)})["isolation"] == open_one
+    assert of_all(1, state(isolation=open_one), {2: state(isolation=held)})["isolation"] == open_one
+
+
 async def operator(house: House, path: str) -> tuple[int, Any]:
     connector = aiohttp.UnixConnector(str(house.home.socket("admin")))
     async with aiohttp.ClientSession(connector=connector) as session, session.get(f"http://router{path}") as answer:

@@ -35,7 +35,7 @@ async def test_a_stream_ends_with_done_and_hides_the_usage_nobody_asked_for(hous
     assert reply.headers["content-type"].startswith("text/event-stream")
     assert events[-1] == "data: [DONE]"
     assert all(json.loads(event[6:])["choices"] for event in events[:-1])
-    opened, closed = await house.events(reply)
+    opened, *_, closed = await house.events(reply)
     assert (opened["kind"], closed["kind"], closed["outcome"]) == ("opened", "closed", "answered")
     assert closed["output_tokens"] is not None
     assert closed["estimated"] is False
@@ -229,7 +229,7 @@ async def test_a_cut_stream_ends_with_an_error_event_and_not_as_a_success(house:
     last = reply.body.decode().strip().split("\n\n")[-1]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "upstream_interrupted"
     assert b"[DONE]" not in reply.body
-    _, closed = await house.events(reply)
+    *_, closed = await house.events(reply)
     assert closed["outcome"] == "cut"
 
 
@@ -320,7 +320,7 @@ async def test_what_an_engine_finds_wrong_with_a_request_is_the_callers_to_mend(
         assert reply.error == {
             "message": told, "type": "invalid_request_error", "param": "temperature", "code": "invalid_request",
         }  # fmt: skip
-    _, closed = await house.events(reply)
+    *_, closed = await house.events(reply)
     assert (closed["outcome"], closed["status"], closed["error"]) == ("bad_request", 400, "invalid_request")
     assert [attempt["outcome"] for attempt in closed["attempts"]] == ["bad_request"]
     assert len(house.local.requests) == 1, "nobody else is asked, for it would say the same"
@@ -339,7 +339,7 @@ async def test_what_an_engine_finds_wrong_once_its_stream_has_begun_is_the_calle
         assert reply.error == {
             "message": said, "type": "invalid_request_error", "param": "logprobs", "code": "invalid_request",
         }  # fmt: skip
-        _, closed = await house.events(reply)
+        *_, closed = await house.events(reply)
         assert (closed["outcome"], closed["status"]) == ("bad_request", 400)
         assert [attempt["outcome"] for attempt in closed["attempts"]] == ["bad_request"]
     assert house.built is not None
@@ -362,7 +362,7 @@ async def test_a_prompt_is_counted_by_a_local_model_and_costs_nothing(house: Hou
     sent = house.local.requests[-1]
     assert sent.path == "/v1/messages/count_tokens"
     assert set(sent.json()) == {"model", "messages", "system", "tools"}
-    opened, closed = await house.events(reply)
+    opened, *_, closed = await house.events(reply)
     assert opened["route"] == "messages/count_tokens"
     assert 0 < opened["hold_usd"] <= len(json.dumps(body)) * 1e-6, "no more than the prompt is held for"
     assert (closed["outcome"], closed["cost_usd"], closed["estimated"]) == ("answered", 0, False)
@@ -413,6 +413,18 @@ async def test_what_is_refused_before_a_decision_is_written_down_too(house: Hous
         reply = await house.post(body, house.key())
         (event,) = await house.events(reply)
         assert (event["kind"], event["outcome"], event["error"]) == ("refused", "refused", code)
+
+
+async def test_what_breaks_before_a_decision_is_written_down_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    await house.start()
+    monkeypatch.setattr("router.pipeline.decide", lambda *_: 1 // 0)
+    reply = await house.post(ask("small"), house.key())
+    (event,) = await house.events(reply)
+    assert (event["kind"], event["status"], event["error"]) == (
+        "refused",
+        500,
+        "internal_error",
+    ) and reply.status == 500
 
 
 async def test_a_second_router_of_the_same_home_does_not_start(house: House) -> None:

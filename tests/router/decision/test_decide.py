@@ -9,16 +9,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.decision.decide import decide
+from router.decision.decide import could_leave, decide
 from router.decision.eligibility import RULES
 from router.decision.reasons import PRECEDENCE, main_refusal, refused
 from router.errors import BadRequest, HeadgateError, NotFound
 from router.ledger.bodies import decision_json
-from router.records import Ask, Caller, Decision, Endpoint, Findings, Gpu, Refusal, Route, Snapshot
+from router.records import (
+    Ask,
+    Caller,
+    Decision,
+    Endpoint,
+    Findings,
+    Found,
+    Gpu,
+    Past,
+    Refusal,
+    Route,
+    Snapshot,
+)
+from router.scanner.reading import read
 from serving.catalogue import LANES, DataClass, EscalationRule, Model, Price
 from serving.site import When
 from tests.fakes.asking import TODAY, approval, ask, caller, decided, endpoint, hosted, local, snapshot
 
+DAY = dt.timedelta(days=1)
 NEAR, FAR = local(), hosted()
 CHEAP_FAR = hosted("cheap-far", lanes=("cheap", "frontier"))
 STARTING, CLOSED = {"state": "starting"}, {"state": "closed"}
@@ -55,7 +69,9 @@ def models(draw: st.DrawFn) -> list[Model]:
         lanes = tuple(draw(LANE_SETS.map(lambda s: s - {"private"}).filter(bool)))
         clearance = draw(st.none() | st.sampled_from(["public", "internal", "private"]))
         approved = approval(draw(DAYS)) if clearance in ("internal", "private") else draw(st.none())
-        made.append(hosted(name, lanes=lanes, clearance=clearance, approved=approved, same_as=twin, price=price))
+        trains = draw(st.sampled_from([None, False, True]))
+        made.append(hosted(name, lanes=lanes, clearance=clearance, approved=approved, same_as=twin, price=price,
+                           trains_on_data=trains))  # fmt: skip
     return made
 
 
@@ -78,13 +94,20 @@ def situations(draw: st.DrawFn) -> tuple[Ask, Caller, Findings, Snapshot]:
     who = caller(
         draw(CLASSES), lanes=frozenset(draw(LANE_SETS)), substitute=draw(st.booleans()),
         budget_usd=draw(st.none() | st.just(0.0) | st.just(10.0)), scopes=frozenset({"escalate"}),
+        requires=draw(st.sampled_from([frozenset(), frozenset(), frozenset({"no-training"})])),
     )  # fmt: skip
     asked = ask(
         draw(st.sampled_from([*known, *LANES, "auto"])), raised=draw(st.none() | CLASSES),
         escalate=draw(st.sampled_from([None, None, "hard"])), size=draw(st.sampled_from([80, 80, 30_000])),
     )  # fmt: skip
     rules = [EscalationRule(name="all", when=When(team="search"), to=draw(st.sampled_from(["frontier", *known])))]
-    findings = Findings(10, draw(st.sampled_from([(), ("messages[0].content[1]",)])))
+    kinds = [(), (), (Found("email", DataClass.internal),), (Found("card", DataClass.private),)]
+    findings = Findings(
+        10, draw(st.sampled_from([(), ("messages[0].content[1]",)])),
+        searched=draw(st.sampled_from([True, True, False])), unread=draw(st.sampled_from(["", "", "", "budget"])),
+        found=draw(st.sampled_from(kinds)),
+        past=draw(st.sampled_from([None, None, Past(DataClass.private, "it was private before", "h1")])),
+    )  # fmt: skip
     return (
         asked,
         who,
@@ -102,10 +125,14 @@ def test_whoever_is_in_the_order_may_have_the_data(given_: tuple[Ask, Caller, Fi
     assert data_class >= who.data_class  # raising never lowers
     assert data_class >= (asked.data_class or DataClass.public)
     assert not findings.opaque or data_class >= DataClass.private
+    assert data_class >= max([one.effect for one in findings.found], default=DataClass.public)
+    assert findings.past is None or data_class >= findings.past.data_class
     for chosen in decision.order:
         model = chosen.model
         assert data_class <= model.cleared_for(TODAY)
         if model.place == "hosted":
+            assert findings.searched and not findings.unread
+            assert not model.unmet(who.requires, TODAY)
             assert data_class is not DataClass.secret
             assert data_class is DataClass.public or (model.approved and model.approved.until >= TODAY)
         assert chosen.endpoint.state == "ready"
@@ -124,7 +151,7 @@ def test_whoever_is_in_the_order_may_have_the_data(given_: tuple[Ask, Caller, Fi
             assert same & {named.name, named.same_as}
     # What has room comes before what is full.
     assert [c.endpoint.full for c in decision.order] == sorted(c.endpoint.full for c in decision.order)
-    # Everybody else has a refusal, and nobody has both.
+    # Everybody else has a refusal, or several, and nobody has both.
     ruled_out = {r.endpoint for r in decision.refusals if r.endpoint}
     in_order = {c.endpoint.name for c in decision.order}
     assert ruled_out | in_order == {e.name for e in seen.endpoints}
@@ -159,6 +186,73 @@ def test_raising_the_class_never_adds_a_candidate(given_: tuple[Ask, Caller, Fin
         return
     higher = asked._replace(data_class=DataClass[raised])
     assert set(names(decide(higher, who, findings, seen))) <= set(names(decide(asked, who, findings, seen)))
+
+
+# Whether there is reason to search.
+
+
+@given(situations())
+@settings(max_examples=150)
+def test_nothing_leaves_of_which_it_was_said_that_it_could_not(
+    given_: tuple[Ask, Caller, Findings, Snapshot],
+) -> None:
+    asked, who, findings, seen = given_
+    unasked = Findings(findings.scanned, findings.opaque)
+    could = could_leave(asked, who, unasked, seen)
+    assert all(c.model.place == "local" for c in decide(asked, who, unasked, seen).order)
+    clean = decide(asked, who, unasked._replace(searched=True), seen)
+    leaves = any(c.model.place == "hosted" for c in clean.order)
+    # Only a budget that is used up by those before it takes a hosted model out after that.
+    assert could or not leaves
+    assert leaves or not could or who.budget_usd is not None
+    if not could:  # then what a search finds changes nothing, and searching would have been in vain
+        found = decide(asked, who, findings._replace(searched=True), seen)
+        assert all(c.model.place == "local" for c in found.order)
+
+
+@pytest.mark.parametrize(
+    ("asked", "who", "models", "could"),
+    [
+        (ask(), caller("public"), (NEAR, FAR), True),
+        (ask("far"), caller("public"), (NEAR, FAR), True),
+        (ask(), caller("private"), (NEAR, FAR), False),
+        (ask(raised="internal"), caller("public"), (NEAR, FAR), False),
+        (ask("private"), caller("public"), (NEAR, FAR), False),
+        (ask("cheap"), caller("public"), (NEAR, FAR), False),
+        (ask("cheap", size=30_000), caller("public"), (NEAR, FAR), True),  # too long for what is here
+        (ask("cheap"), caller("public"), (NEAR, CHEAP_FAR), True),
+        (ask("near"), caller("public"), (NEAR, FAR), False),
+        (ask("near"), caller("public"), (NEAR, hosted("twin", same_as="near")), True),
+        (ask(), caller("public", lanes=frozenset({"private", "cheap"})), (NEAR, FAR), False),
+        (ask(), caller("public"), (NEAR,), False),
+        (ask("auto", "messages"), caller("public"), (NEAR, FAR), False),
+        (ask(top_k=3), caller("public"), (NEAR, FAR), False),
+        (ask(), caller("public", requires=frozenset({"no-training"})), (NEAR, FAR), False),
+        (ask(), caller("private"), (NEAR, hosted(clearance="private", approved=approval())), True),
+        (ask(), caller("private"), (NEAR, hosted(clearance="private", approved=approval(TODAY - DAY))), False),
+        (ask(raised="public", declassify="x"), caller("private", scopes=frozenset({"declassify"})), (NEAR, FAR), True),
+    ],
+)
+def test_only_what_could_leave_has_to_be_searched(
+    asked: Ask, who: Caller, models: tuple[Model, ...], could: bool
+) -> None:
+    assert could_leave(asked, who, read(asked.body), snapshot(*models)) is could
+
+
+def test_what_a_closed_door_would_keep_is_not_searched() -> None:
+    seen = snapshot(NEAR, FAR, endpoints=[endpoint(NEAR), endpoint(FAR, state="closed")])
+    assert could_leave(ask(), caller("public"), read({}), seen) is False
+
+
+def test_the_highest_clearance_is_found_again_on_another_day_and_for_other_models() -> None:
+    ends = hosted(clearance="internal", approved=approval(TODAY))
+    catalogue = snapshot(NEAR, ends).catalogue
+    assert catalogue.reach(TODAY) == {"frontier": DataClass.internal}
+    assert catalogue.reach(TODAY) is catalogue.reach(TODAY)
+    assert catalogue.reach(TODAY + DAY) == {"frontier": DataClass.public}
+    assert catalogue.reach(TODAY) == {"frontier": DataClass.internal}
+    other = catalogue.model_copy(update={"models": {"near": NEAR}})
+    assert other.reach(TODAY) == {}
 
 
 # What a caller is told.
@@ -384,17 +478,24 @@ def test_every_rule_that_can_refuse_has_its_place() -> None:
     assert len(set(PRECEDENCE)) == len(PRECEDENCE)
     order = [  # the rules from the end, each with what it says
         "gpu_trouble", "not_ready", "door_closed", "budget_exceeded", "unpriced", "context_length_exceeded",
-        "unsupported_parameter", "ability_missing", "lane_not_allowed", "data_class_not_cleared",
+        "unsupported_parameter", "ability_missing", "lane_not_allowed", "requirement_not_met", "data_class_not_cleared",
+        "not_scannable",
     ]  # fmt: skip
     assert list(PRECEDENCE[: len(order)]) == order
     assert set(PRECEDENCE[len(order) :]) == {"not_served", "route_not_offered", "other_lane", "other_model"}
-    assert [rule.__name__ for rule in RULES[-2:]] == ["ready", "gpu_healthy"]
+    assert [rule.__name__ for rule in RULES[-3:]] == ["ready", "gpu_healthy", "searched"]
 
 
 def test_of_several_refusals_the_one_closest_to_an_answer_is_told() -> None:
-    refusals = [Refusal("m", "e", rule, rule) for rule in PRECEDENCE]
+    refusals = [Refusal("m", rule, rule, rule) for rule in PRECEDENCE]
     for first in range(len(refusals)):
         assert main_refusal(refusals[first:][::-1]).rule == PRECEDENCE[first]
+
+
+def test_a_candidate_that_several_rules_refuse_is_as_far_from_an_answer_as_the_first_says() -> None:
+    two = [Refusal("a", "a", "data_class_not_cleared", "x"), Refusal("a", "a", "requirement_not_met", "x")]
+    assert main_refusal(two).rule == "data_class_not_cleared"
+    assert main_refusal([*two, Refusal("b", "b", "requirement_not_met", "x")]).model == "b"
 
 
 def test_a_refused_dialect_says_where_to_ask_instead() -> None:

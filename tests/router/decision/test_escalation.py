@@ -157,7 +157,7 @@ def test_a_rule_may_lead_to_one_model_local_ones_too() -> None:
 
 def test_the_scanner_and_the_class_still_decide_under_a_rule() -> None:
     found = decided(
-        prompt("prove it"), caller(), NEAR, FAR, findings=Findings(1, ("messages[0].content",)),
+        prompt("prove it"), caller(), NEAR, FAR, findings=Findings(1, ("messages[0].content",), searched=True),
         escalate=(rule("maths", words=("prove",)),),
     )  # fmt: skip
     assert (names(found), found.trigger) == (["near"], "")

@@ -10,17 +10,16 @@ from router.decision.limits import check
 from router.decision.traits import choices, describe, prompts
 from router.errors import BadRequest
 from router.records import Ask, Route, Traits
-from router.scanner.reading import read
-from serving.catalogue import LANES
-from tests.fakes.asking import ask, caller
+from serving.catalogue import LANES, Site
+from tests.fakes.asking import ask, caller, searched
 
-IMAGE = {"type": "image_url", "image_url": {"url": "data:,x"}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 TOOL = {"type": "function", "function": {"name": "f"}}
 
 
 def traits(asked: Ask) -> Traits:
     check(asked)  # as the pipeline does, before anything is read
-    return describe(asked, caller(), read(asked.body))
+    return describe(asked, caller(), searched(asked.body), Site())
 
 
 def with_part(part: dict[str, Any]) -> Ask:
@@ -54,9 +53,9 @@ def test_abilities(body: dict[str, Any], needs: set[str]) -> None:
     ("part", "sees"),
     [
         (IMAGE, True),
-        ({"type": "input_image", "image_url": "data:x"}, True),
-        ({"type": "video_url", "video_url": {"url": "data:x"}}, True),
-        ({"image_url": "data:shorthand without a type"}, True),
+        ({"type": "input_image", "image_url": "data:image/png;base64,AAAA"}, True),
+        ({"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AAAA"}}, True),
+        ({"image_url": "data:image/png;base64,AAAA"}, True),
         ({"type": "input_audio", "input_audio": {}}, False),
         ({"type": "text", "text": "an image_url in words"}, False),
     ],
@@ -162,7 +161,7 @@ def test_the_prompt_is_never_more_tokens_than_bytes() -> None:
     assert traits(ask(size=12_345)).prompt_tokens == 12_345
 
 
-SEEN = {"type": "input_image", "image_url": "data:,x"}
+SEEN = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
 
 
 @pytest.mark.parametrize(
