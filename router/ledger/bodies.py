@@ -6,7 +6,7 @@ import hashlib
 from typing import Any
 
 from router.records import Ask, Attempt, Caller, Candidate, Decision, Outcome
-from serving.catalogue import Model
+from serving.catalogue import PROMISES, Model
 
 
 def opened(ask: Ask, caller: Caller, decision: Decision) -> dict[str, Any]:
@@ -30,6 +30,10 @@ def decision_json(decision: Decision) -> dict[str, Any]:
     return {
         "data_class": traits.data_class.name,
         "why_class": traits.why_class,
+        "classes": list(traits.classes),
+        "declassified": traits.declassified,
+        "unsearched": traits.unsearched,
+        "requires": sorted(traits.requires),
         "needs": sorted(traits.needs),
         "parameters": sorted(traits.parameters),
         "prompt_tokens_at_most": traits.prompt_tokens,
@@ -50,7 +54,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
 def _candidate(candidate: Candidate) -> dict[str, Any]:
     """One of the order with what was known of its load; what is not known is null."""
     endpoint = candidate.endpoint
-    return {
+    found = {
         "model": candidate.model.name, "endpoint": endpoint.name, "place": candidate.model.place,
         "full": endpoint.full, "in_flight": endpoint.in_flight, "limit": endpoint.limit or None,
         "resting": endpoint.resting, "outstanding": endpoint.outstanding,
@@ -61,6 +65,19 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
             for gpu in endpoint.gpus
         ],
     }  # fmt: skip
+    return found if candidate.model.place == "local" else found | {"cleared": cleared(candidate.model)}
+
+
+def cleared(model: Model) -> dict[str, Any]:
+    """What a hosted model may receive, by whose word, and what its provider promises; what nobody says is left out."""
+    said = {name: getattr(model, name) for name in PROMISES}
+    found = {name: list(value) if isinstance(value, tuple) else value for name, value in said.items()}
+    known = {name: value for name, value in found.items() if value is not None}
+    if (approved := model.approved) is None or model.clearance is None:
+        return {"clearance": "public", **known}
+    regions = {"regions": [*known.get("regions", ()), *approved.regions]} if approved.regions else {}
+    by = {"by": approved.by, "contract": approved.contract, "until": approved.until.isoformat()}
+    return {"clearance": model.clearance.name, "approved": by, **known, **regions}
 
 
 def closed(model: Model | None, outcome: Outcome, *, lane: str | None = None, price_source: str = "") -> dict[str, Any]:
@@ -100,4 +117,4 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
     }  # fmt: skip
     if (usage := attempt.usage) is not None:
         found |= {"prompt_tokens": usage.prompt, "output_tokens": usage.output, "cached_tokens": usage.cached}
-    return found
+    return found | {"permit": attempt.permit, "sent": attempt.sent} if attempt.permit else found

@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Collection
 from contextlib import closing, suppress
+from typing import Any
 
 from router.errors import BadRequest, HeadgateError, Overloaded, Unavailable
 from router.ledger.bodies import closed, opened
@@ -80,6 +81,15 @@ class Entry:
             await self._ledger.store.durable()
         except LedgerError as late:
             raise Unavailable(f"Nothing leaves while {late}", code="ledger_unavailable", retry_after=10) from late
+
+    async def sending(self, claims: dict[str, Any]) -> None:
+        """Write down what is about to be handed to the door, and return once that is on disk. Raises Unavailable.
+
+        Written beforehand, it counts what left even where the router is killed before it can say how that ended.
+        """
+        ledger = self._ledger
+        ledger.store.append(Event(ledger.clock(), "sending", self.ask.id, self.caller.key, claims))
+        await self.durable()
 
     def result(self, error: str) -> Outcome:
         """How it ended: usage as the upstream says, else estimated and marked; the cost is that of all attempts."""
@@ -243,7 +253,7 @@ def _billed(attempt: Attempt) -> bool:
 def priced(attempt: Attempt, cost: float | None) -> Attempt:
     """The attempt with what it cost. Field by field, since `_replace` takes three times as long."""
     a = attempt
-    return Attempt(a.model, a.endpoint, a.place, a.outcome, a.status, a.ms, a.detail, a.sent, cost, a.usage)
+    return Attempt(a.model, a.endpoint, a.place, a.outcome, a.status, a.ms, a.detail, a.sent, cost, a.usage, a.permit)
 
 
 def settle_lost(store: Store, now: float, gone: Collection[str] | None = None) -> int:

@@ -26,14 +26,16 @@ ID_AT, ID_END = len("hg_"), len("hg_") + ID_LENGTH
 """43 characters of base 62 carry 256 bits."""
 COLUMNS = (
     "id, team, data_class, mac, last4, lanes, substitute, budget_usd, created, expires, revoked, scopes, "
-    "requests_per_minute, tokens_per_minute"
+    "requests_per_minute, tokens_per_minute, media_class, requires"
 )
-SCOPES = ("escalate",)
-"""What a key may be allowed besides asking. `escalate`: to ask for a stronger model by a header."""
+SCOPES = ("escalate", "declassify")
+"""What a key may be allowed besides asking: for a stronger model by a header; to lower the class of a request."""
 CHANGEABLE = frozenset({
     "team", "data_class", "lanes", "substitute", "budget_usd", "expires", "revoked", "scopes", "requests_per_minute",
-    "tokens_per_minute",
+    "tokens_per_minute", "media_class", "requires",
 })  # fmt: skip
+NOBODYS = "0" * 64
+"""In place of a digest where there is no key."""
 LOOKS = 20
 """How often a second the table is looked at for keys that are not known; guessing must not cost a look for each."""
 PAIRS = tuple(one + other for one in BASE62 for other in BASE62)
@@ -61,6 +63,8 @@ class Key:
     scopes: frozenset[str] = frozenset()
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    media_class: DataClass = DataClass.private
+    requires: frozenset[str] = frozenset()
 
     def works(self, now: float) -> bool:
         return self.revoked is None and (self.expires is None or now < self.expires)
@@ -68,7 +72,7 @@ class Key:
     def caller(self) -> Caller:
         return Caller(
             self.id, self.team, self.data_class, self.lanes, self.substitute, self.scopes, self.budget_usd,
-            self.requests_per_minute, self.tokens_per_minute,
+            self.requests_per_minute, self.tokens_per_minute, self.media_class, self.requires,
         )  # fmt: skip
 
 
@@ -154,9 +158,9 @@ class KeyBook:
         """Change a key's settings, all of them or none; the text stays as it is. Raises KeyError_."""
         assert changed and set(changed) <= CHANGEABLE
         self.find(name)
-        if "data_class" in changed:
-            changed["data_class"] = changed["data_class"].name
-        for listed in changed.keys() & {"lanes", "scopes"}:
+        for named in changed.keys() & {"data_class", "media_class"}:
+            changed[named] = changed[named].name
+        for listed in changed.keys() & {"lanes", "scopes", "requires"}:
             changed[listed] = ",".join(sorted(changed[listed]))
         columns = ", ".join(f"{column}=?" for column in changed)
         self._write(f"UPDATE keys SET {columns} WHERE id=?", (*changed.values(), name))  # noqa: S608
@@ -170,7 +174,7 @@ class KeyBook:
         made = self.create(
             old.team, old.data_class, KeyDefaults(), lanes=old.lanes, substitute=old.substitute, scopes=old.scopes,
             budget_usd=old.budget_usd, expires=old.expires, requests_per_minute=old.requests_per_minute,
-            tokens_per_minute=old.tokens_per_minute,
+            tokens_per_minute=old.tokens_per_minute, media_class=old.media_class, requires=old.requires,
         )  # fmt: skip
         ends = time.time() + overlap_s
         self.set(name, expires=ends if old.expires is None else min(ends, old.expires))
@@ -212,9 +216,9 @@ class Keyring:
         if name not in self._keys and well_formed(text) and self._may_look():  # made a moment ago, perhaps
             self.refresh()
         key, caller = self._keys.get(name, (None, None))
-        if key is None or not hmac.compare_digest(key.mac, self._mac(text)) or not key.works(now):
-            return None
-        return caller
+        # The digest is made and compared for an unknown id too: how long a refusal takes must not tell which ids exist.
+        right = hmac.compare_digest(key.mac if key else NOBODYS, self._mac(text))
+        return caller if key is not None and right and key.works(now) else None
 
     def _may_look(self) -> bool:
         """Whether there have not been too many looks in the last second. Who is not seen now is seen within one."""
@@ -255,7 +259,7 @@ def _row(key: Key) -> tuple[Any, ...]:
     return (
         key.id, key.team, key.data_class.name, key.mac, key.last4, ",".join(sorted(key.lanes)), int(key.substitute),
         key.budget_usd, key.created, key.expires, key.revoked, ",".join(sorted(key.scopes)), key.requests_per_minute,
-        key.tokens_per_minute,
+        key.tokens_per_minute, key.media_class.name, ",".join(sorted(key.requires)),
     )  # fmt: skip
 
 
@@ -268,7 +272,7 @@ def _read(db: sqlite3.Connection) -> list[Key]:
         rows = db.execute(f"SELECT {COLUMNS} FROM keys ORDER BY created").fetchall()  # noqa: S608
         return [
             Key(r[0], r[1], DataClass.parse(r[2]), r[3], r[4], _listed(r[5]), bool(r[6]), r[7], r[8],
-                r[9], r[10], _listed(r[11]), r[12], r[13])
+                r[9], r[10], _listed(r[11]), r[12], r[13], DataClass.parse(r[14]), _listed(r[15]))
             for r in rows
         ]  # fmt: skip
     except (sqlite3.DatabaseError, ValueError) as broken:

@@ -1,8 +1,7 @@
 """Every Prometheus metric of the installation, declared here and nowhere else. Names follow Prometheus' conventions.
 
-Requests are counted as they come and go, in plain numbers, since the client library's counters cost more than all else
-that is done to count; they become metrics when somebody asks. What is live (endpoints, GPUs, queue, door, ledger) is
-read then too. A reading that is unknown is left out, never 0.
+Requests are counted as they come and go, in plain numbers; they become a page of text when somebody asks. What is live
+(endpoints, GPUs, queue, door, ledger) is read then too. A reading that is unknown is left out, never 0.
 """
 
 from __future__ import annotations
@@ -12,10 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
+from typing import NamedTuple
 
 from router.records import Decision, Endpoint, Gpu, Outcome, Usage
 from serving.catalogue import Model
@@ -71,6 +67,32 @@ class Live:
     """How many the router should have; of those that answer each counts itself."""
 
 
+class Metric(NamedTuple):
+    """One metric as Prometheus is told of it."""
+
+    name: str
+    text: str
+    kind: str
+    labels: tuple[str, ...]
+    samples: list[tuple[str, tuple[str, ...], float]]
+    """Of each sample what its name has beyond the metric's, the values of its labels, and its own value. One value more
+    than there are labels is that of `le`, a histogram's bound."""
+
+    def lines(self) -> Iterator[str]:
+        """In Prometheus' text form (version 0.0.4)."""
+        yield f"# HELP {self.name} {self.text.translate(IN_HELP)}"
+        yield f"# TYPE {self.name} {self.kind}"
+        for ending, values, value in self.samples:
+            pairs = sorted(zip((*self.labels, "le"), values, strict=False))
+            inside = ",".join(f'{label}="{said.translate(IN_LABEL)}"' for label, said in pairs)
+            yield f"{self.name}{ending}{f'{{{inside}}}' if inside else ''} {float(value)}"
+
+
+IN_HELP = str.maketrans({"\\": r"\\", "\n": r"\n"})
+IN_LABEL = IN_HELP | str.maketrans({'"': r"\""})
+"""What stands for characters that would end a line or a label's value."""
+
+
 class Count(dict[tuple[str, ...], float]):
     """A counter: a number by the values of its labels."""
 
@@ -82,11 +104,10 @@ class Count(dict[tuple[str, ...], float]):
         self._began[labels] = time.time()
         return 0.0
 
-    def metric(self) -> Metric:
-        family = CounterMetricFamily(self.name, self._text, labels=self._labels)
-        for labels, value in self.items():
-            family.add_metric(labels, value, created=self._began[labels])
-        return family
+    def metrics(self) -> Iterator[Metric]:
+        """Itself, and when each of its numbers began to be counted."""
+        yield Metric(self.name, self._text, "counter", self._labels, [("", *item) for item in self.items()])
+        yield from _created(self.name.removesuffix("_total"), self._text, self._labels, self._began)
 
 
 class Times(dict[tuple[str, ...], list[float]]):
@@ -108,19 +129,28 @@ class Times(dict[tuple[str, ...], list[float]]):
         counts[bisect_left(SECONDS, seconds)] += 1
         counts[-1] += seconds
 
-    def metric(self) -> Metric:
+    def metrics(self) -> Iterator[Metric]:
         """As Prometheus wants it: each bound with all that was within it, and when it began to be counted."""
-        family = HistogramMetricFamily(self.name, self._text, labels=self._labels)
         bounds = [*(str(float(bound)) for bound in SECONDS), "+Inf"]
+        found = Metric(self.name, self._text, "histogram", self._labels, [])
         for labels, counts in self.items():
-            family.add_metric(labels, list(zip(bounds, accumulate(counts[:-1]), strict=True)), counts[-1])
-            named = dict(zip(self._labels, labels, strict=True))
-            family.add_sample(f"{self.name}_created", named, self._began[labels])
-        return family
+            within = list(accumulate(counts[:-1]))
+            found.samples.extend(("_bucket", (*labels, b), n) for b, n in zip(bounds, within, strict=True))
+            found.samples.extend((("_count", labels, within[-1]), ("_sum", labels, counts[-1])))
+        yield found
+        yield from _created(self.name, self._text, self._labels, self._began)
 
 
-class Metrics(Collector):
-    """The registry and what is counted in it."""
+def _created(
+    name: str, text: str, labels: tuple[str, ...], began: dict[tuple[str, ...], float]
+) -> Iterator[Metric]:  # fmt: skip
+    """When each number of a metric began to be counted: one that begins anew belongs to another process."""
+    if began:
+        yield Metric(f"{name}_created", text, "gauge", labels, [("", *item) for item in began.items()])
+
+
+class Metrics:
+    """What is counted."""
 
     def __init__(self) -> None:
         self._requests = Count("headgate_requests_total", "Requests ended.", "model", "place", "lane", "outcome")
@@ -153,17 +183,16 @@ class Metrics(Collector):
         )
         self._total = Times("headgate_request_seconds", "From the request to the end of its answer.", "place")
         self._queue_wait = Times("headgate_queue_wait_seconds", "How long local room was waited for.")
-        self._open = 0
+        self.open = 0
+        """Requests now open."""
         self._look: Callable[[], Live] | None = None
-        self.registry = CollectorRegistry()
-        self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """Everything as metrics, for the registry."""
+        """Everything as metrics."""
         for counted in vars(self).values():
             if isinstance(counted, Count | Times):
-                yield counted.metric()
-        yield GaugeMetricFamily("headgate_requests_open", "Requests now open.", value=self._open)
+                yield from counted.metrics()
+        yield Metric("headgate_requests_open", "Requests now open.", "gauge", (), [("", (), self.open)])
         yield from _live(self._look)
 
     def watch(self, look: Callable[[], Live]) -> None:
@@ -175,13 +204,13 @@ class Metrics(Collector):
         self._refused[code,] += 1
 
     def opened(self, decision: Decision) -> None:
-        self._open += 1
+        self.open += 1
         for refusal in decision.refusals:
             self._refusals[refusal.model, refusal.rule] += 1
 
     def closed(self, decision: Decision, model: Model | None, outcome: Outcome) -> None:
         """Count a request that ended; `model` is the one that answered, if one did."""
-        self._open -= 1
+        self.open -= 1
         lane, trigger = decision.lane, outcome.trigger.partition(":")[0]
         first = decision.order[0].model.place if decision.order else ""
         name, place = (model.name, model.place) if model else ("", "")
@@ -223,12 +252,13 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text form."""
-        return generate_latest(self.registry)
+        return "".join(f"{line}\n" for metric in self.collect() for line in metric.lines()).encode()
 
     def names(self) -> frozenset[str]:
         """The name of every metric as Prometheus sees it, also of those that have no value yet."""
-        endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
-        return frozenset(m.name + end for m in self.registry.collect() for end in endings.get(m.type, ("",)))
+        parts = ("_bucket", "_sum", "_count")
+        found = (m for m in self.collect() if not m.name.endswith("_created"))
+        return frozenset(m.name + end for m in found for end in (parts if m.kind == "histogram" else ("",)))
 
 
 def full_model(decision: Decision, outcome: Outcome) -> str:
@@ -244,16 +274,16 @@ def full_model(decision: Decision, outcome: Outcome) -> str:
 
 def _live(look: Callable[[], Live] | None) -> Iterable[Metric]:
     """What is read when somebody asks."""
-    families = {
-        name: (CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily)(name, text, labels=labels)
+    found = {
+        name: Metric(name, text, "counter" if name.endswith("_total") else "gauge", tuple(labels), [])
         for name, (text, *labels) in LIVE.items()
     }
     # By name and labels, for one that stands there twice makes Prometheus refuse the whole page.
     readings = {(name, labels): value for name, labels, value in (_readings(look()) if look else ())}
     for (name, labels), value in readings.items():
         if value is not None:
-            families[name].add_metric(labels, value)
-    return families.values()
+            found[name].samples.append(("", labels, value))
+    return found.values()
 
 
 def _readings(live: Live) -> Iterator[Reading]:

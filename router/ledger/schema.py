@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 EVENTS = """
 CREATE TABLE events (
     writer TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, request TEXT NOT NULL,
@@ -30,9 +30,19 @@ CREATE TABLE keys (
     id TEXT PRIMARY KEY, team TEXT NOT NULL, data_class TEXT NOT NULL, mac TEXT NOT NULL, last4 TEXT NOT NULL,
     lanes TEXT NOT NULL, substitute INTEGER NOT NULL DEFAULT 0, budget_usd REAL, created REAL NOT NULL,
     expires REAL, revoked REAL, scopes TEXT NOT NULL DEFAULT '', requests_per_minute INTEGER,
-    tokens_per_minute INTEGER)
+    tokens_per_minute INTEGER, media_class TEXT NOT NULL DEFAULT 'private', requires TEXT NOT NULL DEFAULT '')
 """
-SCHEMA = (EVENTS, *INDICES, SETTLED, KEYS)
+MARKS = (
+    """
+CREATE TABLE marks (
+    mark BLOB PRIMARY KEY, kind TEXT NOT NULL, data_class INTEGER NOT NULL, team TEXT NOT NULL, request TEXT NOT NULL,
+    kinds TEXT NOT NULL, at REAL NOT NULL, expires REAL NOT NULL) WITHOUT ROWID
+""",
+    "CREATE INDEX marks_by_end ON marks (expires)",
+    "CREATE TABLE history (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+)
+"""Keyed hashes of what was private once, and what is known of their table itself; see `marks.py`."""
+SCHEMA = (EVENTS, *INDICES, SETTLED, KEYS, *MARKS)
 UPGRADES = {
     1: ("ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT ''",),
     2: (
@@ -46,6 +56,11 @@ UPGRADES = {
         "DROP TABLE earlier",  # and its indices, whose names the next ones have
         *INDICES,
         SETTLED,
+    ),
+    4: (
+        "ALTER TABLE keys ADD COLUMN media_class TEXT NOT NULL DEFAULT 'private'",
+        "ALTER TABLE keys ADD COLUMN requires TEXT NOT NULL DEFAULT ''",
+        *MARKS,
     ),
 }
 """By the schema that is found, what makes the next one of it."""

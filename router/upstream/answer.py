@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import orjson
 
@@ -15,6 +15,7 @@ from router.errors import UpstreamFailed
 from router.records import Attempt, Candidate, Route, Usage
 from router.upstream.address import UpstreamError
 from router.upstream.response import NEVER, Response
+from router.upstream.said import Kept, Said
 from router.upstream.sse import StreamError, StreamReader, usage_of
 from serving.catalogue import Model
 
@@ -46,7 +47,7 @@ class Log(Protocol):
     replaced: bool
 
     def first_byte(self) -> None: ...
-    async def durable(self) -> None: ...
+    async def sending(self, claims: dict[str, Any]) -> None: ...
 
 
 class Unusable(Exception):
@@ -62,8 +63,8 @@ class Answer:
     """One answer with status 200. Take it with `begin`, then `whole`, `relay` or `parts`; `close` whatever happens."""
 
     __slots__ = (
-        "_begun", "_closed", "_done", "_end", "_last", "_log", "_problem", "_reader", "_rename", "_response", "_route",
-        "candidate", "content_type", "dropped", "status", "stream",
+        "_begun", "_closed", "_done", "_end", "_kept", "_last", "_log", "_problem", "_reader", "_rename", "_response",
+        "_route", "candidate", "content_type", "dropped", "status", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +78,7 @@ class Answer:
         self._response, self._log, self._route, self._done = response, log, route, done
         self._reader = StreamReader(route, hide_usage=hide_usage) if stream else None
         self._begun = self._last = b""
+        self._kept: Kept | None = None
         self._problem: UpstreamFailed | None = None
         self._end: End = "left"
         self._closed = False
@@ -152,6 +154,16 @@ class Answer:
     def whole(self) -> bytes:
         """The body of an answer that is no stream, once it has begun; of a stream what was read by then."""
         return self._begun
+
+    def keep(self) -> None:
+        """Keep what it says, for `said`. Once it has begun, and before it is passed on."""
+        if self.stream and self._kept is None:
+            self._kept = Kept(self._route)
+            self._kept.add(self._begun)
+
+    def said(self) -> Said:
+        """What it has said by now; of a stream since `keep` was called."""
+        return Said(self._route, b"" if self.stream else self._begun, self._kept)
 
     def passed_on(self) -> bytes:
         """The body of an answer that is no stream, which goes to the caller now."""
@@ -261,6 +273,8 @@ class Answer:
         elif reader.error is not None:
             self._fail("The upstream reported an error and ended the stream.")
             self._response.close()
+        if relayed and self._kept is not None:
+            self._kept.add(relayed)
         return relayed
 
     def _broke_off(self, failed: UpstreamError) -> None:
@@ -282,6 +296,8 @@ class Answer:
             try:
                 rest = self._renamed(reader.end())
                 self._last = rest or self._last
+                if rest and self._kept is not None:
+                    self._kept.add(rest)
             except StreamError:
                 self._fail("The upstream ended the stream inside an event.")
             if reader.error is not None:

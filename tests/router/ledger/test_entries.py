@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import secrets
@@ -50,7 +51,7 @@ def attempt(outcome: str, status: int | None, detail: str = "") -> Attempt:
 def both(ledger: Ledger, request: str = "req_1") -> tuple[dict[str, Any], dict[str, Any]]:
     """The two events of a request, and there are exactly two."""
     ledger.store.flush()
-    opened, closed = ledger.store.events(request)
+    opened, *_, closed = ledger.store.events(request)
     assert (opened["kind"], closed["kind"]) == ("opened", "closed")
     assert opened["key"] == closed["key"] == WHO.key
     return opened, closed
@@ -421,7 +422,8 @@ def canary() -> str:
 
 def planted(word: str) -> list[Any]:
     """Asks that carry `word` in every place a body has."""
-    url = {"url": f"data:image/png;name={word},{word}"}
+    png = base64.b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\2\0\0\0\0\0\0\0").decode()
+    url = {"url": f"data:image/png;name={word};base64,{png}{word * 2}"}
     deep = {"role": "user", "content": [{"type": "image_url", "image_url": url, word: {word: [word]}}]}
     chat: dict[str, Any] = {
         "messages": [{"role": "system", "content": word, "name": word}, {"role": word, word: word}, deep],
@@ -433,7 +435,7 @@ def planted(word: str) -> list[Any]:
         "headgate": {"data_class": "private"},
     }  # fmt: skip
     unknown = {"messages": [], word: word, f"{word}.file_id": 1, "x": {word: {"file_id": word}}}
-    nested = {"messages": [{word: {"image_url": f"data:{word}"}}]}
+    nested = {"messages": [{word: {"image_url": url["url"]}}]}
     plain = {"prompt": [word, f"{word} {word}"], "suffix": word, word: 1}
     vectors = {"input": [word], "user": word, "encoding_format": word}
     routes = ["chat/completions"] * 3 + ["completions", "embeddings"]

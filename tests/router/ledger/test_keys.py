@@ -163,6 +163,29 @@ def test_a_new_key_works_at_once_with_its_settings(book: KeyBook, ring: Keyring)
     assert (caller.lanes, caller.substitute, caller.budget_usd) == (frozenset(), True, None)
 
 
+def test_what_a_key_requires_and_the_class_of_its_media_come_to_its_caller(book: KeyBook, ring: Keyring) -> None:
+    key, text = book.create("search", DataClass.public, DEFAULTS)
+    caller = ring.find(text, NOW)
+    assert caller is not None
+    assert (caller.media_class, caller.requires, caller.scopes) == (DataClass.private, frozenset(), frozenset())
+    wanted = frozenset({"region:eu", "no-training"})
+    book.set(key.id, media_class=DataClass.public, requires=wanted, scopes=frozenset({"declassify"}))
+    ring.refresh()
+    caller = ring.find(text, NOW)
+    assert caller is not None
+    assert (caller.media_class, caller.requires, caller.scopes) == (DataClass.public, wanted, {"declassify"})
+    new, _ = book.rotate(key.id, 60)
+    assert (new.media_class, new.requires) == (DataClass.public, wanted)
+
+
+@pytest.mark.parametrize("column", ["data_class", "media_class"])
+def test_a_class_that_is_none_is_no_key_with_a_lower_one(path: Path, book: KeyBook, column: str) -> None:
+    key, _ = book.create("search", DataClass.public, DEFAULTS)
+    book._db.execute(f"UPDATE keys SET {column}='open' WHERE id=?", (key.id,))
+    with pytest.raises(LedgerError, match="cannot be read"):
+        Keyring(path, PEPPER)
+
+
 def test_what_the_operator_changes_is_seen_after_a_refresh(book: KeyBook, ring: Keyring) -> None:
     key, text = book.create("search", DataClass.private, DEFAULTS)
     assert ring.find(text, NOW) is not None

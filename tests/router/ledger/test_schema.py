@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from router.door.keys import read_key
+from router.door.keys import LedgerLost, read_key
 from router.ledger import schema
 from router.ledger.entries import settle_lost
 from router.ledger.keys import KeyBook, Keyring
@@ -89,20 +89,24 @@ DROP TABLE newer;
 CREATE INDEX events_by_request ON events (request);
 CREATE INDEX events_by_time ON events (kind, at);
 """
-EARLIER = [1, 2, 3]
+EARLIER = [1, 2, 3, 4]
 
 
 def of_earlier(path: Path, earlier: int) -> None:
     """A ledger as an earlier release left it, with one key, two whole requests of two writers and a lost one."""
-    newer = {2: ("requests_per_minute", "tokens_per_minute"), 1: ("scopes",)}
+    newer = {4: ("media_class", "requires"), 2: ("requests_per_minute", "tokens_per_minute"), 1: ("scopes",)}
     for number in range(2):
         with contextlib.closing(Store(path)) as store:
             for request in (f"r{number}", f"s{number}"):
                 store.append(Event(1.0, "opened", request, "a", {"n": 1}, 0.5))
             store.append(Event(2.0, "closed", f"r{number}", "a", {"n": 1}, 0.1))
     with contextlib.closing(connect(path)) as db:
-        db.executescript(EARLIER_EVENTS)
-        db.execute("INSERT INTO keys VALUES ('a','t','public','m','1234','cheap',0,NULL,1.0,NULL,NULL,'',60,NULL)")
+        db.executescript("DROP TABLE marks; DROP TABLE history")
+        if earlier < 4:
+            db.executescript(EARLIER_EVENTS)
+        db.execute(
+            "INSERT INTO keys VALUES ('a','t','public','m','1234','cheap',0,NULL,1.0,NULL,NULL,'',60,NULL,'public','')"
+        )
         for column in [name for version, names in newer.items() if version >= earlier for name in names]:
             db.execute(f"ALTER TABLE keys DROP COLUMN {column}")
         db.execute(f"PRAGMA user_version={earlier}")
@@ -125,8 +129,10 @@ def test_a_ledger_of_an_earlier_release_is_brought_up_to_date_and_loses_nothing(
     with pytest.raises(LedgerError, match="headgate up brings it up to date"):
         connect(path, read_only=True)
     with contextlib.closing(connect(path)) as db:
-        found = db.execute("SELECT id, lanes, scopes, requests_per_minute, tokens_per_minute FROM keys").fetchall()
-        assert found == [("a", "cheap", "", 60 if earlier > 2 else None, None)]
+        columns = "id, lanes, scopes, requests_per_minute, tokens_per_minute, media_class, requires"
+        found = db.execute(f"SELECT {columns} FROM keys").fetchall()
+        # What an earlier release could not say is private: nobody has said otherwise.
+        assert found == [("a", "cheap", "", 60 if earlier > 2 else None, None, "private", "")]
         assert verify(db) == []
     assert events_of(path) == before and len(before) == 6
     with contextlib.closing(connect(path, read_only=True)) as db:  # and stays so
@@ -167,17 +173,19 @@ def test_an_upgrade_without_room_for_it_is_undone(path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("earlier", EARLIER)
-def test_the_door_reads_keys_while_the_ledger_is_brought_up_to_date(path: Path, earlier: int) -> None:
+def test_the_door_lets_nothing_out_until_the_ledger_is_brought_up_to_date(path: Path, earlier: int) -> None:
     of_earlier(path, earlier)
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
         for statements in [schema.UPGRADES[version] for version in range(earlier, SCHEMA_VERSION)]:
             for statement in statements:
                 db.execute(statement)
-                assert (found := read_key(path, "a")) is not None and found.data_class == "public"
+                with pytest.raises(LedgerLost, match="no such column"):  # what a key requires is not known yet
+                    read_key(path, "a")
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         db.execute("COMMIT")
-    assert read_key(path, "a") == found
+    assert (found := read_key(path, "a")) is not None
+    assert (found.data_class, found.media_class, found.requires) == ("public", "private", frozenset())
 
 
 @pytest.mark.parametrize("version", [SCHEMA_VERSION + 1, -1])

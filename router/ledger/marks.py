@@ -1,0 +1,257 @@
+"""The table of marks: keyed hashes of texts and sessions that were above public once, with their class, until they end.
+
+One thread writes, in groups. What was added is found at once in this process, in others once its group is on disk. What
+cannot be read raises LedgerError, and whoever asked takes that for private.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from router.ledger.store import LedgerError, connect
+from serving.catalogue import DataClass
+
+COLUMNS = "mark, kind, data_class, team, request, kinds, at, expires"
+ADD = f"""
+INSERT INTO marks ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (mark) DO UPDATE SET
+    kind = CASE WHEN excluded.data_class > data_class THEN excluded.kind ELSE kind END,
+    request = CASE WHEN excluded.data_class > data_class THEN excluded.request ELSE request END,
+    kinds = CASE WHEN excluded.data_class > data_class THEN excluded.kinds ELSE kinds END,
+    at = CASE WHEN excluded.data_class > data_class THEN excluded.at ELSE at END,
+    data_class = MAX(data_class, excluded.data_class), expires = MAX(expires, excluded.expires)
+"""  # noqa: S608  names alone
+"""A mark that is there keeps the higher class and the later end, whoever writes first."""
+SEEN = """
+INSERT INTO history VALUES ('seen', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value
+WHERE CAST(excluded.value AS REAL) > CAST(value AS REAL)
+"""
+ENDED = "DELETE FROM marks WHERE mark IN (SELECT mark FROM marks WHERE expires <= ? LIMIT 200)"
+AT_ONCE = 500
+"""Marks looked up in one statement."""
+MOST_WAITING = 50_000
+"""Marks that wait for a disk that takes nothing, about 20 MB; with more, nothing is known for sure any more."""
+GROUP_WAIT_S, RETRY_S, FLUSH_S = 0.01, 0.25, 6.0
+DAY_S = 86_400.0
+ID_DIGITS = 16
+LOST = "lost"
+"""The id by which the loss of all marks is shown and released."""
+
+
+class Mark(NamedTuple):
+    """One text or session that was above public once. Neither can be read out of it."""
+
+    mark: bytes
+    kind: str
+    """`message`, `answer`, `session`, or `label` for a session that a header or the body raised."""
+    data_class: DataClass
+    team: str
+    request: str
+    """The request in which it was noted."""
+    kinds: str
+    """Which kinds of things were found, by name, with commas between them; or `history`, `unreadable`, `unsearched`."""
+    at: float
+    expires: float
+
+    @property
+    def id(self) -> str:
+        """By which it is shown and released."""
+        return self.mark.hex()[:ID_DIGITS]
+
+
+class Clock:
+    """Unix seconds that go forward only, as fast as a clock that nobody sets.
+
+    So a clock that is set back revives nothing that had ended and ends nothing early; one that is set forward while
+    this process runs ends nothing.
+    """
+
+    def __init__(
+        self, seen: float, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`seen`: the latest time that a process before this one knew."""
+        self._wall, self._steady = wall, steady
+        self._start, self._began = max(wall(), seen), steady()
+
+    def now(self) -> float:
+        return self._start + (self._steady() - self._began)
+
+    def end_in(self, seconds: float) -> float:
+        """When something ends that begins now: by the later of the two clocks."""
+        return max(self.now(), self._wall()) + seconds
+
+
+class Marks:
+    """The marks of one installation, as one process reads and writes them. For any thread."""
+
+    def __init__(
+        self, path: Path, check: str, begun: Path, days: float, wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
+        """`check` tells the secret that marks are made with; `begun`: a file that says that there were marks once.
+
+        Raises LedgerError, or OSError.
+        """
+        self.path, self.trouble = path, ""
+        self._check, self.life_s = check, days * DAY_S
+        self._change = threading.Condition()
+        """Held to change what waits to be written."""
+        self._reading = threading.Lock()
+        self._waiting: dict[bytes, Mark] = {}
+        self._stopping = self._dropped = False
+        self._reader: sqlite3.Connection | None = None
+        self._reads = -1
+        """The number of the file that is read; another one at the same path is another ledger."""
+        self._db = connect(path)
+        try:
+            self.clock = Clock(self._begin(begun, wall()), wall, steady)
+        except (sqlite3.Error, ValueError) as broken:
+            self._db.close()
+            raise LedgerError(f"the history in {path} cannot be read: {broken}") from broken
+        self._thread = threading.Thread(target=self._write_all, name="history", daemon=True)
+        self._thread.start()
+
+    def _begin(self, begun: Path, now: float) -> float:
+        """See whether these are the marks that were kept here before, and note where they are gone.
+
+        Returns the latest time that was ever seen.
+        """
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            known = dict(self._db.execute("SELECT name, value FROM history"))
+            if known.get("check") != self._check:
+                if begun.exists() or "check" in known:
+                    self._db.execute("INSERT OR REPLACE INTO history VALUES (?, ?)", (LOST, repr(now + self.life_s)))
+                self._db.execute("INSERT OR REPLACE INTO history VALUES ('check', ?)", (self._check,))
+        begun.touch(mode=0o600)  # only now: another process that starts must not take a beginning for a loss
+        return float(known.get("seen", 0.0))
+
+    # ---- what is known
+
+    def find(self, marks: Collection[bytes]) -> list[Mark]:
+        """Those that are known and have not ended. Raises LedgerError where that cannot be said for sure."""
+        with self._change:  # before the file is read: what is written meanwhile is in one of them
+            if self._dropped:
+                raise LedgerError(f"more was private than could be written down: {self.trouble}")
+            found = {mark: self._waiting[mark] for mark in marks if mark in self._waiting}
+        with self._read() as db:
+            for mark in _known(db, list(marks)):
+                if mark.mark not in found or mark.data_class > found[mark.mark].data_class:
+                    found[mark.mark] = mark
+        now = self.clock.now()
+        return [mark for mark in found.values() if mark.expires > now]
+
+    def lost(self) -> float:
+        """Until when all counts as private since the marks were lost; 0 where they were not. Raises LedgerError."""
+        with self._read() as db:
+            until = float(self._state(db).get(LOST, 0.0))
+        return until if until > self.clock.now() else 0.0
+
+    @contextlib.contextmanager
+    def _read(self) -> Iterator[sqlite3.Connection]:
+        with self._reading:
+            try:
+                number = self.path.stat().st_ino
+                if self._reader is None or number != self._reads:
+                    self._forget_reader()
+                    self._reader, self._reads = connect(self.path, read_only=True), number
+                    self._state(self._reader)
+                yield self._reader
+            except (sqlite3.Error, OSError, ValueError) as broken:
+                self._forget_reader()
+                raise LedgerError(f"the history in {self.path} cannot be read: {broken}") from broken
+
+    def _state(self, db: sqlite3.Connection) -> dict[str, str]:
+        state: dict[str, str] = dict(db.execute("SELECT name, value FROM history"))
+        if state.get("check") != self._check:
+            raise ValueError("it is not the one that was kept here; see: headgate privacy why lost")
+        return state
+
+    def _forget_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    # ---- what is added
+
+    def add(self, marks: Iterable[Mark]) -> None:
+        """Know them from now on. On disk soon; `flush` waits for that."""
+        with self._change:
+            for mark in marks:
+                there = self._waiting.get(mark.mark)
+                if there is not None:
+                    higher = mark if mark.data_class > there.data_class else there
+                    mark = higher._replace(expires=max(mark.expires, there.expires))
+                elif len(self._waiting) >= MOST_WAITING:
+                    self._dropped = True
+                    continue
+                self._waiting[mark.mark] = mark
+            self._change.notify_all()
+
+    def flush(self, timeout_s: float = FLUSH_S) -> None:
+        """Block until all that was added is on disk. Raises LedgerError where that takes too long."""
+        with self._change:
+            if not self._change.wait_for(lambda: not self._waiting, timeout_s):
+                raise LedgerError(f"the history is not being written: {self.trouble or 'the disk is slow'}")
+
+    def close(self) -> None:
+        """Write what waits, then stop. Raises LedgerError naming how much a dead disk did not take."""
+        with self._change:
+            self._stopping = True
+            self._change.notify_all()
+        self._thread.join(timeout=FLUSH_S)
+        with self._reading:
+            self._forget_reader()
+        if not self._thread.is_alive():
+            self._db.close()
+        if self._waiting or self._dropped:
+            raise LedgerError(f"not all that was private could be written down in {self.path}: {self.trouble}")
+
+    def _write_all(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._stopping)
+                if not self._waiting:
+                    return
+                self._change.wait_for(lambda: self._stopping, GROUP_WAIT_S)
+                group = list(self._waiting.values())
+            try:
+                self._write(group)
+            except sqlite3.Error as broken:
+                self.trouble = str(broken)
+                with self._change:
+                    if self._stopping or self._change.wait_for(lambda: self._stopping, RETRY_S):
+                        return
+                continue
+            with self._change:
+                self.trouble = ""
+                for mark in group:
+                    if self._waiting.get(mark.mark) is mark:
+                        del self._waiting[mark.mark]
+                self._change.notify_all()
+
+    def _write(self, group: list[Mark]) -> None:
+        now = self.clock.now()
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(ADD, [(*m[:2], int(m.data_class), *m[3:]) for m in group])
+            self._db.execute(SEEN, (repr(now),))
+            self._db.execute(ENDED, (now,))
+
+
+def _known(db: sqlite3.Connection, marks: list[bytes]) -> Iterator[Mark]:
+    for start in range(0, len(marks), AT_ONCE):
+        some = marks[start : start + AT_ONCE]
+        places = ",".join("?" * len(some))
+        yield from rows(db.execute(f"SELECT {COLUMNS} FROM marks WHERE mark IN ({places})", some))  # noqa: S608
+
+
+def rows(cursor: Iterable[tuple[bytes, str, int, str, str, str, float, float]]) -> Iterator[Mark]:
+    """Marks out of rows of COLUMNS."""
+    for mark, kind, data_class, team, request, kinds, at, expires in cursor:
+        yield Mark(mark, kind, DataClass(data_class), team, request, kinds, at, expires)

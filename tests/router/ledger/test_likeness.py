@@ -1,0 +1,94 @@
+"""When two texts are one and the same, and what tells a conversation from another."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.ledger.likeness import LEAST, Marker, Read, long_enough, one_form
+from tests.fakes.asking import caller
+from tests.fakes.remembering import FIRST, OTHER, SECRET, Text, talk
+
+SPACES = st.sampled_from([" ", "\n", "\t", "\r\n", "\u00a0", "\u2003", "\u200b", "\ufeff", "\u00ad"])
+Form = Literal["NFC", "NFD", "NFKC", "NFKD"]
+FORMS: tuple[Form, ...] = ("NFC", "NFD", "NFKC", "NFKD")
+WORD = st.text(st.characters(categories=["Lu", "Ll", "Nd", "Po"]), min_size=1, max_size=12)
+
+
+@given(st.lists(st.tuples(WORD, SPACES), max_size=20), st.sampled_from(FORMS))
+def test_other_spacing_and_unicode_forms_make_no_other_text(words: list[tuple[str, str]], form: Form) -> None:
+    spaced = "".join(word + space for word, space in words)
+    assert one_form(unicodedata.normalize(form, spaced)) == one_form(" ".join(word for word, _ in words))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_long_texts_are_brought_into_one_form_in_slices(form: Form) -> None:
+    text = "déjà vu, 한국어 텍스트, ﬁne Ｆullwidth, naïve façade. " * 2000
+    assert one_form(unicodedata.normalize(form, text)) == one_form(text)
+    assert one_form("e\u0301" * 20_000) == one_form("\u00e9" * 20_000)
+
+
+def test_words_that_differ_are_different_texts() -> None:
+    assert one_form("one two") != one_form("one three")
+    assert one_form("Two") != one_form("two")
+
+
+def test_lone_surrogates_and_nothing_at_all() -> None:
+    assert one_form("a \ud800 b") == one_form("a\ud800b")
+    assert one_form("") == one_form(" \n\u200b") == b""
+
+
+@pytest.mark.parametrize(("text", "long"), [("a " * LEAST, True), ("a " * (LEAST - 1), False), ("é" * 40, False),
+                                            ("é" * LEAST, True), (" " * 500, False)])  # fmt: skip
+def test_white_space_makes_no_text_long(text: str, long: bool) -> None:
+    assert long_enough(one_form(text)) is long
+
+
+def test_only_what_somebody_said_is_known_again() -> None:
+    texts = [
+        Text("messages[0].content", FIRST, "system"), Text("messages[1].content", FIRST, "developer"),
+        Text("system[0].text", FIRST), Text("instructions", FIRST), Text("tools[0].description", FIRST),
+        Text("prompt_cache_key", FIRST), Text("metadata.input", FIRST), Text("input_mode", FIRST),
+    ]  # fmt: skip
+    assert Read(texts).forms == {}
+    said = [
+        Text("messages[2].content", OTHER, "user"), Text("messages[3].tool_calls[0].function.arguments", OTHER),
+        Text("input", OTHER), Text("input[3].content[0].text", OTHER, "user"), Text("prompt", OTHER),
+        Text("prompt[7]", OTHER), Text("prediction.content", OTHER),
+    ]  # fmt: skip
+    assert len(Read(said).forms) == len(said)
+
+
+def test_marks_of_clients_beside_what_a_message_says_do_not_change_it() -> None:
+    plain = talk([FIRST])
+    marked = [*plain, Text("messages[0].content[0].cache_control.type", "ephemeral", "user", said=False),
+              Text("messages[0].name", "ann", "user", said=False)]  # fmt: skip
+    assert Read(plain).whole() == Read(marked).whole()
+
+
+def test_an_opening_is_the_same_in_every_later_turn_and_for_no_other_conversation() -> None:
+    first = Read(talk("Hello", system="S", tools="T")).opening([one_form(FIRST)])
+    assert first is not None
+    assert Read(talk("Hello", FIRST, "More", OTHER, system="S", tools="T")).opening() == first
+    assert Read(talk("Hello", system="S", tools="T")).opening() is None
+    for other in (talk("Hello", OTHER, system="S", tools="T"), talk("Hello", FIRST, system="R", tools="T"),
+                  talk("Hello", FIRST, system="S", tools="U")):  # fmt: skip
+        assert Read(other).opening() not in (None, first)
+
+
+def test_a_later_system_message_is_no_part_of_the_opening() -> None:
+    first = talk(FIRST, system="S")
+    assert Read([*first, Text("messages[9].content", "be short", "system")]).opening() == Read(first).opening()
+
+
+def test_a_mark_depends_on_secret_team_and_what_it_is_for() -> None:
+    marker, form = Marker(SECRET, "a"), one_form(FIRST)
+    marks = {marker.text(form), *marker.session(form), marker.opening(caller(), [form]), Marker(SECRET, "b").text(form),
+             Marker("6" * 64, "a").text(form), marker.opening(caller(key="k2"), [form]),
+             marker.opening(caller(), [form[:5], form[5:]])}  # fmt: skip
+    assert len(marks) == 8
+    assert marker.text(form) == Marker(SECRET, "a").text(form)

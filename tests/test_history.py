@@ -1,0 +1,186 @@
+"""What was private once does not leave later, over real sockets and through the real door; what only looks so does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import secrets
+from typing import Any
+
+import pytest
+
+from router.ledger.history import open_history
+from router.ledger.released import look, release
+from router.scanner import reading
+from tests.conftest import House, Reply, ask, until
+from tests.fakes import asking
+from tests.fakes.answers import completion
+from tests.fakes.faults import events
+
+SYSTEM = "You are a careful assistant of the accounting department; answer shortly and say when you are not sure."
+ANSWER = "She is owed the sum of the three invoices of March, April and May, which were never paid to her by anybody."
+OTHER = "A wholly different question about the weather on the coast in November, asked by someone of the team."
+
+
+def card() -> str:
+    """A number that only looks like a payment card's: random, with a right check digit."""
+    digits = [4, *(random.randrange(10) for _ in range(14))]
+    doubled = sum(d if n % 2 else d * 2 - 9 * (d > 4) for n, d in enumerate(digits))
+    return "".join(map(str, [*digits, -doubled % 10]))
+
+
+def private() -> str:
+    return f"Please charge what our customer owes us since last spring to her card, which is {card()}, and tell me."
+
+
+def turns(*said: str, system: str = SYSTEM) -> list[dict[str, str]]:
+    roles = ("user", "assistant")
+    talk = [{"role": roles[n % 2], "content": text} for n, text in enumerate(said)]
+    return [{"role": "system", "content": system}, *talk]
+
+
+async def answered_here(house: House, key: str, text: str, said: str = ANSWER, **more: Any) -> Reply:
+    """A request with something in it that stays, and is answered by the local model."""
+    house.local.script = {"body": completion(said)}
+    reply = await house.post({**ask(), "messages": turns(text), **more.pop("body", {})}, key, **more)
+    assert (reply.status, reply.headers["x-headgate-place"]) == (200, "local"), reply.body
+    return reply
+
+
+async def leaves(house: House, key: str, *said: str, **more: Any) -> Reply:
+    """Ask the hosted model by its name; a refusal says why."""
+    return await house.post({**ask("big"), "messages": turns(*said)}, key, **more)
+
+
+async def test_system_prompt_and_hello_of_a_private_conversation_may_still_leave(house: House) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    secret = private()
+    house.local.script = {"body": completion(ANSWER)}
+    talk = turns("hello", "Hello! How can I help?", secret)
+    assert (await house.post({**ask(), "messages": talk}, key)).headers["x-headgate-place"] == "local"
+    assert (await leaves(house, key, "hello")).status == 200
+    assert (await leaves(house, key, "hello", "Hello! How can I help?", OTHER)).status == 200
+    assert secret not in json.dumps([seen.json() for seen in house.provider.requests])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_pg_028_an_answer_that_is_echoed_in_a_new_session_stays(house: House, stream: bool) -> None:
+    await house.start(hosted=True)
+    key, other = house.key("public"), house.key("public")
+    if stream:
+        house.local.script = {"headers": {"content-type": "text/event-stream"}, "chunks": events(ANSWER.split(" "))}
+        reply = await house.post({**ask(stream=True), "messages": turns(private())}, key)
+        said = "".join(ANSWER.split(" "))
+    else:
+        reply, said = await answered_here(house, key, private()), ANSWER
+    assert reply.headers["x-headgate-place"] == "local"
+    for echo in (said, f"> {said[:-1]}"):
+        seen = len(house.provider.requests)
+        reply = await leaves(house, other, OTHER, "Yes?", echo, headers={"x-headgate-session": secrets.token_hex(4)})
+        whole = echo == said
+        assert reply.status == (403 if whole else 200), reply.body
+        assert len(house.provider.requests) == seen + (not whole)
+    reply = await leaves(house, other, said.replace(" ", "\n\n"))
+    assert reply.error["code"] == "data_class_not_cleared"
+    assert "an answer to an earlier request" in reply.error["message"]
+
+
+async def test_pg_028_a_session_that_was_private_stays_so_under_a_public_label(house: House) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    named = {"x-headgate-session": "s1"}
+    await answered_here(house, key, private(), headers=named)
+    public = {**named, "x-headgate-data-class": "public"}
+    assert (await leaves(house, key, OTHER, headers=public)).status == 403
+    assert (await leaves(house, key, OTHER)).status == 200
+    body = {"metadata": {"session_id": "s1"}}
+    assert (await house.post({**ask("big"), "messages": turns(OTHER), **body}, key)).status == 403
+
+
+async def test_pg_028_a_conversation_without_a_name_stays_private_when_its_label_is_left_out(house: House) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    house.local.script = {"body": completion(ANSWER)}
+    label = {"x-headgate-data-class": "private"}
+    first = await house.post({**ask(), "messages": turns(OTHER)}, key, headers=label)
+    assert first.headers["x-headgate-place"] == "local"
+    assert (await leaves(house, key, OTHER, ANSWER, "And tomorrow?")).status == 403
+    # What a label raised stays in its session: the texts themselves may leave in another one.
+    assert (
+        await leaves(house, key, "Please read this to me, word by word, and slowly: " * 2, ANSWER, OTHER)
+    ).status == 200
+
+
+async def test_pg_006_an_earlier_turn_holds_the_clean_last_one_here(house: House) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    reply = await leaves(house, key, private(), "Done.", "Thanks! What is the capital of France?")
+    assert reply.status == 403
+    # The next turn leaves the private one out, and is still the same conversation.
+    assert house.provider.accepted == 0
+
+
+async def test_what_only_stayed_for_its_key_is_searched_after_its_answer(house: House) -> None:
+    """A private key's request is not searched before it is answered; a public key of its team still finds it known."""
+    await house.start(hosted=True)
+    await answered_here(house, house.key("private"), private())
+    assert (await leaves(house, house.key("public"), ANSWER)).status == 403
+    assert (await leaves(house, house.key("public", team="others"), ANSWER)).status == 200
+    await answered_here(house, house.key("private"), OTHER, said=f"Nothing private: {ANSWER}")
+    assert (await leaves(house, house.key("public"), f"Nothing private: {ANSWER}")).status == 200
+
+
+async def test_what_was_released_may_leave(house: House) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    reply = await answered_here(house, key, private())
+    assert (await leaves(house, key, ANSWER)).status == 403
+
+    def noted() -> bool:
+        return len(look(house.home.ledger, reply.headers["x-request-id"])) == 3
+
+    await until(noted)
+    marks = {mark.kind: mark for mark in look(house.home.ledger, reply.headers["x-request-id"])}
+    assert marks.keys() == {"message", "answer", "session"}
+    release(house.home.ledger, marks["answer"], "someone", 1.0)
+    assert (await leaves(house, key, ANSWER, headers={"x-headgate-session": "new"})).status == 200
+
+
+async def test_a_lost_history_holds_everything_here(house: House) -> None:
+    made = open_history(house.home.ledger, house.home.secret("history"), house.home.root / "history-begun", 30)
+    made.close()
+    for file in house.home.root.glob("ledger.sqlite*"):
+        file.unlink()
+    await house.start(hosted=True)
+    key = house.key("public")
+    reply = await leaves(house, key, OTHER)
+    assert reply.status == 403
+    assert "the history was lost" in reply.error["message"]
+    assert house.provider.accepted == 0
+    release(house.home.ledger, None, "someone", 1.0)
+    assert (await leaves(house, key, OTHER)).status == 200
+
+
+async def test_another_worker_knows_it_too(house: House) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    other = open_history(house.home.ledger, house.home.secret("history"), house.home.root / "history-begun", 30)
+    with contextlib.closing(other):
+        reply = await answered_here(house, key, private())
+        await until(lambda: bool(look(house.home.ledger, reply.headers["x-request-id"])))
+        texts = reading.texts({"messages": turns(ANSWER)})
+        past = other.past(asking.caller(team="tests"), asking.ask(session="x"), texts)
+        assert past is not None
+
+
+async def test_no_text_that_was_remembered_is_written_anywhere(house: House) -> None:
+    await house.start(hosted=True)
+    text = private()
+    reply = await answered_here(house, house.key("public"), text)
+    await until(lambda: len(look(house.home.ledger, reply.headers["x-request-id"])) == 3)
+    for file in (f for f in house.home.root.rglob("*") if f.is_file()):
+        held = file.read_bytes()
+        assert text.encode()[-40:] not in held, file
+        assert ANSWER.encode()[:30] not in held, file
