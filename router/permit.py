@@ -42,6 +42,8 @@ class Permit:
     policy: str
     """The policy version the router decided under; the door holds its own and compares."""
     expires: float
+    declassified: str = ""
+    """The reason for which a caller who may has lowered the class: a short label; empty where nobody has."""
 
 
 def body_hash(body: bytes) -> str:

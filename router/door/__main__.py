@@ -12,6 +12,7 @@ import sys
 import threading
 from pathlib import Path
 
+from router import traces
 from router.door.book import BookError
 from router.door.server import serve
 from serving import catalogue
@@ -25,6 +26,7 @@ def main() -> int:
     parser.add_argument("--config", type=Path, help="the headgate.yaml to use")
     parser.add_argument("--parent-pipe", action="store_true", help="stop when stdin ends")
     given = parser.parse_args()
+    traces.install()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     home = find_home()
@@ -41,6 +43,7 @@ def main() -> int:
 async def _run(found: catalogue.Catalogue, home: Home, parent_pipe: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(traces.unhandled)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if parent_pipe:

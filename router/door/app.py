@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -15,15 +14,15 @@ from typing import Any
 import orjson
 
 from router import permit as permits
-from router.door import keys, policy
+from router.door import closing, keys, policy
 from router.door.book import Book, BookError
 from router.door.carrying import Answer, Message, Parcel, Progress, Receive, Send, carry
-from router.door.destination import Destination, DestinationError
-from router.door.provider_keys import KeyMissing, provider_key
-from router.door.providers import openai
-from router.errors import BadRequest, Forbidden, HeadgateError, NotFound, TooLarge, Unavailable
+from router.door.closing import Shut
+from router.door.destination import head_bytes
+from router.door.judging import Closed, Judge
+from router.door.searching import Search
+from router.errors import Forbidden, HeadgateError, NotFound, TooLarge
 from router.permit import Permit, PermitError
-from router.scanner import reading
 from serving.catalogue import Catalogue
 from serving.home import Home
 
@@ -31,10 +30,10 @@ log = logging.getLogger("headgate.door")
 
 SLACK = 64 * 1024
 """Bytes a body may have beyond what the router takes from a client: fields the router adds."""
-
-
-class Closed(Unavailable):
-    """Nothing may leave now: book or ledger cannot be used."""
+LOOK_S = 1.0
+"""How often it is looked whether the operator has closed it, besides before each sending."""
+TEST_EVERY_S = 60.0
+"""How often the scanner tests itself."""
 
 
 class ClientLeft(Exception):
@@ -45,32 +44,24 @@ class Door:
     """The state of one boot. Made inside a running loop; `close` it after the last request."""
 
     def __init__(
-        self,
-        catalogue: Catalogue,
-        home: Home,
-        book: Book,
-        environ: Mapping[str, str],
+        self, catalogue: Catalogue, home: Home, book: Book, search: Search, environ: Mapping[str, str],
         clock: Callable[[], float] = time.time,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.instance = book.boot
         """The id that permits are bound to; the book's entries of this boot carry it too."""
-        self._catalogue = catalogue
-        self._ledger = home.ledger
-        self._secret = home.secret("permit")
-        self._book = book
-        self._environ = environ
-        self._clock = clock
+        self._catalogue, self._ledger, self._book, self._search = catalogue, home.ledger, book, search
+        self._secret, self._clock = home.secret("permit"), clock
+        self._judge = Judge(catalogue, home.ledger, search, environ, clock)
         self._used = policy.Used()
         self._limit = int(catalogue.site.router.max_body_mb * 2**20) + SLACK
         self._busy: set[asyncio.Task[Any]] = set()
-        self._ways: dict[str, Destination] = {}
-        self._barred: dict[str, str] = {}
-        for name, provider in catalogue.providers.items():
-            if provider.enabled:
-                try:
-                    self._ways[name] = Destination(provider)
-                except DestinationError as wrong:
-                    self._barred[name] = str(wrong)
+        self._marker = closing.marker(home.book)
+        self._shut: Shut | None = None
+        self._cut = asyncio.Event()
+        """Set while the operator has closed it: what is under way ends."""
+        self._looking = asyncio.Lock()
+        self._trouble = ""
+        """The scanner's, as the book has it."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
@@ -87,66 +78,124 @@ class Door:
         """Let cancelled requests write how they ended, then close all connections."""
         if self._busy:
             await asyncio.wait(self._busy, timeout=2)
-        for way in self._ways.values():
-            await way.close()
+        await self._judge.close()
+
+    # ---- open or closed
+
+    async def watch(self) -> None:
+        """Look for the operator's word each second, and let the scanner test itself each minute. Until cancelled."""
+        await asyncio.gather(self._watch_marker(), self._watch_scanner())
+
+    async def look(self) -> None:
+        """Whether the operator has closed it since; a change goes into the book, and ends what is under way."""
+        async with self._looking:
+            found, before = closing.look(self._marker), self._shut
+            if found == before:
+                return
+            self._shut = found
+            if found is None:
+                self._cut.clear()
+                since = before.at if before else 0.0
+                await self._note("door_opened", {"by": "operator", "since": since})
+            else:
+                self._cut.set()
+                entry = {"by": "operator", "since": found.at, "user": found.by, "reason": found.reason}
+                await self._note("door_closed", entry)
+
+    async def test(self) -> None:
+        """Let the scanner test itself, and write down where that closes or opens the door."""
+        await self._search.test()
+        trouble, before = self._search.trouble, self._trouble
+        if trouble == before:
+            return
+        self._trouble = trouble
+        if trouble:
+            await self._note("door_closed", {"by": "scanner", "reason": trouble})
+        else:
+            await self._note("door_opened", {"by": "scanner", "reason": before})
+
+    async def _watch_marker(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+    async def _watch_scanner(self) -> None:
+        while True:
+            await asyncio.sleep(TEST_EVERY_S)
+            await self.test()
+
+    async def _note(self, kind: str, entry: dict[str, Any]) -> None:
+        log.warning("%s: by the %s %s", kind, entry["by"], entry.get("reason", ""))
+        try:
+            await self._book.noted(kind, entry)
+        except BookError as full:
+            log.error("%s could not be written: %s", kind, full)
+
+    async def status(self) -> dict[str, Any]:
+        """What the door says of itself; where the book was in trouble, it is tried again."""
+        await self.look()
+        why = str(self._shut or "") or self._search.trouble
+        try:
+            if self._book.trouble:
+                await self._book.probe()
+            await asyncio.to_thread(keys.check, self._ledger)
+        except (BookError, keys.LedgerLost) as closed:
+            why = why or str(closed)
+        return {
+            "instance": self.instance,
+            "policy": self._catalogue.version,
+            "open": not why,
+            "closed_because": why,
+            "operator": self._shut._asdict() if self._shut else None,
+            "scanner": {"trouble": self._search.trouble, "passed_s_ago": self._search.passed_s_ago},
+            "providers": {name: self._judge.provider(name) for name in self._catalogue.providers},
+        }
 
     async def _route(self, scope: Message, receive: Receive, answer: Answer) -> None:
         match scope["method"], scope["path"]:
             case "GET", "/door":
                 status = await self.status()
                 await answer.whole(200 if status["open"] else 503, orjson.dumps(status), None)
+            case "POST", "/look":  # the operator's commands, which want no error for an answer
+                await answer.whole(200, orjson.dumps(await self.status()), None)
             case "POST", "/send":
                 await self._send(scope, receive, answer)
             case _:
-                missing = NotFound("the door has GET /door and POST /send")
+                missing = NotFound("the door has GET /door, POST /look and POST /send")
                 await answer.whole(missing.status, missing.envelope(), "refused")
 
-    async def status(self) -> dict[str, Any]:
-        """What the door says of itself; where the book was in trouble, it is tried again."""
-        why = ""
-        try:
-            if self._book.trouble:
-                await self._book.probe()
-            await asyncio.to_thread(keys.check, self._ledger)
-        except (BookError, keys.LedgerLost) as closed:
-            why = str(closed)
-        return {
-            "instance": self.instance,
-            "policy": self._catalogue.version,
-            "open": not why,
-            "closed_because": why,
-            "providers": {name: self._provider(name) for name in self._catalogue.providers},
-        }
-
-    def _provider(self, name: str) -> dict[str, Any]:
-        provider = self._catalogue.providers[name]
-        key, why = "present", ""
-        try:
-            provider_key(name, provider, self._environ)
-        except KeyMissing as missing:
-            key, why = "missing", str(missing)
-        if not provider.enabled:
-            why = f"the provider {name} is not enabled"
-        return {"enabled": provider.enabled, "key": key, "reason": self._barred.get(name, why)}
+    # ---- the way out
 
     async def _send(self, scope: Message, receive: Receive, answer: Answer) -> None:
         permit: Permit | None = None
         try:
             body = await _read_body(receive, self._limit)
             permit = self._open(scope, body)
-            parcel = await self._judge(permit, body)
+            await self.look()
+            self._hold()
+            parcel = await self._judge.judge(permit, body)
             await self._write_sending(parcel)
         except HeadgateError as refusal:
             await self._refuse(permit, refusal, answer)
             return
         started, progress = time.monotonic(), Progress()
         try:
-            await carry(parcel, receive, answer, progress)
+            # Asked again, for all of that took its time; from here to the first byte nothing is awaited.
+            self._hold()
+            await carry(parcel, receive, answer, progress, self._cut)
+        except Closed as closed:
+            progress.left, progress.error = False, closed.code
+            await answer.error(closed, "closed")
         except asyncio.CancelledError:
             progress.error = "door_stopped"
             raise
         finally:
             await self._write_ended(parcel, progress, (time.monotonic() - started) * 1000)
+
+    def _hold(self) -> None:
+        """The operator's word. Raises Closed."""
+        if shut := self._shut or closing.look(self._marker):
+            raise Closed(str(shut), code="door_closed")
 
     def _open(self, scope: Message, body: bytes) -> Permit:
         """The permit, checked and used up. Raises Forbidden."""
@@ -163,43 +212,6 @@ class Door:
         policy.well_formed(permit)
         self._used.take(permit, now)
         return permit
-
-    async def _judge(self, permit: Permit, body: bytes) -> Parcel:
-        """Everything the door must find for itself before a byte may leave. Raises HeadgateError."""
-        parsed = _parse(body)
-        model, provider = policy.destination(permit, parsed, self._catalogue)
-        try:
-            key = await asyncio.to_thread(keys.read_key, self._ledger, permit.key)
-        except keys.LedgerLost as lost:
-            raise Closed(str(lost), code="ledger_lost") from lost
-        now = self._clock()
-        data_class = policy.key_class(permit, key, model, now)
-        sent = openai.translate(parsed, permit.path, model, provider)
-        policy.fields_allowed(sent, permit.path, model)
-        findings = reading.read(sent)
-        if findings.fetches:
-            reason = "a part names an address that the provider would fetch; send the media itself, as a data: URL"
-            raise BadRequest(reason, code="media_url_not_allowed")
-        clearance = policy.clearance(model, dt.datetime.fromtimestamp(now, dt.UTC).date())
-        data_class = policy.cleared(data_class, findings, model, clearance)
-        if model.provider not in self._ways:
-            reason = f"the provider {model.provider} cannot be used: {self._barred.get(model.provider, '')}"
-            raise Forbidden(reason, code="destination_refused")
-        try:
-            secret = provider_key(model.provider, provider, self._environ)
-        except KeyMissing as missing:
-            raise Unavailable(str(missing), code="provider_key_missing") from missing
-        return Parcel(
-            permit=permit,
-            model=model,
-            data_class=data_class,
-            clearance=clearance,
-            way=self._ways[model.provider],
-            url=openai.address(permit.path, provider),
-            headers=openai.headers(secret, sent.get("stream") is True, provider),
-            body=_dump(sent),
-            key=secret,
-        )
 
     async def _refuse(self, permit: Permit | None, refusal: HeadgateError, answer: Answer) -> None:
         claims = (permit.id, permit.request, permit.key, permit.model) if permit else ("", "", "", "")
@@ -223,12 +235,13 @@ class Door:
             "model": permit.model,
             "path": permit.path,
             "host": parcel.way.host,
-            "data_class": parcel.data_class,
-            "clearance": parcel.clearance,
+            "claimed": permit.data_class,
             "policy": permit.policy,
             "received_sha256": permit.body,
             "sent_sha256": permits.body_hash(parcel.body),
             "sent_bytes": len(parcel.body),
+            "head_bytes": head_bytes(parcel.url, parcel.headers, parcel.body),
+            **parcel.verdict._asdict(),
         }
         try:
             await self._book.sending(entry)
@@ -242,6 +255,8 @@ class Door:
             "request": parcel.permit.request,
             "status": progress.status,
             "bytes_in": progress.bytes_in,
+            "head_bytes_in": progress.head_bytes_in,
+            "left": progress.left,
             "ms": round(ms, 1),
             "ended": progress.ended,
             "error": progress.error,
@@ -264,20 +279,3 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
             raise TooLarge(f"the body is over {limit} bytes")
         if not message.get("more_body", False):
             return bytes(body)
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as broken:
-        raise BadRequest("the body is not JSON", code="invalid_json") from broken
-    if not isinstance(parsed, dict):
-        raise BadRequest("the body is not a JSON object", code="invalid_json")
-    return parsed
-
-
-def _dump(body: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(body)
-    except TypeError as deep:
-        raise BadRequest("the body is nested too deeply", code="invalid_json") from deep

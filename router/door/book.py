@@ -1,11 +1,26 @@
 """The door's book: append-only lines of JSON, chained by hash, written by one process, synced before a byte leaves.
 
-It knows no permits and no network, only entries. It never holds any text of a request.
+It knows no permits and no network, only entries. It never holds any text of a request. Every entry has `kind`, `at`
+(Unix seconds), `boot`, `seq`, `prev` and `hash`. By kind, and in this order for one sending:
+
+`opened`       the first of a boot: `policy`, `pid`, `torn` where a crash left something
+`door_closed`  nothing leaves from here on: `by` (`operator`, `scanner`), `reason`; of the operator `user`, `since`
+`door_opened`  it does again: `by`, and what `door_closed` said
+`refused`      a request that nothing left of: `permit`, `request`, `key`, `model`, `code`
+`sending`      about to leave: `permit`, `request`, `key`, `team`, `route`, `provider`, `model`, `path`, `host`,
+               `policy`; `claimed`, the permit's class, and `data_class`, that of the door; `clearance`, and `rule`, why
+               the model has it (`public`, `approved:CONTRACT`); `requires`, what the model promises; `found`, how often
+               the door's scanner found each kind; `declassified`, why a class was lowered; `received_sha256`,
+               `sent_sha256`; `sent_bytes`, the body, and `head_bytes`, its line and headers, without TLS or a proxy
+`ended`        how that ended: `permit`, `request`, `status`, `bytes_in` (body), `head_bytes_in`, `ms`, `ended`,
+               `error`; `left` is false where not a byte of it can have left, after all
+`reopened`     the book can be written again: `after`
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -21,6 +36,9 @@ import orjson
 
 TAIL = 1 << 20
 """Bytes at the end of the book that are looked at on opening; an entry has about 1 KB."""
+NOTE = ".head"
+"""Added to the book's name: the file that holds its length and last hash, for a chain does not show that its end is
+missing."""
 
 
 class BookError(Exception):
@@ -39,12 +57,14 @@ class _Head:
 class Book:
     """The open book of one boot. Writes go through one thread, in order; the loop goes on meanwhile."""
 
-    def __init__(self, path: Path, file: int, head: _Head, boot: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, file: int, note: int, head: _Head, boot: str, clock: Callable[[], float]
+    ) -> None:  # fmt: skip
         self.path = path
         self.boot = boot
         self.trouble = ""
         """Why nothing can be written; empty while the last write succeeded."""
-        self._file = file
+        self._file, self._note = file, note
         self._head = head
         self._clock = clock
         self._lost = False
@@ -61,6 +81,14 @@ class Book:
     async def refused(self, entry: dict[str, Any]) -> None:
         """Write that a request was refused. Raises BookError."""
         await self._in_thread("refused", entry, False)
+
+    async def sampled(self, entry: dict[str, Any]) -> None:
+        """Write what the kernel has counted. Raises BookError."""
+        await self._in_thread("sample", entry, True)
+
+    async def noted(self, kind: str, entry: dict[str, Any]) -> None:
+        """Write `door_closed` or `door_opened`, and return once it is on the disk. Raises BookError."""
+        await self._in_thread(kind, entry, True)
 
     async def probe(self) -> None:
         """After trouble, try whether the book can be written again. Raises BookError."""
@@ -91,6 +119,8 @@ class Book:
                 self._lose(f"the book {self.path} could not be synced: {failed.strerror}; restart the door")
         self._head = _Head(head.seq + 1, digest, head.length + len(line))
         self.trouble = ""
+        with contextlib.suppress(OSError):  # in place: the disk need not have room for it
+            os.pwrite(self._note, f"{self._head.length:020d} {digest}\n".encode(), 0)
 
     def _take_back(self, full: OSError) -> None:
         """Cut off what a failed write left behind; the entry was never acted on."""
@@ -108,7 +138,7 @@ class Book:
     def close(self) -> None:
         """Wait for what is under way, and let go of the lock."""
         self._thread.shutdown(wait=True)
-        os.close(self._file)
+        _close(self._file, self._note)
 
 
 def open_book(path: Path, policy: str, clock: Callable[[], float] = time.time) -> Book:
@@ -120,6 +150,7 @@ def open_book(path: Path, policy: str, clock: Callable[[], float] = time.time) -
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        note = os.open(path.with_name(path.name + NOTE), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as broken:
         raise BookError(f"the book {path} cannot be opened: {broken.strerror}") from broken
     try:
@@ -127,13 +158,16 @@ def open_book(path: Path, policy: str, clock: Callable[[], float] = time.time) -
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.fchmod(file, 0o600)
         prev, length, torn = _mend(path, file, boot)
-        book = Book(path, file, _Head(0, prev, length), boot, clock)
-        book.write("opened", {"policy": policy, "pid": os.getpid(), **({"torn": torn} if torn else {})}, sync=True)
+        missing = max(0, noted(path)[0] - length - torn.get("bytes", 0))
+        book = Book(path, file, note, _Head(0, prev, length), boot, clock)
+        found = {"torn": torn} if torn else {}
+        found |= {"missing": missing} if missing else {}
+        book.write("opened", {"policy": policy, "pid": os.getpid(), **found}, sync=True)
     except BlockingIOError as taken:
-        os.close(file)
+        _close(file, note)
         raise BookError(f"another door of this installation writes {path}; stop it first") from taken
     except (OSError, BookError) as broken:
-        os.close(file)
+        _close(file, note)
         raise BookError(f"the book {path} cannot be used: {broken}") from broken
     return book
 
@@ -161,6 +195,23 @@ def _mend(path: Path, file: int, boot: str) -> tuple[str, int, dict[str, Any]]:
         os.fsync(copy.fileno())
     os.ftruncate(file, length)
     return prev, length, {"file": aside.name, "bytes": len(rest), "sha256": hashlib.sha256(rest).hexdigest()}
+
+
+def noted(path: Path) -> tuple[int, str]:
+    """The length of the book and its last hash as they were noted beside it; 0 and nothing where that is not known."""
+    try:
+        length, digest = path.with_name(path.name + NOTE).read_text().split()
+        return int(length), digest
+    except (OSError, ValueError):
+        return 0, ""
+
+
+def latest(path: Path, kind: str, field: str, most: int = 8 << 20) -> dict[str, dict[str, Any]]:
+    """The last entry of `kind` for each value of `field`, out of the last `most` bytes. Raises OSError."""
+    with path.open("rb") as lines:
+        lines.seek(max(0, lines.seek(0, os.SEEK_END) - most))
+        entries = [entry for line in lines if (entry := _parse(line))]
+    return {str(entry.get(field)): entry for entry in entries if entry.get("kind") == kind}
 
 
 def verify(path: Path) -> list[str]:
@@ -205,6 +256,11 @@ def _own_hash(line: bytes) -> str:
 def _digest(fields: dict[str, Any]) -> str:
     """SHA-256 over the canonical JSON (sorted keys, no spaces), in hex."""
     return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _close(*files: int) -> None:
+    for file in files:
+        os.close(file)
 
 
 def _write_all(file: int, line: bytes) -> None:

@@ -15,6 +15,7 @@ import aiohttp
 
 from router.door import destination
 from router.door.destination import Destination
+from router.door.policy import Verdict
 from router.door.providers import openai
 from router.errors import Forbidden, HeadgateError, UpstreamFailed, UpstreamTimeout
 from router.permit import Permit
@@ -38,8 +39,7 @@ class Parcel:
 
     permit: Permit
     model: Model
-    data_class: str
-    clearance: str
+    verdict: Verdict
     way: Destination
     url: str
     headers: dict[str, str]
@@ -54,6 +54,10 @@ class Progress:
 
     status: int | None = None
     bytes_in: int = 0
+    head_bytes_in: int = 0
+    """Bytes of the answer's headers; `bytes_in` is its body."""
+    left: bool = True
+    """False where not a byte of the request can have left."""
     ended: Literal["answered", "failed", "client_left"] = "failed"
     error: str = ""
     """One word of ours, never a provider's text."""
@@ -95,20 +99,30 @@ class _Cut(Exception):
     """The provider's answer is not passed on any further; the text is the word for the book."""
 
 
-async def carry(parcel: Parcel, receive: Receive, answer: Answer, progress: Progress) -> None:
-    """Send it and relay the answer. When the client leaves, the provider's connection is closed at once."""
+async def carry(parcel: Parcel, receive: Receive, answer: Answer, progress: Progress, shut: asyncio.Event) -> None:
+    """Send it and relay the answer. When the client leaves, the provider's connection is closed at once.
+
+    So it is when `shut` is set: the operator has closed the door, and not a byte more is to leave.
+    """
     work = asyncio.create_task(_relay(parcel, answer, progress))
-    gone = asyncio.create_task(_gone(receive))
+    gone, closed = asyncio.create_task(_gone(receive)), asyncio.create_task(shut.wait())
     try:
-        await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
+        await asyncio.wait((work, gone, closed), return_when=asyncio.FIRST_COMPLETED)
+        cut = closed.done() and not work.done()
+        if cut:
+            progress.ended, progress.error = "failed", "cut_by_operator"
+        elif not work.done():
             progress.ended, progress.error = "client_left", ""
     finally:
-        work.cancel()
-        gone.cancel()
-        await asyncio.wait((work, gone))
+        for task in (work, gone, closed):
+            task.cancel()
+        await asyncio.wait((work, gone, closed))
     if not work.cancelled():
         work.result()
+    elif cut and not answer.started:
+        # Not as closed: it may have arrived there, and be billed.
+        error = UpstreamFailed("the operator closed the door while the answer was awaited", code="cut_by_operator")
+        await answer.error(error, "sent")
 
 
 async def _gone(receive: Receive) -> None:
@@ -121,11 +135,11 @@ async def _relay(parcel: Parcel, answer: Answer, progress: Progress) -> None:
         response = await parcel.way.post(parcel.url, parcel.headers, parcel.body)
     except (aiohttp.ClientError, TimeoutError) as error:
         failure, mark = _explain(error, parcel.model.provider)
-        progress.error = failure.code
+        progress.error, progress.left = failure.code, mark == "sent"
         await answer.error(failure, mark)
         return
     try:
-        progress.status = response.status
+        progress.status, progress.head_bytes_in = response.status, destination.header_bytes(response)
         await _answer(parcel, response, answer, progress)
     except (aiohttp.ClientError, TimeoutError, _Cut) as error:
         progress.error = str(error) if isinstance(error, _Cut) else _explain(error, parcel.model.provider)[0].code

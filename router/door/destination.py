@@ -33,6 +33,9 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _HOST = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?|[0-9a-f:.]*:[0-9a-f:.]*")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _UNICAST6 = ipaddress.IPv6Network("2000::/3")
+_NEVER = tuple(ipaddress.ip_network(text) for text in ("100.64.0.0/10", "192.88.99.0/24", "2001::/23", "3fff::/20"))
+"""Shared by customers of a carrier, relays of 6to4, the IETF's own protocols, documentation: Python's tables of what
+is global differ from release to release."""
 
 
 class AddressRefused(OSError):
@@ -75,6 +78,8 @@ def _is_global(address: Address) -> bool:
     if address.is_multicast or address.is_reserved or address.is_unspecified:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address not in _UNICAST6:
+        return False
+    if any(address in network for network in _NEVER if network.version == address.version):
         return False
     return address.is_global
 
@@ -130,6 +135,7 @@ class Destination:
         self._scheme, self.host = split(provider)
         self._ranges = ranges(provider)
         self._proxy = provider.proxy
+        self._resolver: VettedResolver | None = None
         self._vet_literal()
         try:
             trust = ssl.create_default_context(cafile=provider.ca_file or None)
@@ -161,9 +167,9 @@ class Destination:
         if self._proxy:
             return aiohttp.TCPConnector(ssl=trust, limit=0, use_dns_cache=False)
         cleartext = self._scheme == "http"
-        resolver = VettedResolver(self.host, self._ranges, cleartext=cleartext)
+        self._resolver = VettedResolver(self.host, self._ranges, cleartext=cleartext)
         return aiohttp.TCPConnector(
-            ssl=trust, limit=0, use_dns_cache=False, resolver=resolver, socket_factory=self._socket
+            ssl=trust, limit=0, use_dns_cache=False, resolver=self._resolver, socket_factory=self._socket
         )
 
     def _socket(self, info: tuple[Any, ...]) -> socket.socket:
@@ -190,6 +196,14 @@ def refused(error: BaseException) -> AddressRefused | None:
     """The AddressRefused behind a client's error, if that was the reason."""
     cause = getattr(error, "os_error", error)
     return cause if isinstance(cause, AddressRefused) else None
+
+
+def head_bytes(url: str, headers: Mapping[str, str], body: bytes) -> int:
+    """The size of a request's line and headers as they go out, besides what TLS and a proxy add."""
+    parts = urlsplit(url)
+    line = f"POST {parts.path} HTTP/1.1"
+    lines = [line, f"host: {parts.netloc}", f"content-length: {len(body)}", *(f"{n}: {v}" for n, v in headers.items())]
+    return sum(len(each) + 2 for each in lines) + 2
 
 
 def header_bytes(answer: aiohttp.ClientResponse) -> int:

@@ -19,7 +19,7 @@ class LedgerLost(Exception):
 
 def read_key(ledger: Path, key: str) -> Key | None:
     """The row of the key with this id, or None. Blocks; call it in a thread. Raises LedgerLost."""
-    query = "SELECT id, team, data_class, lanes, expires, revoked FROM keys WHERE id = ?"
+    query = "SELECT id, team, data_class, lanes, expires, revoked, scopes, media_class, requires FROM keys WHERE id = ?"
     try:
         # Opened anew each time, so that a ledger that was replaced or lost is never answered from an old handle.
         with closing(sqlite3.connect(f"file:{quote(str(ledger))}?mode=ro", uri=True, timeout=BUSY_S)) as store:
@@ -29,9 +29,15 @@ def read_key(ledger: Path, key: str) -> Key | None:
         raise LedgerLost(f"the ledger {ledger} cannot be read: {lost}") from lost
     if row is None:
         return None
-    name, team, data_class, lanes, expires, revoked = row
-    found = frozenset(lane.strip() for lane in str(lanes).split(",") if lane.strip())
-    return Key(name, team, str(data_class), found, expires, revoked)
+    name, team, data_class, lanes, expires, revoked, scopes, media_class, requires = row
+    return Key(
+        name, team, str(data_class), _listed(lanes), expires, revoked, _listed(scopes), str(media_class),
+        _listed(requires),
+    )  # fmt: skip
+
+
+def _listed(text: object) -> frozenset[str]:
+    return frozenset(one.strip() for one in str(text).split(",") if one.strip())
 
 
 def check(ledger: Path) -> None:

@@ -7,15 +7,16 @@ Classes are names with an order of the door's own: a fault in the router's recko
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from router.errors import Forbidden
 from router.permit import Permit
 from router.records import Findings
 from serving import parameters
-from serving.catalogue import Catalogue, Model, Provider
+from serving.catalogue import Catalogue, Model, Privacy, Provider, Site
 
 PATHS = frozenset({"chat/completions", "completions", "embeddings"})
 """The only paths below a provider's base address that are ever called."""
@@ -23,6 +24,8 @@ RANKS = {"public": 0, "internal": 1, "private": 2, "secret": 3}
 """The data classes, by how little they may travel."""
 EVERY_REQUEST = frozenset({"model", "messages", "prompt", "input", "stream", "stream_options"})
 """Body fields that may leave whatever the model's entry lists; the output limits come on top."""
+LABEL = re.compile(r"[a-z0-9_-]{1,40}")
+"""The form of a reason for which a class is lowered: it goes into the book, so it must not be able to carry a text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,25 @@ class Key:
     lanes: frozenset[str]
     expires: float | None
     revoked: float | None
+    scopes: frozenset[str] = frozenset()
+    media_class: str = "private"
+    """The class of parts that nobody can read."""
+    requires: frozenset[str] = frozenset()
+
+
+class Verdict(NamedTuple):
+    """Under what something may leave; all of it stands in the book."""
+
+    data_class: str
+    clearance: str
+    rule: str
+    """Why the model may have it: `public`, or `approved:` and the contract."""
+    requires: tuple[str, ...]
+    """What the model had to promise, and does."""
+    found: Mapping[str, int]
+    """How often the door's own scanner found each kind."""
+    declassified: str
+    """The reason for which its class was lowered; empty where it was not."""
 
 
 class Used:
@@ -89,13 +111,13 @@ def destination(permit: Permit, body: Mapping[str, Any], catalogue: Catalogue) -
         raise Forbidden(f"{model.name} is not served by {permit.provider!r}", code="provider_mismatch")
     if not provider.enabled:
         raise Forbidden(f"the provider {model.provider} is not enabled", code="provider_disabled")
-    if permit.path not in PATHS:
-        raise Forbidden(f"the path {permit.path!r} is never called", code="path_not_allowed")
+    if permit.path not in PATHS or permit.route != permit.path:
+        raise Forbidden(f"the path {permit.path!r} is never called for {permit.route!r}", code="path_not_allowed")
     return model, provider
 
 
-def key_class(permit: Permit, key: Key | None, model: Model, now: float) -> str:
-    """The class the request has at least: its key's, or a higher one the permit claims. Raises Forbidden."""
+def key_works(permit: Permit, key: Key | None, model: Model, now: float) -> Key:
+    """The key, where it is good and may ask this model. Raises Forbidden."""
     if key is None:
         raise Forbidden(f"no key has the id {permit.key}", code="key_unknown")
     if key.revoked is not None:
@@ -106,13 +128,57 @@ def key_class(permit: Permit, key: Key | None, model: Model, now: float) -> str:
         raise Forbidden(f"the key {key.id} belongs to another team than the permit says", code="team_mismatch")
     if not key.lanes & set(model.lanes):
         raise Forbidden(f"the key {key.id} may use no lane of {model.name}", code="lane_not_allowed")
-    own, claimed = key.data_class, permit.data_class
-    if own not in RANKS or claimed not in RANKS:
+    return key
+
+
+def claimed_class(permit: Permit, key: Key, site: Site) -> str:
+    """The class the permit claims, where key, team and route can have as low a one. Raises Forbidden.
+
+    A key that may declassify, and says why, can have a lower one, but what is secret stays it.
+    """
+    team, route = site.teams.get(key.team), {str(name): found for name, found in site.routes.items()}.get(permit.route)
+    own = [(f"the key {key.id}", key.data_class)]
+    own += [(f"the team {key.team}", team.data_class.name)] if team else []
+    own += [(f"the route {permit.route}", route.data_class.name)] if route else []
+    claimed = permit.data_class
+    if {claimed, key.media_class, *(name for _, name in own)} - RANKS.keys():
         raise Forbidden("the data class of the key or of the permit is none of the four", code="data_class_unknown")
-    if RANKS[claimed] < RANKS[own]:
-        reason = f"the permit claims {claimed} data for the key {key.id}, whose data is {own}"
-        raise Forbidden(reason, code="data_class_lowered")
+    if permit.declassified:
+        if "declassify" not in key.scopes:
+            raise Forbidden(f"the key {key.id} may not lower the data class", code="declassify_not_allowed")
+        if not LABEL.fullmatch(permit.declassified):
+            raise Forbidden("the reason for a lower class is no short label", code="permit_invalid")
+        own = [(whose, name) for whose, name in own if name == "secret"]
+    for whose, name in own:
+        if RANKS[claimed] < RANKS[name]:
+            reason = f"the permit claims {claimed} data for {whose}, whose data is {name}"
+            raise Forbidden(reason, code="data_class_lowered")
     return claimed
+
+
+def required(key: Key, route: str, site: Site) -> tuple[str, ...]:
+    """What key, team and route together want a hosted model to promise."""
+    team, of_route = site.teams.get(key.team), {str(n): found for n, found in site.routes.items()}.get(route)
+    return tuple(sorted({*key.requires, *(team.requires if team else ()), *(of_route.requires if of_route else ())}))
+
+
+def promised(requires: Iterable[str], model: Model, provider: Provider, today: dt.date) -> None:
+    """Whether the model promises all of it, by its entry, else by its provider's. Raises Forbidden.
+
+    What nobody says is not promised, and neither is a word that nobody here knows.
+    """
+    said = {name: getattr(model, name) for name in ("regions", "retention_days", "trains_on_data", "compliance")}
+    said |= {name: getattr(provider, name) for name, value in said.items() if value is None}
+    approved = model.approved
+    agreed = approved.regions if approved is not None and today <= approved.until else ()
+    regions = {region.lower() for region in (*(said["regions"] or ()), *agreed)}
+    kept = {f"tag:{tag}" for tag in said["compliance"] or ()}
+    kept |= {f"region:{region}" for region in regions} if len(regions) == 1 else set()
+    kept |= {"no-training"} if said["trains_on_data"] is False else set()
+    kept |= {"no-retention"} if said["retention_days"] == 0 else set()
+    if missing := sorted(set(requires) - kept):
+        reason = f"{model.name} does not promise {', '.join(missing)}, which this key, team or route requires"
+        raise Forbidden(reason, code="requirement_not_met")
 
 
 def clearance(model: Model, today: dt.date) -> str:
@@ -134,14 +200,63 @@ def fields_allowed(sent: Mapping[str, Any], path: str, model: Model) -> None:
         raise Forbidden(f"{model.name} takes no field of this name", code="field_not_allowed", param=odd[0])
 
 
-def cleared(data_class: str, findings: Findings, model: Model, highest: str) -> str:
-    """The final class of what would leave, held against the model's clearance `highest`. Raises Forbidden."""
-    if RANKS[data_class] > RANKS[highest]:
-        reason = f"{model.name} may receive {highest} data at most, and this is {data_class}"
+def rule(model: Model, data_class: str) -> str:
+    """Under which rule a cleared class may leave, for the book. The contract is the site's own word for it."""
+    if data_class == "public" or model.approved is None:
+        return "public"
+    return f"approved:{model.approved.contract}"
+
+
+def effects(privacy: Privacy, shipped: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The class of each kind of finding: the site's for the longest name that stands for it, else the shipped one.
+
+    `shipped`: the rows of what is looked for. Of several of one name the highest counts; the site's own words have
+    the class that stands beside them.
+    """
+    table: dict[str, str] = {}
+    for kind, name in [*shipped, *((f"own:{own.name}", own.data_class.name) for own in privacy.own)]:
+        standing = [given for given in privacy.effects if kind == given or kind.startswith(f"{given}_")]
+        here = privacy.effects[max(standing, key=len)].name if standing else name
+        table[kind] = max(here, table.get(kind, here), key=lambda each: RANKS.get(each, RANKS["secret"]))
+    return table
+
+
+def found_class(found: Mapping[str, int], table: Mapping[str, str]) -> tuple[str, str]:
+    """The highest class that what was found gives a body, and the kind that gives it.
+
+    A kind that nobody here knows counts as secret.
+    """
+    ranked = [(table.get(kind, "secret"), kind) for kind, count in sorted(found.items()) if count]
+    ranked = [(name if name in RANKS else "secret", kind) for name, kind in ranked]
+    return max(ranked, key=lambda each: RANKS[each[0]], default=("public", ""))
+
+
+def within(claimed: str, model: Model, highest: str) -> None:
+    """Whether the class alone that the permit claims is within the clearance. Raises Forbidden."""
+    if RANKS[claimed] > RANKS[highest]:
+        reason = f"{model.name} may receive {highest} data at most, and this is {claimed}"
         raise Forbidden(reason, code="data_class_not_cleared")
-    # What cannot be read may hold anything.
-    final = "private" if findings.opaque and RANKS[data_class] < RANKS["private"] else data_class
-    if RANKS[final] > RANKS[highest]:
-        reason = f"{findings.opaque[0]} cannot be read and counts as private; {model.name} may receive {highest}"
-        raise Forbidden(reason, code="not_scannable")
+
+
+def cleared(
+    claimed: str, findings: Findings, unread: str, by_scanner: tuple[str, str], media: str, model: Model, highest: str
+) -> str:
+    """The final class of what would leave, held against the model's clearance `highest`. Raises Forbidden.
+
+    `by_scanner` is what `found_class` gives, `unread` why not every byte was searched, `media` the class of parts
+    that nobody can read.
+    """
+    within(claimed, model, highest)
+    name, kind = by_scanner
+    if RANKS[name] > RANKS[highest]:
+        reason = f"it holds what counts as {name} ({kind}), and {model.name} may receive {highest} data at most"
+        raise Forbidden(reason, code="data_class_not_cleared")
+    final = max(claimed, name, key=RANKS.__getitem__)
+    # What was not read may hold anything.
+    for what, effect in (("not every byte of it was searched", "private" if unread else final),
+                         ("a part of it cannot be read", media if findings.opaque else final)):  # fmt: skip
+        final = max(final, effect, key=RANKS.__getitem__)
+        if RANKS[final] > RANKS[highest]:
+            reason = f"{what}, so it counts as {final}; {model.name} may receive {highest} data at most"
+            raise Forbidden(reason, code="not_scannable")
     return final

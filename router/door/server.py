@@ -14,6 +14,8 @@ import uvicorn
 
 from router.door.app import Door
 from router.door.book import open_book
+from router.door.searching import Search
+from router.door.witness import counting
 from serving.catalogue import Catalogue
 from serving.home import Home, listen_privately
 
@@ -32,15 +34,20 @@ async def serve(catalogue: Catalogue, home: Home, environ: Mapping[str, str], st
     """Serve until `stop` is set, then drain. Raises BookError, OSError."""
     book = open_book(home.book, catalogue.version)
     path = home.socket("door")
+    search = Search(catalogue.site.privacy, home.book.with_name("rules"))
     try:
-        door = Door(catalogue, home, book, environ)
+        door = Door(catalogue, home, book, search, environ)
         try:
+            await door.look()
+            await door.test()
             # The book's lock says that no other door runs, so a socket that lies there is a dead one's.
             listener = listen_privately(path)
-            await _run(door, listener, stop)
+            async with counting(home.book, catalogue.version):
+                await _run(door, listener, stop)
         finally:
             await door.close()
     finally:
+        search.close()
         book.close()
         path.unlink(missing_ok=True)
 
@@ -59,11 +66,17 @@ async def _run(door: Door, listener: socket.socket, stop: asyncio.Event) -> None
         timeout_graceful_shutdown=DRAIN_S,
     )
     server = _Server(config)
-    stopping = asyncio.create_task(_stop(server, stop))
+    stopping, watching = asyncio.create_task(_stop(server, stop)), asyncio.create_task(door.watch())
+    # It ends by itself only where it fails, and a door that nobody watches must not stay.
+    watching.add_done_callback(lambda _: stop.set())
     try:
         await server.serve(sockets=[listener])
     finally:
         stopping.cancel()
+        watching.cancel()
+        await asyncio.wait({watching})
+    if not watching.cancelled():
+        watching.result()
 
 
 async def _stop(server: uvicorn.Server, stop: asyncio.Event) -> None:

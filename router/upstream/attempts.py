@@ -274,8 +274,6 @@ class Attempts:
         )  # fmt: skip
         try:
             self._bar(walk.decision, candidate)
-            if place == "hosted":
-                await _recorded(log)
             elsewhere = self._elsewhere(walk, later) if later and walk.ask.stream else None
             answer = await self._sending.send(
                 walk.ask, walk.caller, walk.decision, candidate, log, held, elsewhere=elsewhere
@@ -299,21 +297,21 @@ class Attempts:
             if outcome != "answered":
                 held.over()
             ms = (time.monotonic() - started) * 1000
-            log.attempts.append(Attempt(name, endpoint, place, outcome, status, ms, detail, held.sent and sent))
+            log.attempts.append(
+                Attempt(name, endpoint, place, outcome, status, ms, detail, held.sent and sent, permit=held.permit)
+            )
 
     def _bar(self, decision: Decision, candidate: Candidate) -> None:
         """The last look before anything is sent. Raises Failure."""
         if decision.traits.data_class > candidate.model.cleared_for(self._fleet.today()):
             # The rule in eligibility has already refused this; whoever comes here met a bug, and it ends here.
             raise Failure(Forbidden("This request may not be sent there.", code="data_class_not_cleared"), "barred")
-
-
-async def _recorded(log: Log) -> None:
-    """Return once the record is on disk: before that nothing leaves. Raises Failure."""
-    try:
-        await log.durable()
-    except HeadgateError as late:
-        raise Failure(late, "not_recorded") from late
+        if candidate.model.place == "local":
+            return
+        if decision.traits.unsearched:
+            raise Failure(Forbidden("This request was not searched, so it stays.", code="not_scannable"), "barred")
+        if candidate.model.unmet(decision.traits.requires, self._fleet.today()):
+            raise Failure(Forbidden("This request may not be sent there.", code="requirement_not_met"), "barred")
 
 
 def within_hold(order: Sequence[Candidate]) -> list[Candidate]:

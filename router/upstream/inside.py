@@ -1,7 +1,9 @@
 """Whether an address is one of the site's own, so that what must stay may be sent there.
 
-Serving asks the same before it attaches a server. Asked here again on its own, so that one mistake is not enough for
-private data to leave. Nothing is resolved and nothing is connected to; what a name led to is asked of `outside`.
+Its own are loopback and the networks of `inside:`, an allow-list: "not a public address" would take in what carriers
+share, tunnels that lead out, and the cloud's own service. Serving asks the same before it attaches a server. Asked here
+again on its own, so that one mistake is not enough for private data to leave. Nothing is resolved and nothing is
+connected to; what a name led to, and what a socket is connected to, is asked of `Inside.outside`.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ class Inside:
     def __init__(self, catalogue: Catalogue) -> None:
         self._providers = _provider_places(catalogue)
         self._cleartext = _cleartext(catalogue)
+        self._networks = tuple(ipaddress.ip_network(one) for one in ("127.0.0.0/8", "::1/128", *catalogue.site.inside))
 
     def refusal(self, address: Address) -> str:
         """Why nothing may be sent there as to a local model, or ""."""
@@ -29,19 +32,20 @@ class Inside:
         host, literal = address.host, _literal(address.host)
         if _place(host, address.port) in self._providers:
             return f"{host} is a hosted provider of the catalogue and no server of this site"
-        if literal is not None and literal.is_global:
-            return f"{host} is a public address and no server of this site"
+        if literal is not None and self.outside(host):
+            if literal.is_global:
+                return f"{host} is a public address and no server of this site"
+            return f"{host} lies in none of the networks of this site; add its own to `inside:` of headgate.yaml"
         if address.scheme == "https" and not address.ca_file:
             return f"https:// to {host} without the authority that signs it; set its attach[].ca_file"
         if address.scheme == "http" and not _loopback(host) and str(address) not in self._cleartext:
             return f"http:// to {host} is in clear text; set its attach[].allow_cleartext, or use https://"
         return ""
 
-
-def outside(ip: str) -> bool:
-    """Whether an IP address is a public one: no server of this site, whatever name led to it."""
-    literal = _literal(ip.partition("%")[0])  # a link-local address may name its interface
-    return literal is None or literal.is_global
+    def outside(self, ip: str) -> bool:
+        """Whether an IP address is in none of this site's networks, whatever name led to it."""
+        literal = _literal(ip.partition("%")[0])  # a link-local address may name its interface
+        return literal is None or not any(literal in network for network in self._networks)
 
 
 def _provider_places(catalogue: Catalogue) -> frozenset[str]:
@@ -85,5 +89,5 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
             return ipaddress.IPv4Address(socket.inet_aton(host))
         except OSError:
             return None
-    inside = found.ipv4_mapped or found.sixtofour if isinstance(found, ipaddress.IPv6Address) else None
-    return inside or found
+    # Not 6to4: its bytes go to a relay, whatever address is written inside.
+    return (found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None) or found

@@ -5,16 +5,20 @@ What may be sent where is decided before; here a hosted try gets its permit and 
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import os
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from router.errors import Unavailable, UpstreamFailed
+from router.errors import HeadgateError, Unavailable, UpstreamFailed
 from router.permit import LIFETIME_S, Permit, body_hash, seal
 from router.records import Ask, Caller, Candidate, Decision
 from router.upstream.answer import Answer, Log, Unusable
@@ -25,6 +29,8 @@ from router.upstream.tries import Try
 from router.upstream.wording import spoken
 
 JSON = ("content-type", "application/json")
+SALTED = frozenset({"chat/completions", "completions", "responses", "messages"})
+"""Routes on which vLLM keeps what it has read of a prompt for the next one."""
 
 
 class Sending:
@@ -55,10 +61,12 @@ class Sending:
         `elsewhere`: see Connections.post.
         """
         body, dropped = self._outgoing(ask, candidate, decision.droppable)
+        if ask.route in SALTED and _keeps_prompts(candidate):
+            body["cache_salt"] = _salt(self._permit_secret, caller.team)
         raw = orjson.dumps(body)
         try:
             if candidate.model.place == "hosted":
-                response = await self._to_door(ask, caller, decision, candidate, raw, held, elsewhere)
+                response = await self._to_door(ask, caller, decision, candidate, raw, log, held, elsewhere)
             else:
                 response = await self._to_local(ask, candidate, raw, held, elsewhere)
             held.response = response
@@ -100,21 +108,25 @@ class Sending:
             sent=held.handed_over,
         )  # fmt: skip
 
-    def _to_door(
-        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, raw: bytes, held: Try,
+    async def _to_door(
+        self, ask: Ask, caller: Caller, decision: Decision, candidate: Candidate, raw: bytes, log: Log, held: Try,
         elsewhere: Callable[[], bool] | None,
-    ) -> Awaitable[Response]:  # fmt: skip
+    ) -> Response:  # fmt: skip
+        """Hand it to the door, once it stands in the ledger, on disk, what is handed over under which permit."""
         assert self._door is not None
         door = self._fleet.door
         permit = Permit(
             id=secrets.token_hex(16), door=door.instance, request=ask.id, key=caller.key, team=caller.team,
             route=ask.route, provider=candidate.model.provider, model=candidate.model.name, path=ask.route,
             data_class=decision.traits.data_class.name, body=body_hash(raw), policy=self._policy,
-            expires=time.time() + LIFETIME_S,
+            expires=time.time() + LIFETIME_S, declassified=decision.traits.declassified,
         )  # fmt: skip
+        await _recorded(log, decision, permit, len(raw))
+        held.permit = permit.id
+        permit = replace(permit, expires=time.time() + LIFETIME_S)  # writing it down may have taken a while
         headers = [JSON, ("x-headgate-permit", seal(permit, self._permit_secret))]
         stream = ask.stream
-        return self._connections.post(
+        return await self._connections.post(
             self._door, "/send", headers, raw, stream=stream, whole=not stream, elsewhere=elsewhere,
             sent=held.handed_over,
         )  # fmt: skip
@@ -143,6 +155,32 @@ class Sending:
         if known is None or known[0] != changed:
             known = self._keys[name] = changed, path.read_text().strip()
         return known[1]
+
+
+async def _recorded(log: Log, decision: Decision, permit: Permit, size: int) -> None:
+    """Return once it is on disk what is about to be handed over: before that nothing leaves. Raises Failure."""
+    claims = {
+        "permit": permit.id, "door": permit.door, "team": permit.team, "provider": permit.provider,
+        "model": permit.model, "path": permit.path, "data_class": permit.data_class, "policy": permit.policy,
+        "sha256": permit.body, "bytes": size, "lane": decision.lane, "trigger": decision.trigger,
+    }  # fmt: skip
+    try:
+        await log.sending(claims)
+    except HeadgateError as late:
+        raise Failure(late, "not_recorded") from late
+
+
+def _keeps_prompts(candidate: Candidate) -> bool:
+    """Whether a vLLM answers: ours, or an attached server that has a vLLM's metrics."""
+    endpoint = candidate.endpoint
+    return candidate.model.place == "local" and (not endpoint.attached or endpoint.running is not None)
+
+
+@lru_cache(maxsize=1024)
+def _salt(secret: str, team: str) -> str:
+    """What keeps the engine's memory of prompts apart by team: a prompt that another team has sent is not answered
+    sooner, so nobody can find out by the clock what others ask. Without the secret it cannot be guessed."""
+    return hmac.new(secret.encode(), b"cache_salt\0" + team.encode(), hashlib.sha256).hexdigest()[:32]
 
 
 def _check_kind(ask: Ask, candidate: Candidate, response: Response) -> None:

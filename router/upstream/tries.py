@@ -61,7 +61,8 @@ class Try:
     """One attempt under way. `over` whatever happens; the first call counts."""
 
     __slots__ = (
-        "_again", "_endpoint", "_health", "_over", "_probe", "_retries", "_room", "_tokens", "response", "sent",
+        "_again", "_endpoint", "_health", "_over", "_probe", "_retries", "_room", "_tokens", "permit", "response",
+        "sent",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +75,8 @@ class Try:
         """What is closed with it while there is no answer that does so."""
         self.sent = False
         """Whether a connection was given the request, so that somebody may have worked on it."""
+        self.permit = ""
+        """The id of the permit under which it was handed to the door."""
         self._endpoint = candidate.endpoint.name
         self._room, self._retries, self._health = room, retries, health
         self._tokens, self._again, self._over = tokens, again, False

@@ -20,9 +20,10 @@ MOST_POINTS = 3
 """Faults of a request that are told; the others are often the same one, seen by another branch of a validator."""
 INNER = re.compile(r"Traceback \(most recent call last\)|^\s+File \"", re.MULTILINE)
 PLACES = re.compile(
-    r"\b[a-z]+://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|(?<![\w/])/(?:[\w.+-]+/)+[\w.+-]*", re.IGNORECASE
+    r"\b[a-z]+://\S+|\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b|(?<![\w/])/(?:[\w.+-]+/)+[\w.+-]*|\b0x[0-9a-f]{6,16}\b",
+    re.IGNORECASE,
 )
-"""Addresses, and paths of files."""
+"""Addresses, paths of files, and places in memory, which help whoever breaks into an engine."""
 LISTED = re.compile(r"""'loc': (.{1,300}?), 'msg': ('(?:[^'\\\n]|\\.){1,500}'|"(?:[^"\\\n]|\\.){1,500}")""")
 """One fault as FastAPI lists it, in Python's notation: where, and what."""
 PRINTED = re.compile(r"^(\S{1,300})\n  (\S.{0,500}?) \[type=\w+", re.MULTILINE)

@@ -23,6 +23,8 @@ def translate(body: Mapping[str, Any], path: str, model: Model, provider: Provid
     """The body as the provider takes it. Fields without a value are left out, and so is `headgate`."""
     sent = {name: value for name, value in body.items() if value is not None and name != "headgate"}
     sent["model"] = model.provider_model
+    if isinstance(messages := sent.get("messages"), list):
+        sent["messages"] = [_unnamed(message) for message in messages]
     # The old completions API knows only the old name, whatever the provider's chat API wants.
     wanted = provider.output_limit if path == "chat/completions" else "max_tokens"
     limits = [sent.pop(name) for name in LIMITS if name in sent]
@@ -34,6 +36,22 @@ def translate(body: Mapping[str, Any], path: str, model: Model, provider: Provid
         options = sent.get("stream_options")
         sent["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
     return sent
+
+
+def _unnamed(message: Any) -> Any:
+    """A message whose files have lost their names: what people call a file is text that nobody reads or asked for."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list) or not any(isinstance(part, dict) and "file" in part for part in content):
+        return message
+    return {**message, "content": [_nameless(part) for part in content]}
+
+
+def _nameless(part: Any) -> Any:
+    file = part.get("file") if isinstance(part, dict) else None
+    if not isinstance(file, dict) or "filename" not in file:
+        return part
+    pdf = str(file.get("file_data", ""))[:40].lower().startswith("data:application/pdf")
+    return {**part, "file": {**file, "filename": "file.pdf" if pdf else "file"}}
 
 
 def address(path: str, provider: Provider) -> str:

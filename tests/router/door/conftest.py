@@ -24,10 +24,12 @@ from router.door.server import serve
 from router.permit import LIFETIME_S, Permit, body_hash, seal
 from serving import catalogue
 from serving.home import Home
+from tests.fakes import rules
 
 KEYS = """CREATE TABLE keys (id TEXT PRIMARY KEY, team TEXT NOT NULL, data_class TEXT NOT NULL, mac TEXT NOT NULL,
     last4 TEXT NOT NULL, lanes TEXT NOT NULL, substitute INTEGER NOT NULL DEFAULT 0, budget_usd REAL,
-    created REAL NOT NULL, expires REAL, revoked REAL)"""
+    created REAL NOT NULL, expires REAL, revoked REAL, scopes TEXT NOT NULL DEFAULT '',
+    media_class TEXT NOT NULL DEFAULT 'private', requires TEXT NOT NULL DEFAULT '')"""
 ANSWER = orjson.dumps({"id": "a1", "choices": []})
 Reply = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -80,6 +82,7 @@ class House:
     def __init__(self, root: Path, port: int) -> None:
         self.home = Home(root / "home", root / "engines")
         self.home.make()
+        rules.put(self.home.book.with_name("rules"))
         self.root = root
         self.port = port
         self.key = f"pk-{secrets.token_hex(12)}"
@@ -88,6 +91,8 @@ class House:
             "far": self.provider(),
             "off": {**self.provider(), "enabled": False},
         }
+        self.site: dict[str, Any] = {}
+        """The rest of its headgate.yaml."""
         self.models = [self.model("big"), self.model("dark", provider="off"), self.model("near", place="local")]
         with contextlib.closing(sqlite3.connect(self.home.ledger)) as store:
             store.execute("PRAGMA journal_mode = WAL")
@@ -120,7 +125,7 @@ class House:
     def write_files(self) -> catalogue.Catalogue:
         shipped, site = self.root / "models.yaml", self.root / "headgate.yaml"
         shipped.write_text(yaml.safe_dump({"version": 1, "providers": self.providers, "models": self.models}))
-        site.write_text("{}\n")
+        site.write_text(yaml.safe_dump(self.site))
         return catalogue.load(site, shipped)
 
     async def start(self) -> None:

@@ -43,6 +43,17 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("path_not_allowed", {"path": "files"}),
     ("path_not_allowed", {"path": "chat/completions/../../files"}),
     ("path_not_allowed", {"path": "chat/completions?x=1"}),
+    ("path_not_allowed", {"path": "completions"}),
+    ("path_not_allowed", {"route": "completions"}),
+    ("path_not_allowed", {"route": "responses", "path": "responses"}),
+    ("declassify_not_allowed", {"key": "kprivate", "declassified": "published"}),
+    ("declassify_not_allowed", {"declassified": "published"}),
+    ("permit_invalid", {"key": "kmay", "declassified": "what Ms Jones said"}),
+    ("permit_invalid", {"declassified": None}),
+    ("data_class_lowered", {"key": "kmaysecret", "declassified": "published"}),
+    ("data_class_lowered", {"key": "kmay"}),
+    ("requirement_not_met", {"key": "keu"}),
+    ("data_class_unknown", {"key": "koddmedia"}),
 ]
 
 
@@ -52,6 +63,10 @@ async def test_a_permit_that_does_not_hold_sends_nothing(house: Any, far: Any) -
     house.add_key("kcheap", "public", lanes="cheap")
     house.add_key("kinternal", "internal")
     house.add_key("kodd", "harmless")
+    house.add_key("koddmedia", "public", media_class="harmless")
+    house.add_key("kmay", "private", scopes="declassify")
+    house.add_key("kmaysecret", "secret", scopes="declassify,escalate")
+    house.add_key("keu", "public", requires="region:eu")
     await house.start()
     for code, changes in CASES:
         status, mark, found = await house.send(**changes)
@@ -67,7 +82,7 @@ BODIES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("provider_disabled", {"model": "dark"}, {"model": "dark", "provider": "off"}),
     ("model_unknown", {"model": "near"}, {"model": "near", "provider": ""}),
     ("not_scannable", {"messages": [IMAGE]}, {}),
-    ("not_scannable", {"messages": [], "prompt": [1, 2, 3]}, {"path": "completions"}),
+    ("not_scannable", {"messages": [], "prompt": [1, 2, 3]}, {"path": "completions", "route": "completions"}),
 ]
 
 
@@ -298,3 +313,65 @@ async def test_too_large_a_body_is_a_413(house: Any, far: Any) -> None:
     body = orjson.dumps({"model": "big", "prompt": "x" * 17 * 2**20})
     assert (await house.send(body))[:2] == (413, "refused")
     assert far.bytes_seen == 0
+
+
+async def test_team_and_route_have_a_class_the_permit_cannot_undercut(house: Any, far: Any) -> None:
+    """By the door's own reading of headgate.yaml, whatever the router's says."""
+    house.site = {"teams": {"red": {"data_class": "internal"}}, "routes": {"completions": {"data_class": "private"}}}
+    house.add_key("kblue", "public", team="blue")
+    await house.start()
+    chat, text = house.body(), orjson.dumps({"model": "big", "prompt": "hello"})
+    path = {"path": "completions", "route": "completions"}
+    for body, changes, code in (
+        (chat, {}, "data_class_lowered"),
+        (chat, {"data_class": "internal"}, "data_class_not_cleared"),
+        (text, {"key": "kblue", "team": "blue", **path}, "data_class_lowered"),
+        (text, {"key": "kblue", "team": "blue", "data_class": "internal", **path}, "data_class_lowered"),
+    ):
+        assert (await house.send(body, **changes))[2]["error"]["code"] == code, changes
+        assert far.bytes_seen == 0
+    assert (await house.send(chat, key="kblue", team="blue"))[0] == 200
+
+
+async def test_what_a_key_a_team_and_a_route_require_is_asked_of_the_model_again(house: Any, far: Any) -> None:
+    house.site = {"teams": {"red": {"requires": ["no-training"]}}, "routes": {"completions": {"requires": ["tag:own"]}}}
+    house.add_key("keu", "public", requires="region:eu,no-retention")
+    says = {"regions": ["eu"], "retention_days": 0, "trains_on_data": False}
+    house.models.append(house.model("plain", trains_on_data=False))
+    house.models.append(house.model("strict", **says))
+    await house.start()
+    for model, key, sent in (("big", "kpublic", False), ("plain", "kpublic", True), ("plain", "keu", False),
+                             ("strict", "keu", True)):  # fmt: skip
+        status, _, found = await house.send(house.body(model=model), model=model, key=key)
+        assert status == (200 if sent else 403), (model, key, found)
+        assert sent or found["error"]["code"] == "requirement_not_met"
+    text = orjson.dumps({"model": "strict", "prompt": "hello"})
+    found = await house.send(text, model="strict", key="keu", path="completions", route="completions")
+    assert found[2]["error"]["code"] == "requirement_not_met" and len(far.requests) == 2
+    assert [e["requires"] for e in house.book() if e["kind"] == "sending"] == [
+        ["no-training"], ["no-retention", "no-training", "region:eu"],
+    ]  # fmt: skip
+
+
+async def test_only_a_key_whose_media_are_said_to_be_public_sends_pictures_to_a_public_model(
+    house: Any, far: Any
+) -> None:
+    house.add_key("kpictures", "public", media_class="public")
+    await house.start()
+    body = house.body(messages=[IMAGE])
+    assert (await house.send(body))[2]["error"]["code"] == "not_scannable" and far.bytes_seen == 0
+    assert (await house.send(body, key="kpictures"))[0] == 200
+
+
+async def test_a_lowered_class_leaves_with_its_reason_in_the_book_but_not_what_was_found(house: Any, far: Any) -> None:
+    """A key that may lowers what people said of its data, never what stands in it."""
+    house.add_key("kmay", "private", scopes="declassify")
+    await house.start()
+    assert (await house.send(key="kmay", declassified="published"))[0] == 200
+    entry = next(e for e in house.book() if e["kind"] == "sending")
+    assert (entry["declassified"], entry["data_class"], entry["key"]) == ("published", "public", "kmay")
+    seen = far.bytes_seen
+    body = house.body(messages=[{"role": "user", "content": "my card is 4111 1111 1111 1111"}])
+    found = await house.send(body, key="kmay", declassified="published")
+    assert found[2]["error"]["code"] == "data_class_not_cleared" and far.bytes_seen == seen
+    assert next(e for e in house.book() if e["kind"] == "refused")["code"] == "data_class_not_cleared"

@@ -48,11 +48,14 @@ async def test_the_book_tells_what_left_and_how_it_ended_but_not_what_was_said(h
         "kind": "sending", "request": "req-1", "key": "kpublic", "team": "red", "route": "chat/completions",
         "provider": "far", "model": "big", "path": "chat/completions", "host": "127.0.0.1", "data_class": "public",
         "clearance": "public", "policy": house.catalogue.version, "received_sha256": body_hash(house.body()),
-        "sent_sha256": body_hash(sent), "sent_bytes": len(sent), "boot": house.instance,
+        "sent_sha256": body_hash(sent), "sent_bytes": len(sent), "boot": house.instance, "claimed": "public",
+        "rule": "public", "requires": [], "found": {}, "declassified": "",
     }  # fmt: skip
     assert {name: sending[name] for name in wanted} == wanted
     assert (ended["kind"], ended["permit"], ended["status"]) == ("ended", sending["permit"], 200)
     assert (ended["ended"], ended["error"], ended["ms"] > 0) == ("answered", "", True)
+    # Every byte that left is in the book, and so is whether any did.
+    assert sending["sent_bytes"] + sending["head_bytes"] == far.bytes_seen and ended["left"] is True
     text = house.home.book.read_text()
     assert "hello" not in text and house.key not in text
     assert verify(house.home.book) == []
@@ -188,7 +191,8 @@ async def test_a_provider_that_cannot_be_reached_is_marked_as_not_sent(house: An
     await house.start()
     status, mark, found = await house.send()
     assert (status, mark, found["error"]["code"]) == (502, "failed", "provider_unreachable")
-    assert (await house.ended())[0]["error"] == "provider_unreachable"
+    (ended,) = await house.ended()
+    assert (ended["error"], ended["left"]) == ("provider_unreachable", False)
 
 
 async def test_a_compressed_answer_is_refused_and_an_oversized_one_never_begins(house: Any, far: Any) -> None:

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 import pytest
-import uvloop
+
+from tests.lookout import new_event_loop
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     own: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    return {**own, "uvloop": uvloop.new_event_loop} if item.path.name == "test_connection.py" else own
+    return {**own, "uvloop": new_event_loop} if item.path.name == "test_connection.py" else own

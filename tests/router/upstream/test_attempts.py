@@ -72,7 +72,7 @@ class Rig:
 
     def closed(self) -> dict[str, Any]:
         self.ledger.store.flush()
-        opened, closed = self.ledger.store.events("req_1")
+        opened, *_, closed = self.ledger.store.events("req_1")
         assert closed["cost_usd"] <= opened["hold_usd"]
         assert self.ledger.spent(WHO) == pytest.approx(closed["cost_usd"])
         return closed
@@ -343,12 +343,20 @@ async def test_a_caller_that_leaves_while_text_is_passed_on_is_charged_for_it(ri
 # ---- before anything is sent
 
 
-async def test_what_is_above_the_clearance_is_stopped_here_too(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        ({"data_class": DataClass.internal}, "data_class_not_cleared"),
+        ({"unsearched": "it was not searched"}, "not_scannable"),
+        ({"requires": frozenset({"no-training"})}, "requirement_not_met"),
+    ],
+)
+async def test_what_may_not_leave_is_stopped_here_too(rig: Rig, wrong: dict[str, Any], code: str) -> None:
     decision = decided(ask("frontier"), WHO, FAR)
-    decision = decision._replace(traits=decision.traits._replace(data_class=DataClass.internal))
+    decision = decision._replace(traits=decision.traits._replace(**wrong))
     with pytest.raises(HeadgateError) as told:
         await rig.run(decision, ask("frontier"))
-    assert told.value.code == "data_class_not_cleared"
+    assert (told.value.status, told.value.code) == (403, code)
     closed = rig.closed()
     assert (closed["attempts"][0]["outcome"], closed["cost"]) == ("barred", 0)
     assert rig.door.accepted == 0

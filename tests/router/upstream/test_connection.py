@@ -412,6 +412,7 @@ async def test_nobody_listens(client: Connections, tmp_path: Path) -> None:
             assert address in str(caught.value)
 
 
+@pytest.mark.reaches("no-such-host.invalid")
 async def test_a_name_that_does_not_resolve(client: Connections) -> None:
     with pytest.raises(UpstreamError) as caught:
         await client.get(Address.parse("http://no-such-host.invalid:80"), "/health")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from router.upstream.address import Address
 from router.upstream.inside import Inside
+from serving.catalogue import ConfigError, load
 from tests.fakes.serving import CATALOGUE
 
 
@@ -46,3 +49,27 @@ def test_what_is_this_sites_own_is_reached(address: str, ca_file: str) -> None:
 def test_servings_word_alone_opens_no_address(address: str, ca_file: str, words: str) -> None:
     """Serving refuses these too; this holds where its own check is wrong or gone."""
     assert words in refusal(address, ca_file)
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "100.64.0.9", "[2001::1]", "[2002:a00:1::1]", "0.0.0.0"])
+def test_what_is_not_public_is_not_for_that_of_this_site(host: str) -> None:
+    told = refusal(f"https://{host}", "/etc/ca.pem")
+    assert "none of the networks" in told or "public address" in told
+
+
+def test_a_site_that_names_its_networks_has_no_others_but_loopback() -> None:
+    site = CATALOGUE.site.model_copy(update={"inside": ("100.64.0.0/10", "fd00:7::/32")})
+    inside = Inside(CATALOGUE.model_copy(update={"site": site}))
+    for ip in ("100.64.0.9", "fd00:7::1", "127.0.0.1", "::1"):
+        assert not inside.outside(ip)
+    for ip in ("10.0.0.7", "192.168.0.1", "fe80::1%eth0", "fd00:8::1", "8.8.8.8"):
+        assert inside.outside(ip)
+    assert "add its own to `inside:`" in inside.refusal(Address.parse("https://10.0.0.7", "/etc/ca.pem"))
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/33", "10.0.0.1/8", "gpu-7.internal", ""])
+def test_a_network_that_is_none_is_refused_with_its_line(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "headgate.yaml"
+    path.write_text(f"inside:\n  - {text!r}\n")
+    with pytest.raises(ConfigError, match=r"headgate\.yaml:2: .*write it like 10\.0\.0\.0/8"):
+        load(path)

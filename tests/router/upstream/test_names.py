@@ -11,9 +11,10 @@ import pytest
 
 from router.upstream import connection, names
 from router.upstream.connection import Address, Bounds, Connections, Deadlines, UpstreamError
-from router.upstream.inside import outside
+from router.upstream.inside import Inside
 from router.upstream.names import Names
 from tests.fakes.faults import Upstream, completion
+from tests.fakes.serving import CATALOGUE
 
 NAME = "gpu-1.internal"
 
@@ -91,7 +92,7 @@ async def test_a_name_that_was_never_known_is_an_error_in_time(upstream: Upstrea
 async def test_a_name_that_leads_to_a_public_address_is_not_connected_to(
     upstream: Upstream, answers: list[str]
 ) -> None:
-    made = client(Server(*answers), outside=outside)
+    made = client(Server(*answers), outside=Inside(CATALOGUE).outside)
     with pytest.raises(UpstreamError) as told:
         await asked(made, upstream)
     assert (told.value.kind, upstream.accepted) == ("outside", 0)
@@ -116,11 +117,13 @@ async def test_what_it_is_connected_to_is_asked_again(upstream: Upstream) -> Non
 @pytest.mark.parametrize(
     ("ip", "out"),
     [("10.1.2.3", False), ("127.0.0.1", False), ("192.168.0.9", False), ("fd00::1", False), ("::1", False),
-     ("fe80::1%eth0", False), ("8.8.8.8", True), ("2001:4860:4860::8888", True), ("::ffff:8.8.8.8", True),
+     ("fe80::1%eth0", False), ("100.64.0.1", True), ("169.254.169.254", True), ("0.0.0.0", True), ("2001::1", True),
+     ("2002:a00:1::1", True), ("64:ff9b::a00:1", True), ("224.0.0.1", True), ("192.0.2.1", True),
+     ("::ffff:10.0.0.1", False), ("8.8.8.8", True), ("2001:4860:4860::8888", True), ("::ffff:8.8.8.8", True),
      ("nonsense", True)],
 )  # fmt: skip
 def test_which_addresses_are_of_this_site(ip: str, out: bool) -> None:
-    assert outside(ip) is out
+    assert Inside(CATALOGUE).outside(ip) is out
 
 
 async def test_an_address_without_a_route_costs_a_head_start(

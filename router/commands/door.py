@@ -1,0 +1,143 @@
+"""`door open|close|status`: the operator's own hand on the only way out, and what it last let through."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from router.commands.context import JsonOption, NotRunning, Stop, ask_socket, console, open_home, say_json, table
+from router.door import book, closing
+from router.door.closing import Shut
+from serving.home import Home
+
+app = typer.Typer(
+    no_args_is_help=True, help="Close the only way out at once, open it again, or see how it stands."
+)  # fmt: skip
+
+
+@app.command()
+def close(
+    reason: Annotated[str, typer.Option("--reason", help="Why, in a few words; it goes into the book.")] = "",
+) -> None:
+    """Let nothing leave from now on, over restarts too; what is under way is cut off, and local models go on.
+
+    Example: headgate door close --reason "we look into something"
+    """
+    home, out = open_home(), console()
+    shut = Shut(time.time(), getpass.getuser(), reason)
+    closing.close(closing.marker(home.book), shut)
+    said = _tell(home, "door_closed", {"by": "operator", "since": shut.at, "user": shut.by, "reason": reason})
+    if said is not None and said["open"]:
+        raise Stop("the door was told and says that it is open; end it with: headgate down")
+    out.print("The door is closed: nothing leaves, local models go on. To open it: headgate door open")
+
+
+@app.command("open")
+def open_(as_json: JsonOption = False) -> None:
+    """Let leave again what may leave by its permit. Only `door close` is undone by it, no other reason.
+
+    Example: headgate door open
+    """
+    home, out = open_home(), console()
+    before = closing.look(closing.marker(home.book))
+    closing.reopen(closing.marker(home.book))
+    said = _tell(home, "door_opened", {"by": "operator", "since": before.at}) if before else _ask(home)
+    if as_json:
+        say_json({"was_closed": before is not None, "door": said})
+    elif before is None:
+        out.print("The operator had not closed it.")
+    else:
+        out.print("The door is open again for what may leave.")
+    if said is not None and not said["open"] and not as_json:
+        out.print(f"It lets nothing out still: {said['closed_because']}", soft_wrap=True)
+
+
+@app.command()
+def status(as_json: JsonOption = False) -> None:
+    """Show whether anything may leave, since when not and why, and what left last to each provider.
+
+    Example: headgate door status --json
+    """
+    home = open_home()
+    shut, said = closing.look(closing.marker(home.book)), _ask(home)
+    try:
+        last = book.latest(home.book, "sending", "provider")
+        ends = book.latest(home.book, "ended", "permit")
+    except FileNotFoundError:
+        last, ends = {}, {}
+    rows = [_sending(entry, ends.get(str(entry.get("permit")), {})) for entry in last.values()]
+    if as_json:
+        closed = shut._asdict() if shut else None
+        say_json({"running": said is not None, "operator": closed, "door": said, "last": rows})
+        return
+    _show(shut, said, rows, console())
+
+
+def _ask(home: Home) -> dict[str, Any] | None:
+    """What the running door says of itself, after it has looked whether it is closed; None where none runs."""
+    try:
+        found: dict[str, Any] = ask_socket(home, "door", "/look", b"{}")
+        return found
+    except NotRunning:
+        return None
+
+
+def _tell(home: Home, kind: str, entry: dict[str, Any]) -> dict[str, Any] | None:
+    """Let the running door see what was changed, and write it down; where none runs it is written down here."""
+    if (said := _ask(home)) is not None:
+        return said
+    try:
+        opened = book.open_book(home.book, "")
+    except book.BookError as taken:
+        if (said := _ask(home)) is not None:  # it has started meanwhile
+            return said
+        raise Stop(f"it holds from now on, but is not in the book: {taken}") from taken
+    try:
+        opened.write(kind, entry, sync=True)
+    finally:
+        opened.close()
+    return None
+
+
+def _sending(entry: dict[str, Any], ended: dict[str, Any]) -> dict[str, Any]:
+    names = ("provider", "at", "model", "data_class", "rule", "sent_bytes", "head_bytes", "request")
+    found = {name: entry.get(name) for name in names}
+    return found | {"ended": ended.get("ended"), "error": ended.get("error")}
+
+
+def _show(shut: Shut | None, said: dict[str, Any] | None, rows: list[dict[str, Any]], out: Console) -> None:
+    if said is None:
+        state = "closed" if shut else "does not run"
+        why = str(shut) if shut else "it runs where a provider is enabled: headgate up"
+    else:
+        state, why = ("open", "") if said["open"] else ("closed", said["closed_because"])
+    out.print(f"door      {state}{f': {why}' if why else ''}", soft_wrap=True)
+    if shut:
+        told = f", by {shut.by}" if shut.by else ""
+        out.print(f"since     {_time(shut.at)}{told}{f': {shut.reason}' if shut.reason else ''}", soft_wrap=True)
+    if said is not None:
+        trouble, ago = said["scanner"]["trouble"], said["scanner"]["passed_s_ago"]
+        passed = f"its self-test passed {ago:.0f} s ago" if ago is not None else "its self-test has not passed"
+        out.print(f"scanner   {trouble or passed}", soft_wrap=True)
+    providers = said["providers"] if said else {}
+    last = {row["provider"]: row for row in rows}
+    shown = table("provider", "may be asked", "last", "model", "class", "rule", "bytes", "ended", whole=8)
+    for name in sorted({*(n for n, p in providers.items() if p["enabled"]), *last}):
+        row, may = last.get(name), providers.get(name, {}).get("reason")
+        asked = "unknown" if may is None else may or "yes"
+        cells = ("", "", "", "", "", "")
+        if row is not None:
+            size = (row["sent_bytes"] or 0) + (row["head_bytes"] or 0)
+            ended = row["error"] or row["ended"] or "under way"
+            cells = (_time(row["at"]), row["model"], row["data_class"], str(row["rule"] or ""), str(size), ended)
+        shown.add_row(name, asked, *cells)
+    if shown.row_count:
+        out.print(shown)
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) if at else "unknown"
