@@ -1,0 +1,86 @@
+"""The door's files are checked a second way; what a chain cannot show is shown by what is noted beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+
+from router.audit.chained import Chained
+from router.door.book import noted, open_book, verify
+
+
+def problems(path: Path) -> list[str]:
+    found = Chained(path, "Book")
+    for _ in found.lines():
+        pass
+    return found.problems
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    path = tmp_path / "book.jsonl"
+    for boot in range(2):
+        made = open_book(path, "v1")
+        for number in range(5):
+            made.write("refused", {"permit": f"p{boot}{number}", "code": "x"}, sync=False)
+        made.close()
+    return path
+
+
+def test_both_checks_find_nothing_in_a_whole_book(book: Path) -> None:
+    assert problems(book) == verify(book) == []
+    assert noted(book)[0] == book.stat().st_size
+
+
+def test_whatever_is_changed_is_found_by_both(book: Path) -> None:
+    lines = book.read_bytes().splitlines(keepends=True)
+    for changed in (
+        lines[:3] + lines[4:], [*lines[:3], lines[4], lines[3], *lines[5:]], [*lines[:4], lines[3], *lines[4:]],
+        [*lines[:2], lines[2].replace(b'"code":"x"', b'"code":"y"'), *lines[3:]], [*lines[:2], b"{}\n", *lines[2:]],
+        [*lines[:2], lines[2].replace(b",", b", ", 1), *lines[3:]],
+    ):  # fmt: skip
+        book.write_bytes(b"".join(changed))
+        assert problems(book) and verify(book)
+
+
+@pytest.mark.parametrize("count", [1, 3, 12])
+def test_an_end_that_was_cut_off_leaves_a_whole_chain_and_is_found(count: int, book: Path) -> None:
+    lines = book.read_bytes().splitlines(keepends=True)
+    book.write_bytes(b"".join(lines[:-count]))
+    assert verify(book) == []
+    (one,) = problems(book)
+    assert one == f"Book: {sum(map(len, lines[-count:])):,} bytes at its end are missing"
+
+
+def test_a_door_that_finds_its_book_shorter_writes_that_into_it(book: Path) -> None:
+    """For from then on the note is that of the new end."""
+    last = book.read_bytes().splitlines(keepends=True)[-1]
+    book.write_bytes(book.read_bytes().removesuffix(last))
+    open_book(book, "v1").close()
+    assert orjson.loads(book.read_bytes().splitlines()[-1])["missing"] == len(last)
+    assert problems(book) == []
+
+
+def test_what_a_crash_has_torn_is_not_missing(book: Path) -> None:
+    with book.open("ab") as file:
+        file.write(b'{"at":1')
+    open_book(book, "v1").close()
+    entry = orjson.loads(book.read_bytes().splitlines()[-1])
+    assert entry["torn"]["bytes"] == 7 and "missing" not in entry
+
+
+def test_another_book_of_the_same_length_is_found(book: Path) -> None:
+    """As whole a chain as the one before, and not the one that was noted."""
+    note = book.with_name("book.jsonl.head")
+    length, digest = note.read_text().split()
+    note.write_text(f"{length} {'0' * 64}\n")
+    assert len(problems(book)) == 1 and digest != "0" * 64
+
+
+def test_a_book_that_is_gone_is_missed(book: Path) -> None:
+    book.unlink()
+    assert "it is gone" in problems(book)[0]
+    book.with_name("book.jsonl.head").unlink()
+    assert problems(book) == []
