@@ -15,13 +15,13 @@ from pathlib import Path
 
 import uvloop
 
-from router import app, keeper, workers
+from router import app, keeper, traces, workers
 from router.child import beating
 from router.ledger.counters import Stuck
 from router.ledger.store import LedgerError
-from router.listen import Listen, check_free, check_public
+from router.listen import Listen, Opened, check_free, check_public, opened
 from router.workers import Share, Workers
-from serving import catalogue
+from serving import catalogue, isolation
 from serving.catalogue import Catalogue, ConfigError
 from serving.home import Home, find_home
 
@@ -29,6 +29,7 @@ from serving.home import Home, find_home
 def main() -> int:
     """Run until SIGTERM, SIGINT or, with --parent-pipe, the end of stdin. Returns 2 where it is set up wrongly."""
     options = _parser().parse_args()
+    traces.install()
     home = find_home()
     try:
         home.make()
@@ -36,14 +37,14 @@ def main() -> int:
         listen = Listen(options.host, options.port, options.tls_cert, options.tls_key)
         if options.worker:
             share = Share(options.worker, options.of, options.writer, tuple(options.gone))
-            return uvloop.run(_run(home, found, listen, options, share))
+            return _answer(home, found, listen, options, share)
         check_public(listen, options.behind_proxy)
         check_free(listen)
         if found.site.router.admin_port:
             check_free(Listen(port=found.site.router.admin_port), "router.admin_port in headgate.yaml")
         if found.site.router.workers > 1:
             return _keep(home, found, sys.argv[1:], options)
-        return uvloop.run(_run(home, found, listen, options, Share()))
+        return _answer(home, found, listen, options, Share())
     except (ConfigError, LedgerError, Stuck) as wrong:
         print(f"router: {wrong}", file=sys.stderr)
         return 2
@@ -63,8 +64,23 @@ def _keep(home: Home, found: Catalogue, given: list[str], options: argparse.Name
         return asyncio.run(keeper.keep(kept, options.parent_pipe, options.beat))
 
 
-async def _run(home: Home, found: Catalogue, listen: Listen, options: argparse.Namespace, share: Share) -> int:
+def _answer(home: Home, found: Catalogue, listen: Listen, options: argparse.Namespace, share: Share) -> int:
+    """Be a router that answers callers; with `isolate`, from a network that leads nowhere."""
+    made = None
+    if found.site.isolate:
+        # First, while the host's network is this process's own: callers come to these from there ever after.
+        made = opened(listen, found.site.router.admin_port if share.number == 1 else 0, share.alone)
+        trouble = isolation.enter()
+        said = f"NOT ENFORCED by the kernel: {trouble}" if trouble else "the kernel knows no way out for this process"
+        print(f"router: isolate: {said}", file=sys.stderr, flush=True)
+    return uvloop.run(_run(home, found, listen, options, share, made))
+
+
+async def _run(
+    home: Home, found: Catalogue, listen: Listen, options: argparse.Namespace, share: Share, made: Opened | None
+) -> int:  # fmt: skip
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    loop.set_exception_handler(traces.unhandled)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     if options.parent_pipe:
@@ -78,7 +94,7 @@ async def _run(home: Home, found: Catalogue, listen: Listen, options: argparse.N
     # Else the ledger's thread waits 5 ms for each of its turns while the loop is busy, and falls ever further behind.
     sys.setswitchinterval(0.0005)
     async with beating(options.beat):
-        await app.serve(built, home, found, listen, stop)
+        await app.serve(built, home, found, listen, stop, made)
     return 0
 
 

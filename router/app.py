@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import logging
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -23,30 +26,37 @@ from router.api.inference import Inference
 from router.api.protocol import protocol_of
 from router.decision.checking import checked
 from router.decision.outgoing import body_for
+from router.gate import SWITCH_S, Gate
 from router.ledger.budgets import Budgets
 from router.ledger.counters import Shared
 from router.ledger.entries import Ledger, settle_lost
 from router.ledger.forms import Forms
+from router.ledger.history import open_history
 from router.ledger.keys import Keyring
 from router.ledger.metrics import Live, Metrics
 from router.ledger.prices import Prices
 from router.ledger.rates import Rates
 from router.ledger.store import Store, connect
 from router.ledger.totals import Totals
-from router.listen import Listen, shared
+from router.listen import Listen, Opened, shared
 from router.pipeline import Pipeline
 from router.siblings import Siblings
 from router.upstream.attempts import Attempts
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Fleet
 from router.upstream.health import Health
-from router.upstream.inside import outside
+from router.upstream.inside import Inside
 from router.upstream.room import Room
 from router.upstream.sending import Sending
 from router.workers import BUDGETS, DRAIN_S, RATES, Share, one_of_several, only_one
-from serving.catalogue import Catalogue
+from serving import isolation
+from serving.catalogue import Catalogue, Privacy
 from serving.home import Home, listen_privately
 
+if TYPE_CHECKING:
+    from router.scanner.scanner import Scanner
+
+LOG = logging.getLogger("headgate.router")
 KEYS_S = 1.0
 """How often the keyring looks for changes: a revoked key stops working within this time."""
 CUT_OFF_S = 1.0
@@ -65,6 +75,7 @@ class Built:
     keyring: Keyring
     store: Store
     connections: Connections
+    gate: Gate
     share: Share
     held: contextlib.ExitStack
     """The lock and the files that are closed last."""
@@ -87,7 +98,7 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
         first_byte_s=settings.first_byte_timeout_s, first_token_s=settings.first_token_timeout_s,
         idle_s=settings.idle_timeout_s, total_s=settings.total_timeout_s,
     )  # fmt: skip
-    connections, health = Connections(deadlines, Bounds(), outside=outside), Health()
+    connections, health = Connections(deadlines, Bounds(), outside=Inside(catalogue).outside), Health()
     # The door is asked whenever a provider is enabled; where it does not run, hosted models are refused as closed.
     door = Address.parse(f"unix:{home.socket('door')}") if catalogue.hosted() else None
     prices, room = Prices.of(catalogue, now), Room(share.part(settings.queue_length), settings.queue_wait_s)
@@ -97,7 +108,8 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     metrics.watch(lambda: _live(fleet, room, store, share.of))
     sending = Sending(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
     attempts = Attempts(sending, fleet, room, checked, health)
-    pipeline = Pipeline(fleet, ledger, attempts, Forms(settings.schemas_per_minute), max(1, settings.queue_wait_s))
+    gate, forms = _gate(home, catalogue, stack), Forms(settings.schemas_per_minute)
+    pipeline = Pipeline(fleet, ledger, attempts, gate, forms, max(1, settings.queue_wait_s))
     rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store), metrics.refused)
     memory = shedding.own_share(settings.memory_limit_mb, settings.workers, shedding.read_text)
     max_body = int(settings.max_body_mb * 2**20)
@@ -107,8 +119,9 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     others = {n: home.socket(share.socket(n)) for n in range(1, share.of + 1) if n != share.number}
     siblings = Siblings(connections, share.number, others)
     totals = Totals(successor=bool(share.gone))
-    operator = admin.build(pipeline, ledger, keyring, fleet.state, catalogue.site.keys, siblings, totals)
-    return Built(edge, rest, operator, fleet, keyring, store, connections, share, stack.pop_all())
+    state = functools.partial(_state, fleet, catalogue.site.isolate)
+    operator = admin.build(pipeline, ledger, keyring, state, catalogue.site.keys, siblings, totals)
+    return Built(edge, rest, operator, fleet, keyring, store, connections, gate, share, stack.pop_all())
 
 
 def _money(
@@ -126,6 +139,38 @@ def _money(
     return Budgets(spent), Rates(rates)
 
 
+def _gate(home: Home, catalogue: Catalogue, stack: contextlib.ExitStack) -> Gate:
+    """Scanner and history, where a provider is enabled; else nothing could leave, and there is nothing to look for.
+
+    Raises LedgerError, or OSError.
+    """
+    if not catalogue.hosted():
+        return Gate(None)
+    secret, begun = home.secret("history"), home.root / "history-begun"
+    history = open_history(home.ledger, secret, begun, catalogue.site.privacy.history_days)
+    stack.callback(history.close)
+    sys.setswitchinterval(SWITCH_S)
+    gate = Gate(_scanner(home, catalogue.site.privacy), history)
+    stack.callback(gate.close)  # before the history
+    return gate
+
+
+def _scanner(home: Home, privacy: Privacy) -> Scanner | None:
+    """The scanner; None where it cannot be used, which closes the way out and nothing else."""
+    try:
+        # Here, since it needs packages and memory that a router without providers does not.
+        from router.scanner import rules
+        from router.scanner.scanner import Scanner, ScannerError
+    except ImportError as missing:
+        LOG.error("nothing leaves: the scanner needs %s", missing.name)
+        return None
+    try:
+        return Scanner(rules.of(privacy), home.root / "rules")
+    except (ScannerError, rules.UnknownKind) as wrong:
+        LOG.error("nothing leaves: %s", wrong)
+        return None
+
+
 def _aside(stack: contextlib.ExitStack) -> Executor:
     """A thread in which large bodies are parsed, one after the other: more would only share one interpreter."""
     made = ThreadPoolExecutor(1, "bodies")
@@ -139,6 +184,11 @@ def _live(fleet: Fleet, room: Room, store: Store, workers: int) -> Live:
     tasks = len(asyncio.all_tasks())
     endpoints, waiting = fleet.snapshot().endpoints, room.waiting()
     return Live(endpoints, fleet.gpus, waiting, tasks, store.healthy, fleet.door_open, workers)
+
+
+def _state(fleet: Fleet, isolate: bool) -> dict[str, Any]:
+    """What the operator is told; of isolation what the kernel says now, not what was asked of it at the start."""
+    return fleet.state() | {"isolation": {"asked": isolate, "way_out": isolation.way_out() if isolate else ""}}
 
 
 def _unready(fleet: Fleet, store: Store) -> str:
@@ -165,23 +215,31 @@ class Server(uvicorn.Server):
         yield
 
 
-async def serve(built: Built, home: Home, catalogue: Catalogue, listen: Listen, stop: asyncio.Event) -> None:
-    """Run until `stop` is set; then finish what is being answered, at most DRAIN_S seconds."""
+async def serve(
+    built: Built, home: Home, catalogue: Catalogue, listen: Listen, stop: asyncio.Event, made: Opened | None = None
+) -> None:  # fmt: skip
+    """Run until `stop` is set; then finish what is being answered, at most DRAIN_S seconds.
+
+    `made`: the sockets to listen on, where they had to be there first.
+    """
     callers = _config(
         built.pages, host=listen.host, port=listen.port, cert=listen.tls_cert, key=listen.tls_key,
         http=protocol_of(built.edge),
     )  # fmt: skip
     servers = [Server(callers), Server(_config(built.admin, socket_path=home.socket(built.share.socket())))]
     if (port := catalogue.site.router.admin_port) and built.share.number == 1:
-        servers.append(Server(_config(admin.with_token(built.admin, home.secret("admin-token")), port=port)))
+        tokens = {home.secret("admin-token"): "admin", home.secret("auditor-token"): "auditor"}
+        servers.append(Server(_config(admin.with_token(built.admin, tokens), port=port)))
     async with _background(built):
         # Callers' address first: whoever hears the admin socket answer may count on it.
-        running = [asyncio.create_task(servers[0].serve(None if built.share.alone else shared(listen)))]
+        bound = made.callers if made else None if built.share.alone else shared(listen)
+        running = [asyncio.create_task(servers[0].serve(bound))]
         up = asyncio.create_task(servers[0].up.wait())
         await asyncio.wait({running[0], up}, return_when=asyncio.FIRST_COMPLETED)
         up.cancel()
         for server in servers[1:]:
-            sockets = [listen_privately(Path(server.config.uds))] if server.config.uds else None
+            operator = made.operator if made else None
+            sockets = [listen_privately(Path(server.config.uds))] if server.config.uds else operator
             running.append(asyncio.create_task(server.serve(sockets=sockets)))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -205,6 +263,7 @@ async def _background(built: Built) -> AsyncIterator[None]:
             built.keyring.refresh()
 
     tasks = [asyncio.create_task(built.fleet.run()), asyncio.create_task(watch_keys())]
+    tasks.append(asyncio.create_task(built.gate.run()))
     try:
         yield
     finally:

@@ -59,15 +59,35 @@ def check_free(listen: Listen, setting: str = "--port") -> None:
         raise ConfigError(f"{listen.host}:{listen.port} cannot be used ({taken.strerror}); {mend}") from taken
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """Sockets made before anything runs: they stay in the network they were made in, wherever their process goes."""
+
+    callers: list[socket.socket]
+    operator: list[socket.socket]
+
+
+def opened(listen: Listen, operator_port: int, alone: bool) -> Opened:
+    """All that a router listens to on TCP; `operator_port` 0 is none. Raises OSError."""
+    operator = bound(Listen(port=operator_port)) if operator_port else []
+    return Opened(bound(listen) if alone else shared(listen), operator)
+
+
 def shared(listen: Listen) -> list[socket.socket]:
     """Sockets bound to the address, which other processes of this user may bind as well. Raises OSError."""
+    return bound(listen, together=True)
+
+
+def bound(listen: Listen, together: bool = False) -> list[socket.socket]:
+    """Sockets bound to the address; with `together` other processes of this user may bind it too. Raises OSError."""
     found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     made: list[socket.socket] = []
     try:
         for family, _, _, _, address in dict.fromkeys(found):
             made.append(socket.socket(family, socket.SOCK_STREAM))
             made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if together:
+                made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if family == socket.AF_INET6:
                 made[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio does
             made[-1].bind(address)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from serving import catalogue, command, demo_model, engines, gpus, placement, status
+from serving import catalogue, command, demo_model, engines, gpus, isolation, placement, status
 from serving.attached import provider_hosts
 from serving.catalogue import Attached, Catalogue, Model
 from serving.endpoint import Timing
@@ -68,6 +68,8 @@ def wanted(found: Catalogue, names: Sequence[str], urls: Sequence[str]) -> tuple
         attached = [*found.site.attach, *(Attached.model_validate({"url": url}) for url in urls)]
     except ValidationError:
         raise ConfigError(f"--attach {' '.join(urls)}: give http://, https:// or unix:/ addresses") from None
+    if found.site.isolate and (refused := isolation.refusal(one.url for one in attached)):
+        raise ConfigError(refused)
     if not models and not attached:
         models = [demo]
     return list({model.name: model for model in models}.values()), attached
@@ -93,6 +95,7 @@ async def _serve(
         read_gpus=gpus.read,
         readings=readings,
         providers=provider_hosts(found.providers.values()),
+        inside=found.site.inside,
     )
     host = status.Host(socket.gethostname(), secrets.token_hex(8))
     server = status.server(status.application(supervisor, host))
@@ -120,6 +123,7 @@ def _means(found: Catalogue, home: Home, gpu: bool, inherited: Mapping[str, str]
         command=command.build,
         say=_say,
         turn=asyncio.Lock(),
+        isolate=found.site.isolate,
     )
 
 

@@ -13,11 +13,12 @@ import socket
 import ssl
 import time
 import urllib.parse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 
 from serving import probe
-from serving.catalogue import RESERVED_NAMES, Attached, Provider
+from serving.catalogue import OWN_NETWORKS, RESERVED_NAMES, Attached, Provider
 from serving.endpoint import Timing, View, Watch
 from serving.instance import State
 from serving.probe import ProbeError, ServedModel, Target
@@ -29,12 +30,13 @@ class AttachedServer:
     """One attached server and its state."""
 
     def __init__(
-        self, attached: Attached, timing: Timing, inherited: Mapping[str, str], providers: frozenset[str]
-    ) -> None:
+        self, attached: Attached, timing: Timing, inherited: Mapping[str, str], providers: frozenset[str],
+        inside: Sequence[str] = OWN_NETWORKS,
+    ) -> None:  # fmt: skip
         self._attached = attached
         self._timing = timing
         self._inherited = inherited
-        self._providers = providers
+        self._providers, self._inside = providers, inside
         self._address = probe.address(attached.url)
         self._served: list[ServedModel] = []
         self._watch = Watch(Target(self._address), timing)
@@ -44,7 +46,7 @@ class AttachedServer:
 
     async def run(self) -> None:
         """Look at it for ever, one look after the other; each is bounded in time."""
-        if refused := refusal(self._attached, self._providers):
+        if refused := refusal(self._attached, self._providers, self._inside):
             self._set("failed", refused)
             return
         looked_at = -self._timing.attached_s
@@ -98,7 +100,7 @@ class AttachedServer:
             if missing := self._missing():
                 self._set("failed", missing)
                 return
-            self._watch.target = target = Target(self._address, self._key(), self._attached.ca_file)
+            self._watch.target = target = Target(self._address, self._key(), self._attached.ca_file, self._inside)
             served = await probe.models(target)
         except ProbeError as failed:
             self._refused(failed)
@@ -167,7 +169,9 @@ def provider_hosts(providers: Iterable[Provider]) -> frozenset[str]:
     return frozenset(found)
 
 
-def refusal(attached: Attached, providers: frozenset[str] = frozenset()) -> str:
+def refusal(
+    attached: Attached, providers: frozenset[str] = frozenset(), inside: Sequence[str] = OWN_NETWORKS
+) -> str:  # fmt: skip
     """Why this address may not be used, with the remedy, or "". `providers` comes from `provider_hosts`.
 
     An attached server counts as local, and so gets data that may never leave: it must be shown to be the site's own.
@@ -197,6 +201,8 @@ def refusal(attached: Attached, providers: frozenset[str] = frozenset()) -> str:
         )
     if parts.scheme == "http" and not attached.allow_cleartext and not _loopback(host):
         return f"http:// to {host} would send requests in clear text; use https:// or set `allow_cleartext: true`"
+    if literal is not None and not literal.is_loopback and not any(literal in ip_network(one) for one in inside):
+        return f"{host} lies in none of this site's networks; if it is one of its servers, add its network to `inside:`"
     return ""
 
 
@@ -222,5 +228,5 @@ def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
             return ipaddress.IPv4Address(socket.inet_aton(host))
         except OSError:
             return None
-    inside = found.ipv4_mapped or found.sixtofour if isinstance(found, ipaddress.IPv6Address) else None
-    return inside or found
+    # Not 6to4: its bytes go to a relay, whatever address is written inside.
+    return (found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None) or found

@@ -72,6 +72,8 @@ class View:
     load: Load | None = None
     load_age_s: float | None = None
     log: tuple[str, ...] = ()
+    way_out: str = ""
+    """Where it is to have none: the way out that the kernel knows for its process all the same."""
 
 
 @dataclass(slots=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serving import instance as instances
+from serving import isolation
 from serving.command import Command
 from serving.endpoint import Timing, View, Watch
 from serving.engines import Engine, EngineError
@@ -40,6 +41,8 @@ class Means:
     """A line for a person who watches."""
     turn: asyncio.Lock
     """Held from start to ready: a model measures the free memory while it starts, so they start one by one."""
+    isolate: bool = False
+    """Whether each engine runs in a network of its own."""
 
 
 class Local:
@@ -120,7 +123,14 @@ class Local:
             load=self._watch.load if self._watch else None,
             load_age_s=self._watch.age_s() if self._watch else None,
             log=tuple(instances.log_tail(self._means.home, self.name, 5)),
+            way_out=self._way_out(),
         )
+
+    def _way_out(self) -> str:
+        """What the kernel says of its engine, asked anew each time: what was so at the start may have changed."""
+        pid = self._instance.pid if self._instance is not None else None
+        asked = self._means.isolate and pid is not None and self._state in ("ready", "stalled", "draining")
+        return isolation.way_out(pid) if asked else ""
 
     async def _bring_up(self) -> float:
         """Until it answers; returns when that was, in monotonic seconds. Raises what its steps raise."""
@@ -144,7 +154,7 @@ class Local:
     def _command(self, engine: Engine, weights: str) -> Command:
         variant = self._placed.variant
         try:
-            return self._means.command(
+            built = self._means.command(
                 self._placed,
                 python=engine.python,
                 weights=weights,
@@ -157,6 +167,10 @@ class Local:
             )
         except ValueError as refused:
             raise InstanceError(str(refused), lasting=True) from refused
+        if not self._means.isolate:
+            return built
+        environment = built.environment | isolation.LOCAL_ONLY
+        return replace(built, args=isolation.wrapped(built.args), environment=environment)
 
     async def _watch_over(self) -> str:
         """Read its load each second until it ends or hangs for good; returns why it must be started again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from serving import isolation
 from serving.models import Model, Provider
 from serving.site import EscalationRule, Site, When
 from serving.yamlfile import Path_, YamlFile
@@ -32,6 +33,9 @@ def check_names(file: YamlFile, site: Site, models: Mapping[str, Model], provide
     for name in site.providers:
         if providers[name].enabled and not providers[name].base_url:
             raise file.error(("providers", name), "is enabled and needs its `base_url`")
+    for index, attached in enumerate(site.attach):
+        if site.isolate and (refused := isolation.refusal([attached.url])):
+            raise file.error(("attach", index, "url"), refused)
     _check_rules(file, site, models)
     _check_costs(file, site, models, local)
     for route, settings in site.routes.items():

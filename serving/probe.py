@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import ipaddress
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +47,8 @@ class Target:
     key: str = field(default="", repr=False)
     ca_file: str = ""
     """A certificate authority to trust instead of the system's."""
+    inside: Sequence[str] | None = None
+    """The networks (CIDR) its name may lead to, besides loopback; None where nobody asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +130,7 @@ async def _exchange(
         connection, prefix = _connection(target, timeout_s)
     except (OSError, ValueError) as broken:
         raise ProbeError(f"its address cannot be used: {broken}") from broken
-    work = asyncio.to_thread(_blocking, connection, target.key, method, prefix + path, body, limit)
+    work = asyncio.to_thread(_blocking, connection, target, method, prefix + path, body, limit)
     try:
         async with asyncio.timeout(timeout_s):
             return await work
@@ -154,18 +157,21 @@ def _connection(target: Target, timeout_s: float) -> tuple[http.client.HTTPConne
 
 def _blocking(
     connection: http.client.HTTPConnection,
-    key: str,
+    target: Target,
     method: str,
     path: str,
     body: Mapping[str, Any] | None,
     limit: int,
 ) -> bytes:
     headers = {"Accept": "*/*", "Connection": "close"}
-    if key:
-        headers["Authorization"] = f"Bearer {key}"
+    if target.key:
+        headers["Authorization"] = f"Bearer {target.key}"
     if body is not None:
         headers["Content-Type"] = "application/json"
     try:
+        connection.connect()
+        if target.inside is not None and (stranger := _stranger(connection.sock, target.inside)):
+            raise ProbeError(f"its address led to {stranger}, which lies in none of this site's networks")
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()
         content = response.read(limit + 1)
@@ -176,6 +182,16 @@ def _blocking(
     if len(content) > limit:
         raise ProbeError(f"its answer is longer than {limit} bytes")
     return content
+
+
+def _stranger(connected: socket.socket, inside: Sequence[str]) -> str:
+    """The address at the other end, where it is none of the site's; asked of the socket, before a word is sent."""
+    if connected.family == socket.AF_UNIX:
+        return ""
+    peer = ipaddress.ip_address(str(connected.getpeername()[0]).partition("%")[0])
+    mapped = peer.ipv4_mapped if isinstance(peer, ipaddress.IPv6Address) else None
+    own = any((mapped or peer) in ipaddress.ip_network(one) for one in ("127.0.0.0/8", "::1/128", *inside))
+    return "" if own else str(peer)
 
 
 def _abort(connection: http.client.HTTPConnection) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from serving import demo_model, engines, processes, weights
 from serving.attached import AttachedServer
-from serving.catalogue import Attached
+from serving.catalogue import OWN_NETWORKS, Attached
 from serving.endpoint import Timing, View
 from serving.engines import Engine, EngineError
 from serving.gpus import Readings
@@ -26,7 +26,10 @@ from serving.weights import WeightsError
 
 
 class Supervisor:
-    """All endpoints of this host. `providers` are the hosts that may not be attached (`attached.provider_hosts`)."""
+    """All endpoints of this host.
+
+    `providers` are the hosts that may not be attached (`attached.provider_hosts`), `inside` the networks that may.
+    """
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class Supervisor:
         read_gpus: Callable[[], Readings],
         readings: Readings,
         providers: frozenset[str],
+        inside: Sequence[str] = OWN_NETWORKS,
     ) -> None:
         self.readings = readings
         self.engine: Engine | None = None
@@ -46,7 +50,7 @@ class Supervisor:
         self._timing = timing
         self._read_gpus = read_gpus
         self._locals = [Local(placed, self._means, timing) for placed in plan.placed]
-        self._attached = [AttachedServer(server, timing, means.inherited, providers) for server in attached]
+        self._attached = [AttachedServer(one, timing, means.inherited, providers, inside) for one in attached]
         self._misfits = [_misfit_view(misfit, time.time()) for misfit in plan.misfits]
 
     async def run(self, stop: asyncio.Event, at_once: asyncio.Event) -> None:

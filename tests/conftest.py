@@ -28,13 +28,31 @@ from serving import catalogue, engines, gpus
 from serving.catalogue import DataClass, EngineChoice, KeyDefaults
 from serving.home import Home, find_home
 from tests.fakes.faults import Upstream
+from tests.fakes.rules import lay_out
 from tests.installation import Installation
+from tests.lookout import LOOKOUT
 
 ROOT = Path(__file__).parent.parent
 
 # How long an example takes says something about the machine, not about the code.
 hypothesis.settings.register_profile("headgate", deadline=None)
 hypothesis.settings.load_profile("headgate")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "reaches(*hosts): what a test may connect to or look up beyond this machine")
+    LOOKOUT.set_up()
+
+
+@pytest.fixture(autouse=True)
+def stays_here(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test that would have left this machine, also where the code took the refusal for a broken network."""
+    marks = request.node.iter_markers("reaches")
+    LOOKOUT.strays.clear()
+    LOOKOUT.allowed = frozenset(host for mark in marks for host in mark.args)
+    yield
+    LOOKOUT.allowed = frozenset()
+    assert not LOOKOUT.strays, f"it would have left this machine: {LOOKOUT.strays}"
 
 
 @pytest.fixture
@@ -106,6 +124,7 @@ class House:
         await self._stack.enter_async_context(serving)
         self.serving = serving
         if hosted:
+            lay_out(self.home)
             await self._start_door(path)
         self.built = app.build(self.home, found)
         port = free_port()

@@ -79,7 +79,7 @@ def test_what_is_attached_counts_as_local_so_a_public_server_cannot_be() -> None
 )
 def test_no_setting_opens_a_public_address(scheme: str, host: str) -> None:
     told = refused(f"{scheme}://{host}:8000", ca_file="/etc/ca.pem", allow_cleartext=True)
-    assert "public address" in told
+    assert "public address" in told or "none of this site's networks" in told
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,25 @@ def test_no_setting_makes_a_hosted_provider_local(url: str) -> None:
 
 
 def test_clear_text_to_another_host_is_refused() -> None:
-    for host in ("gpu-7.internal", "10.0.0.7", "0.0.0.0", "localhost.invalid", "localhost.", "169.254.1.1"):
+    for host in ("gpu-7.internal", "10.0.0.7", "localhost.invalid", "localhost."):
         assert "allow_cleartext" in refused(f"http://{host}:8000")
         assert refused(f"http://{host}:8000", allow_cleartext=True) == ""
+
+
+@pytest.mark.parametrize(
+    "host", ["169.254.169.254", "100.64.0.1", "0.0.0.0", "[2001::1]", "[2002:a00:1::1]", "192.0.2.1"]
+)
+def test_what_lies_in_no_network_of_the_site_is_refused_though_it_is_not_public(host: str) -> None:
+    told = refused(f"http://{host}:8000", allow_cleartext=True)
+    assert "public address" in told or ("none of this site's networks" in told and "`inside:`" in told)
+
+
+def test_the_networks_of_a_site_are_those_it_names_and_loopback() -> None:
+    def told(url: str) -> str:
+        return refusal(Attached(url=url, allow_cleartext=True), inside=("100.64.0.0/10",))
+
+    assert told("http://100.64.0.1:8000") == told("http://127.0.0.1:8000") == ""
+    assert "none of this site's networks" in told("http://10.0.0.7:8000")
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,39 @@ def test_an_approval_names_who_which_contract_and_until_when(shipped: Path) -> N
         assert "is required" in refusal(shipped, text)
 
 
+PROMISED = "regions: [eu], retention_days: 0, trains_on_data: false, compliance: [gdpr]"
+ALL = ("region:eu", "no-retention", "no-training", "tag:gdpr")
+
+
+def test_what_nobody_says_is_not_promised(shipped: Path) -> None:
+    assert load(None, shipped).models["big"].unmet(ALL, TODAY) == sorted(ALL)
+
+
+def test_a_model_promises_what_its_provider_does_unless_its_own_entry_says_otherwise(shipped: Path) -> None:
+    of_provider = f"providers: {{far: {{{PROMISED}}}}}\n"
+    assert with_site(shipped, of_provider).models["big"].unmet(ALL, TODAY) == []
+    own = f"{of_provider}models: {{big: {{regions: [us], trains_on_data: true, compliance: [], retention_days: 3}}}}\n"
+    assert with_site(shipped, own).models["big"].unmet(ALL, TODAY) == sorted(ALL)
+    alone = f"models: {{big: {{{PROMISED}}}}}\n"
+    assert with_site(shipped, alone).models["big"].unmet(ALL, TODAY) == []
+    assert with_site(shipped, of_provider).models["small"].regions is None
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("providers: {far: {regions: [EU west]}}\n", "regions"),
+        ("providers: {far: {retention_days: -1}}\n", "retention_days"),
+        ("teams: {search: {requires: [region eu]}}\n", "requires"),
+        ("teams: {search: {data_class: confidential}}\n", "data_class"),
+        ("routes: {chat/completions: {requires: [no training]}}\n", "requires"),
+        ("privacy: {effects: {card: nothing}}\n", "effects"),
+    ],
+)
+def test_a_misspelt_promise_or_requirement_is_refused(shipped: Path, text: str, path: str) -> None:
+    assert path in refusal(shipped, text)
+
+
 def test_secret_data_can_never_be_cleared_to_leave(shipped: Path) -> None:
     found = refusal(shipped, f"models:\n  big:\n    clearance: secret\n    {APPROVED}\n")
     assert "secret data never leaves" in found
@@ -210,7 +243,7 @@ def test_a_model_that_is_not_there_is_answered_with_those_that_are(shipped: Path
         (
             "runs: [small]\n",
             "1: runs: unknown field",
-            "attach, costs, engine, escalate, keys, models, providers, router, routes, run",
+            "attach, costs, engine, escalate, inside, isolate, keys, models, privacy, providers, router, routes, run",
         ),
         ("keys:\n  dataclass: public\n", "2: keys.dataclass: unknown field", "budget_usd, data_class, lanes"),
         (
@@ -311,6 +344,14 @@ def test_every_process_works_out_the_same_policy_version(shipped: Path) -> None:
         "keys: {data_class: public}\n",
         f"models:\n  big:\n    clearance: internal\n    {APPROVED}\n",
         "models: {big: {provider_model: big-2}}\n",
+        "models: {big: {regions: [eu]}}\n",
+        "providers: {far: {trains_on_data: false}}\n",
+        "privacy: {effects: {email: public}}\n",
+        "privacy: {own_domains: [ours.example]}\n",
+        "teams: {search: {data_class: internal}}\n",
+        "teams: {search: {requires: [no-training]}}\n",
+        "routes: {embeddings: {data_class: internal}}\n",
+        "routes: {embeddings: {requires: [region:eu]}}\n",
     ],
 )
 def test_the_policy_version_changes_with_what_decides_where_data_may_go(text: str, shipped: Path) -> None:
@@ -318,4 +359,9 @@ def test_the_policy_version_changes_with_what_decides_where_data_may_go(text: st
 
 
 def test_the_policy_version_ignores_what_only_concerns_this_machine(shipped: Path) -> None:
-    assert with_site(shipped, "run: [small]\nmodels: {small: {output: 9}}\n").version == load(None, shipped).version
+    here = "run: [small]\nmodels: {small: {output: 9}}\nisolate: true\n"
+    assert with_site(shipped, here).version == load(None, shipped).version
+    # Of a route, what holds for answers alone.
+    checked = "routes: {chat/completions: {check: json_schema, droppable: [seed]}}\n"
+    unset = "routes: {chat/completions: {}}\n"
+    assert with_site(shipped, checked).version == with_site(shipped, unset).version

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -142,3 +143,43 @@ async def test_offline_means_no_hub() -> None:
 @pytest.mark.parametrize("url", ["http://h:1/v1", "http://h:1/v1/", "http://h:1/", "http://h:1"])
 def test_an_address_may_end_in_v1(url: str) -> None:
     assert probe.address(url) == "http://h:1"
+
+
+class Connected:
+    """A socket, as far as it is asked who is at its other end."""
+
+    def __init__(self, peer: str) -> None:
+        self.family, self._peer = socket.AF_INET6 if ":" in peer else socket.AF_INET, peer
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._peer, 8000
+
+
+@pytest.mark.parametrize(
+    ("peer", "own"),
+    [("10.1.2.3", True), ("127.0.0.1", True), ("::1", True), ("::ffff:10.0.0.1", True), ("192.168.0.1", False),
+     ("8.8.8.8", False), ("2001:4860::1", False), ("::ffff:8.8.8.8", False), ("fe80::1%eth0", False)],
+)  # fmt: skip
+def test_the_other_end_of_a_socket_must_lie_in_the_sites_networks(peer: str, own: bool) -> None:
+    found = probe._stranger(Connected(peer), ("10.0.0.0/8",))  # type: ignore[arg-type]
+    assert (found == "") is own
+
+
+async def test_a_server_that_is_elsewhere_now_hears_not_a_word_of_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its name was looked up again between the check and the connection."""
+    heard, ended = bytearray(), asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.extend(await reader.read())
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    stranger = probe._stranger
+    monkeypatch.setattr(probe, "_stranger", lambda _, inside: stranger(Connected("8.8.8.8"), inside))  # type: ignore[arg-type]
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        with pytest.raises(ProbeError, match=r"led to 8\.8\.8\.8, which lies in none"):
+            await probe.models(Target(url, "a-key", inside=("10.0.0.0/8",)))
+        await ended.wait()
+    assert heard == b""

@@ -20,7 +20,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from serving import processes
+from serving import isolation, processes
 from serving.catalogue import Attached, Model
 from serving.command import Command
 from serving.endpoint import Timing, View
@@ -58,6 +58,7 @@ class Rig:
         self.settings: dict[str, dict[str, str]] = {}
         self.said: list[str] = []
         self.engine_error = ""
+        self.isolate = False
         self.providers: frozenset[str] = frozenset()
         self._running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
 
@@ -74,6 +75,7 @@ class Rig:
             command=self._command,
             say=self.said.append,
             turn=asyncio.Lock(),
+            isolate=self.isolate,
         )
         plan = Plan(tuple(placed(name) for name in names), misfits)
         supervisor = Supervisor(
@@ -456,3 +458,29 @@ def test_timing_is_what_a_person_expects() -> None:
     timing = Timing()
     assert (timing.first_pause_s, timing.longest_pause_s, timing.good_s, timing.failed_pause_s) == (1, 60, 300, 300)
     assert dataclasses.replace(timing, tries=1).tries == 1
+
+
+async def test_an_isolated_engine_answers_on_its_socket_and_has_no_way_out(rig: Rig) -> None:
+    if said := subprocess.run(isolation.wrapped(["true"]), capture_output=True, text=True, check=False).stderr:
+        pytest.skip(f"namespaces are not to be had here: {said.strip()}")
+    rig.isolate = True
+    view = await ready(rig.start("demo"), "demo")
+    assert view.pid is not None and view.way_out == ""
+    mine, its = Path("/proc/self/ns/net").stat().st_ino, Path(f"/proc/{view.pid}/ns/net").stat().st_ino
+    assert mine != its and isolation.way_out(view.pid) == ""
+    environment = Path(f"/proc/{view.pid}/environ").read_bytes().split(b"\0")
+    assert b"VLLM_HOST_IP=127.0.0.1" in environment, "its processes find each other on loopback"
+    assert "NOT ENFORCED" not in (rig.home.logs / "demo.log").read_text()
+
+
+async def test_an_engine_that_was_to_be_isolated_and_is_not_is_published_as_that(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason: what counts is what the kernel says of its process."""
+    monkeypatch.setattr(isolation, "wrapped", tuple)
+    rig.isolate = True
+    view = await ready(rig.start("demo"), "demo")
+    assert view.way_out == isolation.way_out(view.pid)
+    if not isolation.way_out():
+        pytest.skip("this machine has no way out to be told of")
+    assert "route out" in view.way_out
