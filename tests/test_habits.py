@@ -16,6 +16,13 @@ from tests.house import ROOT, Check, Definition, Tree, called, definitions, line
 
 CATCHES_ALL = {
     "router/api/protocol.py: Connection._answer": "the outermost handler: one well-formed answer, whatever it was",
+    "router/door/searching.py: Search._aside": "whatever a scanner raises, nothing was searched, so nothing leaves",
+    "router/gate.py: Gate.search": "whatever fails in a search, nothing was searched, so nothing leaves",
+    "router/gate.py: Gate._note": "what cannot be noted makes its session private",
+    "router/gate.py: Gate._mark": "the last thing a thread does: what fails is logged, and nobody waits for it",
+    "router/pipeline.py: Pipeline.run": "what ends before its decision is in the ledger too; raised again",
+    "router/scanner/scanner.py: Scanner.search": "whatever fails in a search is an answer that says so",
+    "router/scanner/scanner.py: Scanner.test": "a scanner that fails its self-test closes the door",
     "router/ledger/entries.py: Ledger.open": "an entry is closed however it ended; raised again",
     "router/ledger/schema.py: connect": "a file half opened is closed; raised again",
 }

@@ -70,7 +70,7 @@ async def test_it_waits_and_is_answered_when_there_is_room(house: House) -> None
         assert (live(house)["in_flight"], len(house.local.requests)) == (1, 1)
     reply = await second
     assert (reply.status, reply.headers["x-headgate-place"]) == (200, "local")
-    _, closed = await house.events(reply)
+    *_, closed = await house.events(reply)
     assert (closed["outcome"], closed["trigger"], closed["lane"]) == ("answered", "", "named")
     assert closed["queued_ms"] > 0
     assert (live(house)["in_flight"], live(house)["waiting"]) == (0, 0)
@@ -99,7 +99,7 @@ async def test_a_full_queue_is_said_at_once_with_the_time_to_come_back(house: Ho
         await until(lambda: live(house)["waiting"] == 1, second)
         reply = await waiting(house, key)
         assert (reply.status, reply.error["code"], reply.headers["retry-after"]) == (503, "queue_full", "7")
-        _, closed = await house.events(reply)
+        *_, closed = await house.events(reply)
         assert (closed["outcome"], closed["error"], closed["attempts"]) == ("queue_full", "queue_full", [])
     assert (await second).status == 200
 
@@ -110,7 +110,7 @@ async def test_no_room_in_time_is_said_with_the_time_to_come_back(house: House) 
     async with occupied(house):
         reply = await waiting(house, house.key("private"))
     assert (reply.status, reply.error["code"], reply.headers["retry-after"]) == (503, "queue_timeout", "1")
-    _, closed = await house.events(reply)
+    *_, closed = await house.events(reply)
     assert (closed["outcome"], closed["error"], closed["cost"]) == ("deadline_passed", "queue_timeout", 0)
     assert len(house.local.requests) == 1
 
@@ -142,7 +142,7 @@ async def test_what_may_leave_goes_out_and_what_may_not_waits(house: House) -> N
         public = await house.post(ask(), house.key("public"))
         assert (public.status, public.headers["x-headgate-place"]) == (200, "hosted")
         assert public.headers["x-headgate-trigger"] == "overflow"
-        opened, closed = await house.events(public)
+        opened, *_, closed = await house.events(public)
         assert [(c["model"], c["full"]) for c in opened["order"]] == [("big", False), ("small", True)]
         assert (opened["trigger"], closed["trigger"], closed["queued_ms"]) == ("overflow", "overflow", None)
         assert (len(house.provider.requests), live(house)["waiting"]) == (1, 1)
@@ -158,7 +158,7 @@ async def test_an_engine_that_says_itself_that_it_is_full(house: House) -> None:
     public = await house.post(ask(), house.key("public"))
     assert (public.status, public.headers["x-headgate-place"]) == (200, "hosted")
     assert public.headers["x-headgate-trigger"] == "overflow"
-    _, closed = await house.events(public)
+    *_, closed = await house.events(public)
     assert [a["outcome"] for a in closed["attempts"]] == ["overloaded", "answered"]
     again = await house.post(ask(), house.key("public"))  # known to be full by now, so it is not even asked
     assert ((await house.events(again))[0]["trigger"], len(house.local.requests)) == ("overflow", 1)
@@ -181,7 +181,7 @@ async def test_an_engine_that_refuses_a_stream_with_status_200_is_full_all_the_s
     public = await house.post(ask(stream=True), house.key("public"))
     assert (public.status, public.headers["x-headgate-place"]) == (200, "hosted")
     assert public.headers["x-headgate-trigger"] == "overflow"
-    _, closed = await house.events(public)
+    *_, closed = await house.events(public)
     assert [a["outcome"] for a in closed["attempts"]] == ["overloaded", "answered"]
     private = asyncio.create_task(house.post(ask(stream=True), house.key("private")))
     await until(lambda: live(house)["waiting"] == 1, private)
@@ -225,6 +225,6 @@ async def test_a_provider_that_breaks_off_in_a_stream_may_have_worked_and_is_pai
         "headers": {"content-type": "text/event-stream"}, "body": f"data: {json.dumps(error)}\n\n",
     }  # fmt: skip
     reply = await house.post(ask("big", stream=True), house.key("public"))
-    _, closed = await house.events(reply)
+    *_, closed = await house.events(reply)
     assert [a["outcome"] for a in closed["attempts"]] == ["unusable"]
     assert closed["cost_usd"] > 0 and closed["estimated"]

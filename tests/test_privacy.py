@@ -41,7 +41,7 @@ async def test_a_stream_comes_through_the_door(house: House) -> None:
     reply = await house.post(ask("big", stream=True), house.key("public"))
     assert reply.status == 200, reply.body
     assert reply.body.endswith(b"data: [DONE]\n\n")
-    _, closed = await house.events(reply)
+    *_, closed = await house.events(reply)
     assert closed["cost_usd"] > 0
     assert closed["place"] == "hosted"
 
@@ -58,7 +58,7 @@ async def test_a_request_above_the_clearance_is_a_refusal_that_says_why(
     assert f"this is {data_class}" in reply.error["message"]
     assert key.split("_")[1] in reply.error["message"]  # the line that would change it
     assert silent(house)
-    opened, closed = await house.events(reply)
+    opened, *_, closed = await house.events(reply)
     assert closed["outcome"] == "refused"
     assert any(r["rule"] == "data_class_not_cleared" for r in opened["refusals"])
 
@@ -87,7 +87,7 @@ async def test_a_local_failure_of_public_data_goes_on_along_the_order(house: Hou
     house.local.script = {"status": 500, "body": "{}"}
     reply = await house.post(ask(), house.key("public"))
     assert (reply.status, reply.headers["x-headgate-model"]) == (200, "big")
-    _, closed = await house.events(reply)
+    *_, closed = await house.events(reply)
     assert [a["outcome"] for a in closed["attempts"]] == ["error", "answered"]
 
 
@@ -233,3 +233,40 @@ async def test_no_text_of_a_request_is_written_anywhere(house: House) -> None:
     await until(lambda: len(house.local.requests) == 3)
     for file in (f for f in house.home.root.rglob("*") if f.is_file()):
         assert canary.encode() not in file.read_bytes(), file
+
+
+CARD = "4539 1488 0343 " + "6467"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": f"my card is {CARD}"}]},
+        {"messages": [{"role": "user", "content": CARD[:10]}, {"role": "user", "content": CARD[10:]}]},
+        {"messages": [{"role": "user", "content": "hi"}], "tools": [
+            {"type": "function", "function": {"name": "pay", "description": CARD, "parameters": {"type": "object"}}}]},
+    ],
+)  # fmt: skip
+async def test_what_holds_a_card_number_stays_here(house: House, body: dict[str, Any]) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    refused = await house.post({"model": "big", **body}, key)
+    assert (refused.status, refused.error["code"]) == (403, "data_class_not_cleared")
+    assert "4539" not in refused.body.decode()
+    answered = await house.post({"model": "auto", **body}, key)
+    assert (answered.status, answered.headers["x-headgate-place"]) == (200, "local")
+    assert silent(house)
+
+
+async def test_with_a_scanner_that_fails_nothing_leaves(house: House, monkeypatch: Any) -> None:
+    from router.scanner.matcher import Matcher, MatcherError
+
+    def fail(*_: Any) -> Any:
+        raise MatcherError("a pass failed")
+
+    await house.start(hosted=True)
+    monkeypatch.setattr(Matcher, "scan", fail)
+    reply = await house.post(ask("big"), house.key("public"))
+    assert reply.status == 403
+    assert silent(house)
+    assert (await house.post(ask("small"), house.key("public"))).status == 200

@@ -18,7 +18,6 @@ from router.decision.decide import decide
 from router.ledger.keys import Keyring
 from router.ledger.prices import Prices
 from router.records import Caller, Decision, Endpoint, Snapshot
-from router.scanner.reading import read
 from serving import catalogue
 from serving.catalogue import LANES, Catalogue, Model
 from serving.gpus import Gpu, Readings
@@ -26,7 +25,7 @@ from serving.home import Home
 from serving.placement import Plan, place
 from tests import known
 from tests.conftest import ROOT
-from tests.fakes.asking import ask
+from tests.fakes.asking import ask, searched
 
 EXAMPLE = ROOT / "deploy" / "headgate.example.yaml"
 TODAY = dt.date(2026, 11, 21)
@@ -130,7 +129,7 @@ class Team:
             at=0.0, today=TODAY, catalogue=self.found, models=self.found.models,
             endpoints=tuple(endpoint(model, full) for model in served), spent=0.0,
         )  # fmt: skip
-        return decide(asked, self.caller, read(asked.body), snapshot)
+        return decide(asked, self.caller, searched(asked.body), snapshot)
 
     def order(self, *args: Any, **more: Any) -> list[str]:
         return [candidate.model.name for candidate in self.decide(*args, **more).order]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any
 
 from router.decision.decide import decide
@@ -10,7 +11,7 @@ from router.decision.eligibility import Question
 from router.decision.traits import describe
 from router.records import Ask, Caller, Candidate, Decision, Endpoint, Findings, Route, Snapshot
 from router.scanner.reading import read
-from serving.catalogue import LANES, Approval, Catalogue, DataClass, Model, Price, Site
+from serving.catalogue import LANES, Approval, Catalogue, DataClass, Model, Price, RouteSettings, Site
 
 TODAY = dt.date(2026, 6, 15)
 MESSAGES = [{"role": "user", "content": "Hello"}]
@@ -58,7 +59,8 @@ def caller(data_class: str = "public", **changed: Any) -> Caller:
 
 def ask(
     model: str = "auto", route: Route = "chat/completions", raised: str | None = None, size: int = 80,
-    id: str = "req_1", session: str | None = None, escalate: str | None = None, **body: Any
+    id: str = "req_1", session: str | None = None, escalate: str | None = None, declassify: str | None = None,
+    **body: Any
 ) -> Ask:  # fmt: skip
     """An ask of 80 bytes. `body`: fields beside the model and the text."""
     text: dict[str, dict[str, Any]] = {
@@ -69,8 +71,13 @@ def ask(
     return Ask(
         id=id, route=route, body={"model": model, **text[route], **body}, size=size, model=model,
         stream=body.get("stream") is True, data_class=DataClass[raised] if raised else None, session=session,
-        escalate=escalate,
+        escalate=escalate, declassify=declassify,
     )  # fmt: skip
+
+
+def searched(body: Mapping[str, Any], **seen: Any) -> Findings:
+    """What the scanner gives for a body in which it found nothing, unless `seen` says otherwise."""
+    return read(body)._replace(**{"searched": True} | seen)
 
 
 def snapshot(*models: Model, endpoints: list[Endpoint] | None = None, spent: float = 0.0, **site: Any) -> Snapshot:
@@ -84,7 +91,10 @@ def snapshot(*models: Model, endpoints: list[Endpoint] | None = None, spent: flo
 
 
 def question(asked: Ask, who: Caller, seen: Snapshot) -> Question:
-    return Question(asked, who, describe(asked, who, read(asked.body)), seen)
+    """What a rule is asked of a request that was searched and in which nothing was found."""
+    site = seen.catalogue.site
+    route = site.routes.get(asked.route, RouteSettings())
+    return Question(asked, who, describe(asked, who, searched(asked.body), site), seen, route)
 
 
 def candidate(model: Model, **changed: Any) -> Candidate:
@@ -92,5 +102,5 @@ def candidate(model: Model, **changed: Any) -> Candidate:
 
 
 def decided(asked: Ask, who: Caller, *models: Model, findings: Findings | None = None, **state: Any) -> Decision:
-    """The decision over these models, all served and ready unless `state` says otherwise."""
-    return decide(asked, who, read(asked.body) if findings is None else findings, snapshot(*models, **state))
+    """The decision over these models, all served and ready unless `state` says otherwise; searched, nothing found."""
+    return decide(asked, who, searched(asked.body) if findings is None else findings, snapshot(*models, **state))

@@ -56,7 +56,7 @@ def check_host(value: bytes) -> None:
 
 def check_choices(value: bytes) -> None:
     """What a caller may choose in headers: a higher class, a short reason, a session."""
-    for name in (b"x-headgate-data-class", b"x-headgate-escalate", b"x-headgate-session"):
+    for name in (b"x-headgate-data-class", b"x-headgate-escalate", b"x-headgate-reason", b"x-headgate-session"):
         body: dict[str, Any] = {"model": "auto"}
         try:
             ask = make_ask("req_1", "chat/completions", body, 10, [(name, value)])
@@ -65,6 +65,7 @@ def check_choices(value: bytes) -> None:
             continue
         assert ask.session is None or len(ask.session) <= MAX_SESSION
         assert ask.escalate is None or LABEL.fullmatch(ask.escalate)
+        assert ask.declassify is None or LABEL.fullmatch(ask.declassify)
         if name == b"x-headgate-data-class":
             labels = {label.strip().lower() for label in value.decode("latin-1").split(",")}
             assert ask.data_class is not None and labels <= KNOWN, (value, ask.data_class)

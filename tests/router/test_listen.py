@@ -80,6 +80,7 @@ def test_a_port_in_use_is_named_with_the_setting() -> None:
     check_free(Listen(port=port))
 
 
+@pytest.mark.reaches("no such host")
 def test_an_address_of_another_machine_is_named() -> None:
     with pytest.raises(ConfigError, match="choose an address of this machine with --host"):
         check_free(Listen("192.0.2.1", free_port()))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.scanner.reading import read
+from router.scanner.reading import WORDS, read, texts
 
 
 def chat(*parts: Any) -> dict[str, Any]:
@@ -181,3 +182,95 @@ def test_a_type_that_is_no_text_does_no_harm(kind: Any) -> None:
 def test_addresses_in_what_agents_send(body: dict[str, Any], fetched: bool) -> None:
     """What a tool was called with is fetched by nobody here; a picture named by its address would be."""
     assert read(body).fetches is fetched
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8) | st.sampled_from(sorted(WORDS)), inner)
+    ),
+    max_leaves=10,
+)
+BODIES = st.dictionaries(st.sampled_from(sorted(WORDS)) | st.text(max_size=8), VALUES, max_size=4)
+
+
+def said(body: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(one.where, one.text, one.role) for one in texts(body)]
+
+
+def test_every_text_key_and_big_number_is_listed_with_its_place_and_who_says_it() -> None:
+    body = {
+        "model": "auto",
+        "instructions": "be kind",
+        "messages": [
+            {"role": "system", "content": "be brief", "name": "sys"},
+            {"role": "user", "content": [{"type": "text", "text": "hello"}]},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "find", "arguments": '{"a": 1}'}}]},
+            {"role": "tool", "tool_call_id": "c1", "content": "found"},
+        ],
+        "tools": [{"type": "function", "function": {
+            "name": "find", "parameters": {"properties": {"Jane": {"enum": ["x"]}}}}}],
+        "metadata": {"customer 7": "Jane", "n": 4111111111111111},
+        "stop": ["END"],
+        "user": "u-1",
+    }  # fmt: skip
+    assert said(body) == [
+        ("instructions", "be kind", "system"),
+        ("messages[0].content", "be brief", "system"),
+        ("messages[0].name", "sys", "system"),
+        ("messages[1].content[0].text", "hello", "user"),
+        ("messages[2].tool_calls[0].id", "c1", "assistant"),
+        ("messages[2].tool_calls[0].function.name", "find", "assistant"),
+        ("messages[2].tool_calls[0].function.arguments", '{"a": 1}', "assistant"),
+        ("messages[3].tool_call_id", "c1", "tool"),
+        ("messages[3].content", "found", "tool"),
+        ("tools[0].function.name", "find", "schema"),
+        ("tools[0].function.parameters.properties", "Jane", "key"),
+        ("tools[0].function.parameters.properties", "x", "schema"),
+        ("metadata", "customer 7", "key"),
+        ("metadata", "Jane", "field"),
+        ("metadata.n", "4111111111111111", "field"),
+        ("stop[0]", "END", "field"),
+        ("user", "u-1", "field"),
+    ]
+
+
+def test_a_callers_own_names_never_stand_in_a_path() -> None:
+    body = {"metadata": {"jane@roe": {"deep": ["text"]}}, "jane": "x", "input": [{"jane": {"content": "y"}}]}
+    assert {one.where for one in texts(body)} == {"", "metadata", "input[0]"}
+
+
+def test_the_bytes_of_media_are_no_text_and_what_stands_beside_them_is() -> None:
+    picture = "data:image/png;base64," + "QUJD" * 100
+    parts = [
+        {"type": "image_url", "image_url": {"url": picture, "note": "Jane"}},
+        {"type": "input_audio", "input_audio": {"data": "QUJD" * 100, "format": "Jane"}},
+        {"type": "image_url", "image_url": {"url": "data:text/plain,Jane"}},
+        {"type": "text", "text": picture},
+    ]
+    listed = [one.text for one in texts(chat(*parts))]
+    assert listed == ["note", "Jane", "data", "Jane", "data:text/plain,Jane", picture]
+
+
+def test_many_numbers_are_one_text() -> None:
+    assert said({"prompt": [1, 2, 4111111111111111, -5e12]}) == [("prompt", "4111111111111111, -5000000000000", "user")]
+
+
+@given(BODIES)
+def test_no_string_is_left_out_but_words_of_the_api(body: dict[str, Any]) -> None:
+    listed = {one.text for one in texts(body)} | WORDS
+
+    def strings(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            yield from value
+            for inner in value.values():
+                yield from strings(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from strings(inner)
+
+    body.pop("model", None)
+    assert set(strings(body)) <= listed

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from router.commands import checks, context
 from router.commands.checks import _workers
 from router.commands.foreign import address
+from router.commands.status import isolation_words
+from serving import catalogue, isolation
 from serving.home import Home
 from tests.conftest import ROOT, free_port
 from tests.fakes.command_line import Said, eventually
@@ -118,6 +121,35 @@ def test_an_engine_that_is_not_there_is_named(say: Say, home: Home) -> None:
     (home.root / "headgate.yaml").write_text("engine: {python: /nowhere/bin/python}\n")
     said = say("doctor")
     assert said.code == 1 and "engine: /nowhere/bin/python is not there" in said.out
+
+
+def test_what_isolation_is_worth_here_is_tried_and_said(say: Say, home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home.root / "headgate.yaml").write_text("isolate: true\n")
+    said = findings(say("doctor", "--json"))
+    if subprocess.run(isolation.wrapped(["true"]), capture_output=True, check=False).stderr:
+        assert any(what.startswith("isolate: NOT ENFORCED by the kernel") for what in said)
+    else:
+        assert said["isolate: the kernel gives processes here a network of their own"]["level"] == "ok"
+    told = "isolation: NOT ENFORCED by the kernel: it was not allowed"
+    monkeypatch.setattr(isolation, "wrapped", lambda _: ("sh", "-c", f"echo '{told}' >&2"))
+    refused = say("doctor", "--json")
+    found = findings(refused)[told.replace("isolation", "isolate")]
+    assert refused.code == 1 and found["level"] == "wrong" and "namespaces are allowed" in found["remedy"]
+
+
+def test_an_engine_is_looked_at_itself_whatever_serving_says_of_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process asked about is this one, which has whatever way out this machine has."""
+    (home.root / "headgate.yaml").write_text("isolate: true\n")
+    engine = {"name": "small", "pid": os.getpid(), "way_out": ""}
+    monkeypatch.setattr(checks, "ask_socket", lambda *_: {"instances": [engine]})
+    monkeypatch.setattr(checks, "ask_admin", lambda *_: {"isolation": {"asked": True, "way_out": "it has a way"}})
+    found = {
+        one.what: one.level
+        for one in checks._isolation(context.Context(home, catalogue.load(home.root / "headgate.yaml")))
+    }
+    assert found["isolate: the router: NOT ENFORCED by the kernel: it has a way"] == "wrong"
+    way = isolation.way_out(os.getpid())
+    assert found[f"isolate: small: {isolation_words(way)}"] == ("wrong" if way else "ok")
 
 
 def test_nothing_wrong_is_exit_code_0(say: Say) -> None:

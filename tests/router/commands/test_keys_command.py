@@ -62,6 +62,28 @@ def test_a_key_may_ask_for_a_stronger_model_only_if_somebody_said_so(say: Say) -
     assert {k["id"]: k["scopes"] for k in say("keys", "list", "--json").json()}[made["id"]] == []
 
 
+def test_what_a_key_may_is_given_and_taken_one_by_one(say: Say) -> None:
+    key = say("keys", "create", "--team", "a", "--declassify", "--json").json()
+    assert key["scopes"] == ["declassify"]
+    assert "may escalate, may declassify" in say("keys", "set", key["id"], "--escalate").out
+    said = say("keys", "set", key["id"], "--no-declassify").out
+    assert "may escalate" in said and "declassify" not in said
+    assert say("keys", "rotate", key["id"], "--json").json()["scopes"] == ["escalate"]
+
+
+def test_what_a_key_requires_and_its_media_are_set_shown_kept_and_lifted(say: Say) -> None:
+    made = say("keys", "create", "--team", "a", "--json").json()
+    assert (made["media_class"], made["requires"]) == ("private", [])
+    said = say("keys", "set", made["id"], "--requires", "region:eu, no-training", "--media-class", "internal").out
+    assert "media internal, requires no-training and region:eu, works" in said
+    assert "requires no-training and region:eu" in " ".join(say("keys", "list").out.split())
+    new = say("keys", "rotate", made["id"], "--json").json()
+    assert (new["media_class"], new["requires"]) == ("internal", ["no-training", "region:eu"])
+    say("keys", "set", new["id"], "--requires", "none", "--media-class", "private")
+    found = {k["id"]: k for k in say("keys", "list", "--json").json()}[new["id"]]
+    assert (found["media_class"], found["requires"]) == ("private", [])
+
+
 def test_limits_a_minute_are_set_shown_kept_and_lifted(say: Say, home: Home) -> None:
     made = say("keys", "create", "--team", "a", "--requests-per-minute", "60", "--tokens-per-minute", "5000", "--json")
     key = made.json()["id"]

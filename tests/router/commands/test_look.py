@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from router.commands.look import _show_decision, _show_record
+from router.commands.explained import show_decision, show_record
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from serving.home import Home
 from tests.fakes.command_line import Headgate, Server
@@ -73,11 +73,11 @@ def lines(show: Callable[..., None], *given: Any) -> list[str]:
 
 def record(**closed: Any) -> list[str]:
     opened = {"kind": "opened", "key": "k1", "team": "t", "route": "chat/completions", **DECISION}
-    return lines(_show_record, {"request": "req_1", "events": [opened, {**CLOSED, **closed}]})
+    return lines(show_record, {"request": "req_1", "events": [opened, {**CLOSED, **closed}]})
 
 
 def test_the_load_of_each_candidate_is_shown_as_it_was_known_then() -> None:
-    shown = lines(_show_decision, DECISION)
+    shown = lines(show_decision, DECISION)
     for line in (
         "trigger    overflow", "load       far: 1 in flight",
         "load       near-1: 16 of 16 in flight, full, running 15, waiting 2, KV 93%",
@@ -90,7 +90,7 @@ def test_the_load_of_each_candidate_is_shown_as_it_was_known_then() -> None:
 
 def test_a_load_that_nobody_knew_is_unknown() -> None:
     mute = {**NEAR, "full": False, "limit": None, "running": None, "waiting": None, "kv_use": None, "gpus": []}
-    shown = lines(_show_decision, {**DECISION, "order": [mute]})
+    shown = lines(show_decision, {**DECISION, "order": [mute]})
     assert "load       near-1: 16 in flight, running unknown, waiting unknown, KV unknown" in shown
 
 
@@ -105,7 +105,7 @@ def test_how_a_request_went_on_after_its_decision_is_shown() -> None:
 def test_a_record_of_an_earlier_release_is_shown_without_what_it_does_not_hold() -> None:
     old = {name: value for name, value in DECISION.items() if name not in ("trigger", "check")}
     old["order"] = [{"model": "near", "endpoint": "near-1", "place": "local"}]
-    shown = lines(_show_decision, old)
+    shown = lines(show_decision, old)
     assert "goes to    near (local)" in shown
     assert not any(line.startswith(("load", "trigger", "check")) for line in shown)
     assert "cost       $0.000123" in record()

@@ -98,6 +98,10 @@ def test_a_missing_config_file(say: Say) -> None:
     ("command", "word"),
     [
         (["keys", "create", "--team", "a", "--data-class", "secrt"], "public, internal, private, secret"),
+        (["keys", "create", "--team", "a", "--media-class", "secrt"], "public, internal, private, secret"),
+        (["keys", "create", "--team", "a", "--requires", "eu"], "region:NAME, tag:NAME, no-training, no-retention"),
+        (["keys", "create", "--team", "a", "--requires", ""], "region:NAME"),
+        (["keys", "set", "nobody", "--declassify"], "headgate keys list"),
         (["keys", "create", "--team", "a", "--lanes", "fast"], "private, cheap, frontier"),
         (["keys", "create", "--team", "a", "--lanes", ""], "at least one"),
         (["keys", "create", "--team", "a", "--budget", "-3"], "US dollars"),

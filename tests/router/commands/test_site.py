@@ -58,7 +58,7 @@ def test_every_line_of_the_template_can_be_switched_on(say: Say, home: Home) -> 
     path.write_text(known.uncommented(path.read_text()))
     found = catalogue.load(path).site
     assert found.run and found.attach and found.engine.python and catalogue.load(path).providers["openai"].enabled
-    assert found.model_fields_set == set(catalogue.Site.model_fields) - {"escalate", "routes"}
+    assert found.model_fields_set == set(catalogue.Site.model_fields) - {"escalate"}
     assert len(found.router.model_fields_set) > 10
     for settings in (found.router, found.keys):
         assert settings == type(settings)(), "what it shows is not the default"

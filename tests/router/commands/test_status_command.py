@@ -72,6 +72,21 @@ def test_several_workers_are_counted_and_one_is_not_worth_a_line() -> None:
     assert not any("workers" in line for line in said([], [], [], workers={"count": 1, "answer": [1]}))
 
 
+def test_what_isolation_is_worth_is_said_in_plain_words() -> None:
+    fine, leaking = instance("small", URL, way_out=""), instance("second", URL, way_out="it has a route out, by eth0")
+    lines = said([fine, leaking], [], [], isolation={"asked": True, "way_out": ""})
+    assert "isolation the kernel knows no way out" in lines
+    whole = " ".join(lines)
+    assert (
+        "second: isolation NOT ENFORCED by the kernel: it has a route out, by eth0" in whole
+        and "small: iso" not in whole
+    )
+    lines = said([], [], [], isolation={"asked": True, "way_out": "it has a route out, by eth0"})
+    assert "isolation NOT ENFORCED by the kernel: it has a route out, by eth0" in lines
+    for unasked in ({}, {"isolation": {"asked": False, "way_out": ""}}):
+        assert not any("isolation" in line for line in said([], [], [], **unasked))
+
+
 def test_each_gpu_is_shown_and_unknown_is_said() -> None:
     hot = gpu(1, throttle=["hardware thermal"])
     mute = gpu(2, memory_free_gb=None, utilisation=None, power_w=None, temperature_c=None, throttle=None)
