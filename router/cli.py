@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from router.commands import check, costs, keys, look, run, site, status, talk
+from router.commands import audit, check, costs, door, keys, look, privacy, run, site, status, talk
 from router.commands.context import Stop
 from router.keeper import AlreadyRunning
 from router.ledger.store import LedgerError
@@ -32,6 +32,9 @@ def build() -> typer.Typer:
     for command in (run.up, run.down, status.status, status.logs, talk.chat, *looking):
         app.command()(command)
     app.add_typer(keys.app, name="keys")
+    app.add_typer(privacy.app, name="privacy")
+    app.add_typer(door.app, name="door")
+    app.add_typer(audit.app, name="audit")
     app.add_typer(site.providers, name="providers")
     app.add_typer(site.models, name="models")
     app.add_typer(site.config_app, name="config")

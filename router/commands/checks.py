@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from router.commands import foreign
 from router.commands.context import Context, Stop, ask_admin, ask_socket, see_log
 from router.commands.keys import all_keys
 from router.commands.progress import sentence
-from router.commands.status import silent
+from router.commands.status import isolation_words, silent
 from router.door.provider_keys import KeyMissing, provider_key
 from router.ledger.keys import Key
-from serving import engines, probe, processes
+from router.ledger.released import lost_until
+from serving import engines, isolation, probe, processes
 from serving.catalogue import DataClass, Model, Provider
 from serving.engines import EngineError
 from serving.gpus import read as read_gpus
@@ -36,7 +38,9 @@ class Finding:
 
 def examine(context: Context) -> list[Finding]:
     """Everything `doctor` knows to look at."""
-    checks = (_configuration, _engine, _compiler, _gpus, _keys, _hosted, _cleartext, _running, _others)
+    checks = (
+        _configuration, _engine, _compiler, _gpus, _keys, _history, _hosted, _cleartext, _isolation, _running, _others,
+    )  # fmt: skip
     return [finding for check in checks for finding in check(context)]
 
 
@@ -91,6 +95,13 @@ def _keys(context: Context) -> Iterator[Finding]:
     yield Finding("ok", f"keys that work: {len(keys)} ({classes})")
 
 
+def _history(context: Context) -> Iterator[Finding]:
+    if (until := lost_until(context.home.ledger)) > time.time():
+        day = time.strftime("%Y-%m-%d", time.localtime(until))
+        what = f"the history of what was private was lost, so everything counts as private until {day}"
+        yield Finding("wrong", what, "see: headgate privacy why lost")
+
+
 def _hosted(context: Context) -> Iterator[Finding]:
     today = dt.datetime.now(dt.UTC).date()
     for model in context.found.models.values():
@@ -142,6 +153,28 @@ def _cleartext(context: Context) -> Iterator[Finding]:
             yield Finding(
                 "note", f"{attached.url} is reached in clear (allow_cleartext)", "give it TLS and an https URL"
             )
+
+
+def _isolation(context: Context) -> Iterator[Finding]:
+    """What `isolate: true` is worth here: tried with a process of its own, and read off those that run."""
+    if not context.found.site.isolate:
+        return
+    tried = subprocess.run(isolation.wrapped(["true"]), capture_output=True, text=True, check=False).stderr.strip()
+    if tried:
+        yield Finding("wrong", f"isolate: {tried.removeprefix('isolation: ')}", "run it where network namespaces are "
+                      "allowed (as root, or where a user may make namespaces)")  # fmt: skip
+    else:
+        yield Finding("ok", "isolate: the kernel gives processes here a network of their own")
+    open_ones = {}
+    with contextlib.suppress(Stop):
+        open_ones["the router"] = (ask_admin(context.home, "/status").get("isolation") or {}).get("way_out", "")
+    with contextlib.suppress(Stop):
+        for instance in ask_socket(context.home, "serving", "/instances")["instances"]:
+            if instance["pid"]:  # looked at from here: what serving says of itself would be no second opinion
+                open_ones[instance["name"]] = isolation.way_out(instance["pid"])
+    for name, way_out in open_ones.items():
+        yield Finding("wrong" if way_out else "ok", f"isolate: {name}: {isolation_words(way_out)}",
+                      "headgate down; headgate up" if way_out and not tried else "")  # fmt: skip
 
 
 def _running(context: Context) -> Iterator[Finding]:
@@ -215,5 +248,8 @@ def may_use(context: Context, provider: str) -> list[Key]:
     return [
         key for key in all_keys(context)
         if key.works(time.time())
-        and any(key.data_class <= m.cleared_for(today) and key.lanes & set(m.lanes) for m in models)
+        and any(
+            key.data_class <= m.cleared_for(today) and key.lanes & set(m.lanes) and not m.unmet(key.requires, today)
+            for m in models
+        )
     ]  # fmt: skip

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from router.commands.context import Context, Stop, yes_no
-from serving import placement, probe
+from serving import isolation, placement, probe
 from serving.attached import refusal
-from serving.catalogue import Attached, ConfigError, Model
+from serving.catalogue import Attached, ConfigError, Model, Site
 from serving.gpus import main_memory_free_gb
 from serving.gpus import read as read_gpus
 
@@ -52,11 +52,12 @@ def local(context: Context, name: str) -> Model:
     return model
 
 
-def check_attached(urls: list[str]) -> frozenset[str]:
+def check_attached(urls: list[str], site: Site) -> frozenset[str]:
     """The addresses of --attach as serving publishes them. Raises Stop for one that may not be used."""
     for url in urls:
         try:
-            refused = refusal(Attached(url=url))
+            refused = refusal(Attached(url=url), inside=site.inside)
+            refused = refused or (isolation.refusal([url]) if site.isolate else "")
         except ValidationError:
             refused = "give http://host:port, https://host:port or unix:/path"
         if refused:

@@ -111,7 +111,7 @@ def _begin(
 ) -> Started:  # fmt: skip
     """Check everything that can be checked before something runs, then start the keeper. Raises ConfigError, Stop."""
     listen.check_public(at, behind_proxy)
-    insisted = check_attached(attach)
+    insisted = check_attached(attach, context.found.site)
     names = choose(context, models, attach, yes, out)
     _end_leftovers(context.home, out)
     listen.check_free(at)

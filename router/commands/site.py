@@ -16,6 +16,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
 from router.commands import checks
+from router.commands.clearance import clearance
 from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json, table
 from serving import catalogue, placement, yamlfile
 from serving.attached import provider_hosts, refusal
@@ -25,7 +26,8 @@ from serving.gpus import read as read_gpus
 from serving.home import find_home
 
 providers = typer.Typer(no_args_is_help=True, help="Hosted providers: off until enabled here.")
-models = typer.Typer(no_args_is_help=True, help="The models that start here.")
+models = typer.Typer(no_args_is_help=True, help="The models that start here, and what hosted ones may receive.")
+models.command("clearance")(clearance)
 config_app = typer.Typer(no_args_is_help=True, help="The one configuration file, headgate.yaml.")
 
 NESTED = re.compile(r"^\w+: *(?:#.*)?\n(?: *#.*\n)*( +)(?!-)\S", re.MULTILINE)
@@ -58,6 +60,25 @@ TEMPLATE = """\
 #   claude-haiku-5-5:
 #     clearance: internal         # default: public
 #     approved: {by: Jo Doe, contract: DPA-17, regions: [eu], until: 2027-06-30}
+#     retention_days: 0           # what its provider promises; what is not said is unknown, so not promised
+#     trains_on_data: false
+
+# The least class of a team's or a route's requests, and what hosted models must promise for them.
+# teams:
+#   legal: {data_class: internal, requires: [region:eu, no-training]}
+# routes:
+#   embeddings: {data_class: private}
+
+# What is looked for in a request that could leave. README.md lists the kinds and their classes.
+# privacy:
+#   effects: {email: public}
+#   own_domains: [example.com]    # addresses at these domains are no finding
+#   history_days: 30              # so long a text that was private stays private
+
+# Linux: with true, router and engines run without a route out of this machine.
+# isolate: false
+# Where attached servers may lie; loopback always counts.
+# inside: [10.0.0.0/8]
 
 # What new keys are unless the command says otherwise.
 # keys:

@@ -101,6 +101,8 @@ def show(state: dict[str, Any], url: str, now: float, out: Console) -> None:
     if workers["count"] > 1:
         missing = "".join(f"; worker {number} does not" for number in silent(workers))
         out.print(f"workers   {len(workers['answer'])} of {workers['count']} answer{missing}", soft_wrap=True)
+    if (isolated := state.get("isolation") or {}).get("asked"):
+        out.print(f"isolation {isolation_words(isolated['way_out'])}", soft_wrap=True)
     serving = state.get("serving") or {}
     silent_s = now - state["serving_heard"] if state.get("serving_heard") else 0.0
     _show_gpus(serving, silent_s + (serving.get("gpus_age_s") or 0.0), out)
@@ -171,10 +173,17 @@ def _show_trouble(state: dict[str, Any], silent_s: float, out: Console) -> None:
         again = f" (started again {found['restarts']} times)" if found["restarts"] else ""
         if again or (found["detail"] and found["state"] != "ready"):
             out.print(f"{found['name']}: {sentence(found['state'], found['detail'])}{again}", soft_wrap=True)
+        if found.get("way_out"):
+            out.print(f"{found['name']}: isolation {isolation_words(found['way_out'])}", soft_wrap=True)
         if found["state"] in LASTING and found["log"]:
             out.print(f"\nlast lines of {found['name']} (all of it: headgate logs {found['name']})")
             for line in found["log"]:
                 out.print(f"  {plain(line)}", soft_wrap=True)
+
+
+def isolation_words(way_out: str) -> str:
+    """What `isolate: true` is worth for one process, by what the kernel knows."""
+    return f"NOT ENFORCED by the kernel: {way_out}" if way_out else "the kernel knows no way out"
 
 
 def silent(workers: dict[str, Any]) -> list[int]:
