@@ -252,11 +252,13 @@ def cleared(
         reason = f"it holds what counts as {name} ({kind}), and {model.name} may receive {highest} data at most"
         raise Forbidden(reason, code="data_class_not_cleared")
     final = max(claimed, name, key=RANKS.__getitem__)
-    # What was not read may hold anything.
-    for what, effect in (("not every byte of it was searched", "private" if unread else final),
-                         ("a part of it cannot be read", media if findings.opaque else final)):  # fmt: skip
-        final = max(final, effect, key=RANKS.__getitem__)
-        if RANKS[final] > RANKS[highest]:
-            reason = f"{what}, so it counts as {final}; {model.name} may receive {highest} data at most"
-            raise Forbidden(reason, code="not_scannable")
+    if unread:  # it may hold what is secret, and no clearance covers that
+        raise Forbidden("not every byte of it was searched, so it stays", code="not_scannable")
+    if findings.opaque:
+        final = max(final, media, key=RANKS.__getitem__)
+    if RANKS[final] > RANKS[highest]:
+        reason = (
+            f"a part of it cannot be read, so it counts as {final}; {model.name} may receive {highest} data at most"
+        )
+        raise Forbidden(reason, code="not_scannable")
     return final

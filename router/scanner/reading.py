@@ -67,8 +67,10 @@ SAID = frozenset({
 ROLES = frozenset({"assistant", "developer", "system", "tool", "user"})
 BIG = 1_000_000
 """Numbers from here on can be those of a card, a phone or a person."""
-PAYLOAD = re.compile(r"data:[^,]{0,200};base64,|[A-Za-z0-9+/=_\s-]{256,}\Z")
-"""How the bytes of media begin in a part that nobody can read; what else such a part says is text."""
+PAYLOAD, PAYLOAD_STEP = re.compile(r"[A-Za-z0-9+/=_-]+"), 64 * 1024
+"""What the bytes of media are written with, and how many of them are looked at in one step."""
+PAYLOAD_HEAD, LEAST_PAYLOAD = re.compile(r"data:[^,\s]{0,200};base64,"), 256
+"""How they may begin; without that, less is a word. What else a part says that nobody can read is text."""
 
 _Path = tuple[Any, str | int]
 """The path of what is above, or None, and the step from there. It is written out only where it is shown."""
@@ -113,13 +115,22 @@ def texts(body: Mapping[str, Any]) -> list[Text]:
             inside = ((index, inner) for index, inner in enumerate(value) if isinstance(inner, str | dict | list))
             below = [((inner, (path, index), name, talk, hidden, media), role) for index, inner in inside]
         elif isinstance(value, str):
-            if value not in WORDS and not (path == (None, "model") or (hidden and PAYLOAD.match(value[:4096]))):
+            if value not in WORDS and not (path == (None, "model") or (hidden and _is_payload(value))):
                 found.append(Text(_safe(path), value, role, talk and (name in SAID or name == "")))
         elif _is_big(value):
             found.append(Text(_safe(path), f"{value:.0f}", role))
         below.reverse()
         stack += below
     return found
+
+
+def _is_payload(value: str) -> bool:
+    """Whether a text is the bytes of media from its first to its last character."""
+    head = PAYLOAD_HEAD.match(value)
+    at = head.end() if head else 0
+    if head is None and len(value) < LEAST_PAYLOAD:
+        return False
+    return all(PAYLOAD.fullmatch(value, start, start + PAYLOAD_STEP) for start in range(at, len(value), PAYLOAD_STEP))
 
 
 def _is_big(value: Any) -> bool:

@@ -22,8 +22,10 @@ from router.scanner.reading import Text
 from router.scanner.views import Read, View
 from serving.catalogue import DataClass
 
-SLICE, OVERLAP = 128 * 1024, 1024
+SLICE, OVERLAP = 128 * 1024, 5 * 1024
 """Bytes of one pass, and how many of those before it are looked at again: more than any kind reaches back."""
+SHORT = 256
+"""Kinds that reach no further are mostly digits: over several line ends any column of numbers would hold some."""
 LAYERS = 2
 """How often what was decoded is decoded again."""
 WHOLE = 400_000
@@ -143,7 +145,7 @@ class Search:
                 continue
             name, before = self._layout.kinds[kind].name, view.origins[part - 1] + first - view.starts[part - 1]
             if (view.origins[part] + end - first, name) not in ends and (before, name) not in ends:
-                self._judge(view, (end, kind), view.starts[part - 1])
+                self._judge(view, (end, kind), view.starts[part - 1] if self._layout.kinds[kind].reach <= SHORT else 0)
         self._end_view()
 
     def _search_decoded(self, plain: View, unseen: list[fragments.Fragment]) -> None:
@@ -193,7 +195,8 @@ class Search:
         ends: tuple[list[int], ...] = tuple([] for _ in self._layout.shapes)
         for start, stop in _slices(data):
             for end, number in self._scan(self._passes.shapes, data, start, stop):
-                ends[number].append(end)
+                if end > start or not start:
+                    ends[number].append(end)
         return ends
 
     def _blob(self, view: View, at: int, run: bytes) -> None:
@@ -205,11 +208,11 @@ class Search:
     # -- one pass, and one candidate
 
     def _scan(self, matcher: Matcher, data: bytes, start: int, stop: int) -> Iterator[Hit]:
-        """One pass over one slice: matches that end in it, and not before. Raises _Spent after the last one."""
+        """One pass over one slice and what stands before it. Raises _Spent after the last match."""
         low = max(0, start - OVERLAP)
         hits, whole = matcher.scan(data[low:stop], self._hits)
         self._hits -= len(hits)
-        yield from ((end + low, number) for end, number in hits if end + low > start or start == 0)
+        yield from ((end + low, number) for end, number in hits)
         if not whole:
             raise _Spent("budget")
         if self._clock() > self._end:
@@ -221,10 +224,10 @@ class Search:
         for start, stop in _slices(data):
             words = False
             for end, number in self._scan(self._passes.strong, data, start, stop):
-                if number < len(owners):
+                if number >= len(owners):
+                    words = True  # also before the slice: each word is told of once
+                elif end > start or not start:
                     yield end, owners[number]
-                else:
-                    words = True
             if words and self._passes.weak is not None:
                 yield from self._weaker(self._passes.weak, data, start, stop)
 
@@ -238,7 +241,8 @@ class Search:
             if number >= len(owners):
                 words.setdefault(number - len(owners), []).append(end)
         for end, number in hits:
-            if number >= len(owners):
+            # Those just before the slice again: their word may stand in it.
+            if number >= len(owners) or (start and end <= start - 2 * NEAR):
                 continue
             kind = owners[number]
             places = words.get(layout.groups[kind], ())

@@ -50,7 +50,7 @@ class Read(NamedTuple):
     starts: list[int]
     """Where each text begins, and in `order` which one it is."""
     size: int
-    """Bytes of text."""
+    """Bytes of text; of one that is shorter in this form, its characters."""
     whole: bool
     """Whether all texts are there."""
     unseen: list[Fragment]
@@ -65,8 +65,8 @@ def read(texts: Sequence[Text], most: int) -> Read:
     order = sorted(range(len(texts)), key=lambda number: not texts[number].said)
     for place, number in enumerate(order):
         text = texts[number].text
-        piece = normal.encoded(text)
-        if size + len(piece) > most:
+        piece = normal.encoded(text) if size + len(text) <= most else b""
+        if size + max(len(piece), len(text)) > most:
             found = found._replace(whole=False)
             break
         if not text.isascii() and (hidden := normal.hidden(text)):
@@ -77,7 +77,7 @@ def read(texts: Sequence[Text], most: int) -> Read:
         gap = b"\n" if goes_on else BARRIER
         parts += [piece, gap]
         at += len(piece) + len(gap)
-        size += len(piece)
+        size += max(len(piece), len(text))  # what nobody sees is left out of the piece, and was read
     return found._replace(view=View(b"".join(parts) + b"\n", [0], [0]), size=size)
 
 

@@ -538,7 +538,7 @@ def test_the_last_word() -> None:
     for claimed, found, media, opaque, unread, highest in itertools.product(
         NAMES, NAMES, NAMES, (False, True), (False, True), ("public", "internal", "private")
     ):
-        given = [claimed, found, *([media] if opaque else []), *(["private"] if unread else [])]
+        given = [claimed, found, *([media] if opaque else []), *(["secret"] if unread else [])]
         wanted = max(given, key=NAMES.index)
         findings = Findings(9, ("prompt",) if opaque else ())
 

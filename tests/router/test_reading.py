@@ -253,6 +253,15 @@ def test_the_bytes_of_media_are_no_text_and_what_stands_beside_them_is() -> None
     assert listed == ["note", "Jane", "data", "Jane", "data:text/plain,Jane", picture]
 
 
+@pytest.mark.parametrize("text", [
+    "my card number is in this line and so on and so on " * 20, "data:image/png;base64,my card is QUJD",
+    "QUJD" * 4096 + " Jane", "QUJD" * 20_000 + ".Jane",
+])  # fmt: skip
+def test_prose_in_a_part_that_nobody_can_read_is_text(text: str) -> None:
+    """However it begins: only what is the bytes of media from end to end has the class of media alone."""
+    assert text in [one.text for one in texts(chat({"type": "note", "text": text}))]
+
+
 def test_many_numbers_are_one_text() -> None:
     assert said({"prompt": [1, 2, 4111111111111111, -5e12]}) == [("prompt", "4111111111111111, -5000000000000", "user")]
 

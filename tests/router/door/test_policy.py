@@ -160,7 +160,7 @@ READ, OPAQUE = Findings(10, ()), Findings(10, ("messages[0].content[0]",))
         ("public", READ, "", ("secret", "jwt"), "private", "private", "data_class_not_cleared"),
         ("secret", READ, "", ("public", ""), "private", "private", "data_class_not_cleared"),
         ("public", READ, "budget", ("public", ""), "public", "internal", "not_scannable"),
-        ("public", READ, "budget", ("public", ""), "public", "private", "private"),
+        ("public", READ, "budget", ("public", ""), "public", "private", "not_scannable"),
         ("public", OPAQUE, "", ("public", ""), "private", "internal", "not_scannable"),
         ("public", OPAQUE, "", ("public", ""), "internal", "internal", "internal"),
         ("public", OPAQUE, "", ("public", ""), "public", "public", "public"),

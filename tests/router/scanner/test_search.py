@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from router.records import Found
+from router.scanner.kinds import Kind
 from router.scanner.reading import Text
 from router.scanner.scanner import Scanner
 from router.scanner.search import Budget
@@ -144,6 +145,32 @@ def test_it_does_not_matter_where_in_a_long_text_something_stands(used: Scanner)
     for at in (0, 131_070, 131_072 - 700, 200_000, len(filler)):
         searched = search(used, filler[:at] + f" {NUMBER} " + filler[at:])
         assert (kinds(searched), searched.unread) == ({"number": 1}, ""), at
+
+
+def test_a_word_that_was_told_of_before_the_slice_still_counts_in_it(used: Scanner) -> None:
+    """Each word is told of once a pass; the first one may stand in what is only looked at again."""
+    line = '{"file number": null, "note": "nothing of interest"}\n'
+    lines = [line] * (300_000 // len(line))
+    for at in (100, 2_600, 2_700, len(lines) - 3):
+        given = "".join([*lines[:at], line.replace("null", "123456"), *lines[at:]])
+        assert kinds(search(used, given)) == {"file": 1}, at
+
+
+def test_a_weak_kind_is_found_wherever_the_slices_meet(used: Scanner) -> None:
+    for at in range(131_072 - 60, 131_072 + 60, 7):
+        filler = "nothing here\n" * 30_000
+        given = f"{filler[:at]} file number 123456 {filler[at:]}"
+        assert kinds(search(used, given)).get("file"), at
+
+
+def test_what_is_long_is_found_over_several_line_ends(tmp_path: Path) -> None:
+    """A token that was wrapped; short numbers are joined over one line end only, or every column would hold some."""
+    long = Kind(
+        "long", DataClass.secret, (r"\bstart[a-z]{200,800}stop\b",), planted=(f"start{'y' * 300}stop",), reach=900
+    )
+    used = scanner(tmp_path, long)
+    text = f"start{'y' * 400}stop"
+    assert kinds(search(used, "\n".join(text[n : n + 76] for n in range(0, len(text), 76)))) == {"long": 1}
 
 
 def test_a_long_line_without_gaps_is_searched_too(used: Scanner) -> None:
