@@ -141,7 +141,7 @@ class Gate:
         past = self._history.past(caller, ask, texts) if self._history is not None else None
         # Made anew, so that something of another form fails here and not where it is relied on.
         found = tuple(Found(one.kind, one.effect, one.count, one.where) for one in searched.found)
-        least = sum(len(one.text) for one in texts if one.text.isascii())  # other texts are folded to shorter ones
+        least = sum(len(one.text) for one in texts)
         known = len(searched.by_text) == len(texts) and isinstance(searched.unread, str)
         whole = known and (searched.bytes >= least or searched.unread != "")
         unread = searched.unread if whole else "error"

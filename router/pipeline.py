@@ -5,6 +5,7 @@ Steps 1 and 2 (receive, authenticate) happen before, in api/; the numbers are th
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Protocol
 
@@ -42,9 +43,8 @@ class Pipeline:
         """Answer `ask` into `reply`, or raise a HeadgateError before anything was sent."""
         try:
             decision, seen = await self._decided(ask, caller)  # 3 to 6
-        except Exception as error:  # ours or not: it is accounted for
-            known = error if isinstance(error, HeadgateError) else HeadgateError("It could not be decided.")
-            self.refuse(ask.id, caller, ask.route, known)
+        except (Exception, asyncio.CancelledError) as error:  # ours or not: it is accounted for
+            self.refuse(ask.id, caller, ask.route, _known(error))
             raise
         answer: Answer | None = None
         try:
@@ -85,3 +85,14 @@ class Pipeline:
             spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
             snapshot = self._fleet.snapshot(spent)  # searching took its time
         return decide(ask, caller, seen.findings, snapshot), seen  # 5 eligible, 6 order
+
+
+def _known(error: BaseException) -> HeadgateError:
+    """The error as it is accounted for."""
+    if isinstance(error, HeadgateError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        left = HeadgateError("It ended before it was decided.", code="client_left")
+        left.status = 499
+        return left
+    return HeadgateError("It could not be decided.")

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from router.scanner.reading import Text, read
 from router.scanner.search import Searched
 from serving.catalogue import DataClass
 from tests.conftest import until
+from tests.fakes import searching
 from tests.fakes.asking import ask, caller
 
 FOUND = Found("card", DataClass.private, 1, "messages[0].content")
@@ -105,6 +107,13 @@ async def test_a_scanner_that_is_broken_has_searched_nothing(
     with caplog.at_level(logging.DEBUG):
         assert (await seen(Gate(Scanner(BROKEN[how]), history))).unread == "error"
     assert "4111" not in caplog.text
+
+
+@pytest.mark.parametrize("text", ["a line\r\nand another\r\n", "\x1b[1mbold\x1b[0m", "\x00\x00", "e\u0301\u200b", " "])
+async def test_what_nobody_sees_is_searched_too(text: str, tmp_path: Path) -> None:
+    gate = Gate(searching.scanner(tmp_path))
+    asked = ask(messages=[{"role": "user", "content": text}])
+    assert (await seen(gate, asked)).unread == ""
 
 
 async def test_a_scanner_that_hangs_has_searched_nothing() -> None:
