@@ -3,10 +3,11 @@
 
 It shares no code with Headgate and needs only Python 3.9 and either the package `cryptography` or the command
 `openssl` (3.0 or newer). It checks the signature; the excerpts against the statement's hashes; every line's own hash
-and the chains; and it works out anew who got what, what of it both sides have, and what the kernel counted.
+and the chains; and it works out anew who got what, and what of it both sides have.
 Exit code 0: verified, and the counts agree; 2: verified, and the statement itself says that they do not; 1: not
 verified. What it cannot check: that no source was left out from the start, and the number of requests, which needs the
-whole ledger; both are the signer's word, bound to the heads of the chains that the statement names.
+whole ledger; both are the signer's word, bound to the heads of the chains that the statement names. So is what of the
+kernel's count is explained: its samples are checked, and its sums are not worked out anew.
 """
 
 import argparse
@@ -54,9 +55,13 @@ def signed_by(folder, pem):
 
 
 def fingerprint(pem):
-    """SHA-256 of the key's 32 bytes, which are the last of its DER form."""
-    body = "".join(line for line in pem.read_text().splitlines() if not line.startswith("-"))
-    return hashlib.sha256(base64.b64decode(body)[-32:]).hexdigest()
+    """SHA-256 of the key's 32 bytes. More in its file than one key could hide the one that verifies."""
+    body = (*pem.read_text().split("\n"), "", "")[1]
+    whole = f"-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----"
+    der = base64.b64decode(body) if re.fullmatch("[A-Za-z0-9+/]{59}=", body) else b""
+    if pem.read_text().rstrip("\n") != whole or der[:12].hex() != "302a300506032b6570032100" or len(der) != 44:
+        raise ValueError(f"{pem} is not one Ed25519 public key in PEM and nothing else")
+    return hashlib.sha256(der[-32:]).hexdigest()
 
 
 def lines_of(folder, name, said):
@@ -166,11 +171,12 @@ def main():
     given = parser.parse_args()
     try:
         pem = given.key or given.folder / "key.pem"
+        key = fingerprint(pem)
+        print(f"key {key}" + ("" if given.key else " (from the folder itself: compare it)"))
         if not signed_by(given.folder, pem):
             bad("the signature is not that of this statement by this key")
         said = json.loads((given.folder / "statement.json").read_bytes())
-        print(f"key {fingerprint(pem)}" + ("" if given.key else " (from the folder itself: compare it)"))
-        compare("key", fingerprint(pem), said["key"])
+        compare("key", key, said["key"])
         recompute(said, *read(given.folder, said))
         kernel = chain(given.folder, "kernel.jsonl", said["excerpts"]["kernel.jsonl"])
         compare("samples of the kernel", sum(e["kind"] == "sample" for e in kernel), said["kernel"]["samples"])

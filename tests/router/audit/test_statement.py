@@ -116,6 +116,22 @@ def test_a_key_of_somebody_else_does_not_verify(made: tuple[Month, Path, dict[st
     assert verified(made[1], "--key", str(made[1] / "key.pem"))[0] == 0
 
 
+def test_a_key_file_that_holds_more_than_one_key_is_refused(
+    made: tuple[Month, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    """What verifies would pass over the first line, and the fingerprint would be that of the true key in it."""
+    other = Home(tmp_path / "other", tmp_path / "engines")
+    other.make()
+    out = tmp_path / "theirs"
+    out.mkdir()
+    statement.export(out, made[2], statement.signing_key(other))
+    true = (made[1] / "key.pem").read_text()
+    forged = true.splitlines()[1] + "\n" + (out / "key.pem").read_text()
+    for text in (forged, true + forged, true.replace("-----END", "=\n-----END"), ""):
+        (out / "key.pem").write_text(text)
+        assert verified(out)[0] == 1
+
+
 def test_a_statement_that_names_discrepancies_is_verified_and_says_so(tmp_path: Path) -> None:
     home = Home(tmp_path / "home", tmp_path / "engines")
     home.make()
