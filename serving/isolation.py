@@ -66,7 +66,7 @@ def enter(connects: bool = False) -> str:
     if threads > 1:
         return f"it has {threads} threads already, and only one can move"
     libc, before = _libc(), _namespace()
-    refused = _unshare(libc)
+    refused = _tried(libc) or _unshare(libc)
     if not refused:
         _raise_loopback()
     _give_up(libc)
@@ -136,6 +136,23 @@ def _unshare(libc: Any) -> str:
     except OSError as broken:
         return f"the kernel does not say who this process is in a network of its own ({broken.strerror})"
     return ""
+
+
+def _tried(libc: Any) -> str:
+    """What comes of it in a child. Where ids may not be mapped it fails half way, and nobody comes back from there."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, _unshare(libc).encode())
+            os.close(writing)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as said:
+        refused = said.read().decode()
+    _, status = os.waitpid(child, 0)
+    return refused if status == 0 else "trying it in a process of its own failed"
 
 
 def _raise_loopback() -> None:
