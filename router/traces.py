@@ -30,6 +30,7 @@ def install() -> None:
 
     logging.setLogRecordFactory(record)
     sys.excepthook = _ended
+    sys.unraisablehook = lambda given: _ended(given.exc_type, given.exc_value, given.exc_traceback)
     threading.excepthook = lambda given: _ended(given.exc_type, given.exc_value, given.exc_traceback)
 
 

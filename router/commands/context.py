@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
 import re
 import sys
 from dataclasses import dataclass
@@ -174,3 +176,11 @@ def yes_no(question: str, yes: bool, out: Console) -> bool:
         out.print(f"{question} no (not a terminal; --yes agrees)")
         return False
     return typer.confirm(question)
+
+
+def operator() -> str:
+    """The user of this machine who gives the command."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import getpass
 import time
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from router.commands.context import JsonOption, NotRunning, Stop, ask_socket, console, open_home, say_json, table
+from router.commands.context import (
+    JsonOption,
+    NotRunning,
+    Stop,
+    ask_socket,
+    console,
+    open_home,
+    operator,
+    say_json,
+    table,
+)
 from router.door import book, closing
 from router.door.closing import Shut
 from serving.home import Home
@@ -28,7 +37,7 @@ def close(
     Example: headgate door close --reason "we look into something"
     """
     home, out = open_home(), console()
-    shut = Shut(time.time(), getpass.getuser(), reason)
+    shut = Shut(time.time(), operator(), reason)
     closing.close(closing.marker(home.book), shut)
     said = _tell(home, "door_closed", {"by": "operator", "since": shut.at, "user": shut.by, "reason": reason})
     if said is not None and said["open"]:

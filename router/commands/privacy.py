@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from router.commands.context import ConfigOption, JsonOption, Stop, console, open_context, open_home, say_json, table
+from router.commands.context import (
+    ConfigOption,
+    JsonOption,
+    Stop,
+    console,
+    open_context,
+    open_home,
+    operator,
+    say_json,
+    table,
+)
 from router.commands.heldback import Report, report_on
 from router.ledger.marks import LOST, Mark
 from router.ledger.released import look, lost_until, release
@@ -78,7 +86,7 @@ def clear(name: IdArgument) -> None:
     """
     home = open_home()
     _there(home)
-    who, now = _who(), time.time()
+    who, now = operator(), time.time()
     if name == LOST:
         if not lost_until(home.ledger):
             raise Stop("the history is whole; there is nothing to release")
@@ -162,11 +170,3 @@ def _json(mark: Mark) -> dict[str, Any]:
 
 def _day(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
-
-
-def _who() -> str:
-    """The user of this machine who gives the command."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())

@@ -239,15 +239,16 @@ async def test_pg_023_no_second_try_goes_where_the_first_may_not(house: FaultHou
 
 
 async def test_pg_026_an_error_that_quotes_the_request_is_told_without_its_words(
-    house: FaultHouse, caplog: pytest.LogCaptureFixture
+    house: FaultHouse, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No exporter of traces is here; logs are, and an exception can hold a text. Metrics hold none."""
     await started(house)
     text, made = word(), logging.getLogRecordFactory()
     house.unseen.add("failed")  # it fails before a byte is sent
     try:
-        with mock.patch.object(sys, "excepthook"), mock.patch.object(threading, "excepthook"):
-            traces.install()
+        for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+            monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
+        traces.install()
         with mock.patch("router.upstream.sending.Sending.send", side_effect=ValueError(text)):
             found = await house.tell({**ask("auto"), **said(text)}, house.key("private"))
         assert (found.status, found.code) == (500, "internal_error")

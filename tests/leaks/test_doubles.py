@@ -325,7 +325,7 @@ async def test_a_crash_writes_no_text_anywhere(
     from router import pipeline
     from router.upstream.sending import Sending
 
-    for module, name in ((sys, "excepthook"), (threading, "excepthook")):
+    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(module, name, getattr(module, name))  # put back afterwards
     made, text = logging.getLogRecordFactory(), word()
 
