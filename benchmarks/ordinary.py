@@ -42,7 +42,8 @@ def requests(text: str, size: int, most: int, seed: int) -> list[str]:
 
 def git_log() -> str:
     """The history of this repository with its changes; empty outside of one."""
-    command = ["git", "log", "-p", "--no-color", "--no-ext-diff"]
+    # Not of tests and of what makes examples: they plant what is to be found.
+    command = ["git", "log", "-p", "--no-color", "--no-ext-diff", "--", ".", ":!tests", ":!benchmarks/examples.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     return done.stdout[:40_000_000].decode(errors="replace")
 

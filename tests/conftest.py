@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -20,6 +22,7 @@ import aiohttp
 import hypothesis
 import pytest
 import yaml
+from xdist.scheduler.loadgroup import LoadGroupScheduling
 
 from router import app
 from router.ledger.keys import KeyBook
@@ -42,6 +45,25 @@ hypothesis.settings.load_profile("headgate")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "reaches(*hosts): what a test may connect to or look up beyond this machine")
     LOOKOUT.set_up()
+
+
+class Grouped(LoadGroupScheduling):  # type: ignore[misc]
+    """Tests of one group go to one worker. xdist 3.8 writes the group behind a test's id, where pytest 9.2 loses it."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid.split("::")[0]) or nodeid
+
+
+@functools.cache
+def _group(path: str) -> str:
+    """The group of a file's tests; empty where they have none."""
+    found = re.search(r'^pytestmark = .*xdist_group\("(\w+)"\)', (ROOT / path).read_text(), re.MULTILINE)
+    return found[1] if found else ""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    return Grouped(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 @pytest.fixture(autouse=True)
