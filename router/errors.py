@@ -148,6 +148,12 @@ class HeadersTooLarge(HeadgateError):
     status, type, code = 431, "invalid_request_error", "headers_too_large"
 
 
+class ClientLeft(HeadgateError):
+    """Nobody hears of it; it stands in the ledger."""
+
+    status, type, code = 499, "server_error", "client_left"
+
+
 class UpstreamFailed(HeadgateError):
     status, type, code = 502, "server_error", "upstream_bad_response"
 

@@ -13,7 +13,7 @@ from router.decision.decide import could_leave, decide
 from router.decision.dialects import compiled
 from router.decision.limits import check
 from router.decision.reasons import refused
-from router.errors import HeadgateError
+from router.errors import ClientLeft, HeadgateError
 from router.gate import Gate, Seen
 from router.ledger.entries import Ledger
 from router.ledger.forms import Forms
@@ -92,7 +92,5 @@ def _known(error: BaseException) -> HeadgateError:
     if isinstance(error, HeadgateError):
         return error
     if isinstance(error, asyncio.CancelledError):
-        left = HeadgateError("It ended before it was decided.", code="client_left")
-        left.status = 499
-        return left
+        return ClientLeft("It ended before it was decided.")
     return HeadgateError("It could not be decided.")

@@ -329,7 +329,7 @@ def test_vllms_own_admission_limit_overflows_too(mission: Mission) -> None:
         others.enter_context(mission.standing_still())
         for _ in range(2):
             others.enter_context(past_the_router(mission, wait=False))
-        until(lambda: refused_past_the_router(mission))
+        until(lambda: refused_past_the_router(mission), 90.0)
         answer = mission.plain.ask()
         assert (answer.headers["x-headgate-place"], answer.headers["x-headgate-trigger"]) == ("hosted", "overflow")
         record = mission.record(answer)
