@@ -23,8 +23,8 @@ from benchmarks import machine, picture, texts
 from benchmarks.goals import Goal
 from benchmarks.installation import Stop
 from benchmarks.picture import FAINT, INK, OTHER, OWN, foot, pyplot
+from router.__main__ import SWITCH_S
 from router.commands.context import console, table
-from router.gate import SWITCH_S
 from router.scanner import rules
 from router.scanner.reading import Text
 from router.scanner.scanner import Scanner

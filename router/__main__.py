@@ -25,6 +25,10 @@ from serving import catalogue, isolation
 from serving.catalogue import Catalogue, ConfigError
 from serving.home import Home, find_home
 
+SWITCH_S = 0.0005
+"""How long a thread goes on while another one wants to. Else the ledger's waits 5 ms for each of its turns while the
+loop is busy, and falls ever further behind; and the loop as long for each thread that searches."""
+
 
 def main() -> int:
     """Run until SIGTERM, SIGINT or, with --parent-pipe, the end of stdin. Returns 2 where it is set up wrongly."""
@@ -91,8 +95,7 @@ async def _run(
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)  # a request makes hundreds of objects and next to no cycles
-    # Else the ledger's thread waits 5 ms for each of its turns while the loop is busy, and falls ever further behind.
-    sys.setswitchinterval(0.0005)
+    sys.setswitchinterval(SWITCH_S)
     async with beating(options.beat):
         await app.serve(built, home, found, listen, stop, made)
     return 0

@@ -7,7 +7,6 @@ import contextlib
 import functools
 import logging
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -26,7 +25,7 @@ from router.api.inference import Inference
 from router.api.protocol import protocol_of
 from router.decision.checking import checked
 from router.decision.outgoing import body_for
-from router.gate import SWITCH_S, Gate
+from router.gate import Gate
 from router.ledger.budgets import Budgets
 from router.ledger.counters import Shared
 from router.ledger.entries import Ledger, settle_lost
@@ -149,7 +148,6 @@ def _gate(home: Home, catalogue: Catalogue, stack: contextlib.ExitStack) -> Gate
     secret, begun = home.secret("history"), home.root / "history-begun"
     history = open_history(home.ledger, secret, begun, catalogue.site.privacy.history_days)
     stack.callback(history.close)
-    sys.setswitchinterval(SWITCH_S)
     gate = Gate(_scanner(home, catalogue.site.privacy), history)
     stack.callback(gate.close)  # before the history
     return gate

@@ -29,8 +29,6 @@ AT_ONCE = 8 * 1024
 THREADS = 4
 MOST_WAITING = 64 * 2**20
 """Bytes of requests and answers that wait for their search after the answer."""
-SWITCH_S = 0.001
-"""So long a thread that searches may keep the loop waiting, where that has something to do."""
 TEST_S = 60.0
 """Between two self-tests of the scanner."""
 

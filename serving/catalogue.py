@@ -38,6 +38,7 @@ from serving.site import TeamSettings as TeamSettings
 from serving.site import Words as Words
 from serving.terms import ABILITIES as ABILITIES
 from serving.terms import LANES as LANES
+from serving.terms import NO_OUTPUT as NO_OUTPUT
 from serving.terms import REQUIREMENT as REQUIREMENT
 from serving.terms import RESERVED_NAMES as RESERVED_NAMES
 from serving.terms import Ability as Ability

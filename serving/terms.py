@@ -12,6 +12,8 @@ Place = Literal["local", "hosted"]
 Lane = Literal["private", "cheap", "frontier"]
 Route = Literal["chat/completions", "completions", "embeddings", "responses", "messages", "messages/count_tokens"]
 """The inference routes, as the path below /v1/."""
+NO_OUTPUT: frozenset[Route] = frozenset({"embeddings", "messages/count_tokens"})
+"""Routes on which no text is made: no output to be limited or paid, and nothing to stream."""
 Ability = Literal["chat", "completions", "embeddings", "tools", "schema", "vision", "reasoning", "logprobs"]
 ABILITIES: tuple[Ability, ...] = (
     "chat", "completions", "embeddings", "tools", "schema", "vision", "reasoning", "logprobs",

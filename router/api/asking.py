@@ -9,7 +9,7 @@ from typing import Any
 from router.api.body import text_field
 from router.errors import BadRequest
 from router.records import Ask, Route
-from serving.catalogue import DataClass
+from serving.catalogue import NO_OUTPUT, DataClass
 
 MAX_SESSION = 200
 CHOICES = frozenset({"data_class", "escalate", "reason"})
@@ -25,7 +25,6 @@ UNSAID_OUTPUT = 1000
 Not the most that the model could write: that is often more than a minute's tokens, so that one short question would
 keep all others of its key waiting. Most answers are shorter than this; what one has more is taken afterwards.
 """
-NO_OUTPUT: frozenset[Route] = frozenset({"embeddings", "messages/count_tokens"})
 
 
 def make_ask(

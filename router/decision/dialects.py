@@ -38,8 +38,6 @@ ANTHROPIC: frozenset[Route] = frozenset({"messages", "messages/count_tokens"})
 """Routes in Anthropic's dialect."""
 LOCAL_ONLY: frozenset[Route] = ANTHROPIC | {"responses"}
 """Routes in a dialect that only vLLM is asked in."""
-NO_OUTPUT: frozenset[Route] = frozenset({"embeddings", "messages/count_tokens"})
-"""Routes on which no text is made: no output to be limited or paid, and nothing to stream."""
 MEDIA: dict[Route, str] = {"completions": "prompt", "embeddings": "input", "responses": "input"}
 """The field that may carry media, where it is not `messages`."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from router.decision import inline
-from router.decision.dialects import ABILITY, LIMIT, LOCAL_ONLY, MANY, MEDIA, NO_OUTPUT, TEXT, form_of, parts, turns
+from router.decision.dialects import ABILITY, LIMIT, LOCAL_ONLY, MANY, MEDIA, TEXT, form_of, parts, turns
 from router.decision.limits import check_stored, count
 from router.decision.sensitivity import data_class_of, unsearched
 from router.errors import BadRequest
 from router.records import Ask, Caller, Findings, Route, Traits
-from serving.catalogue import LANES, Site
+from serving.catalogue import LANES, NO_OUTPUT, Site
 from serving.parameters import BOOKKEEPING, HARMLESS
 
 BYTES_PER_TOKEN = 1
