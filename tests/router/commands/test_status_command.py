@@ -14,6 +14,7 @@ from rich.console import Console
 
 from router.commands import context
 from router.commands.status import numbers, show
+from router.ledger.recent import last
 from serving import processes
 from serving.home import Home
 from tests.conftest import instance
@@ -158,6 +159,8 @@ def test_another_worker_answers_the_operator_while_the_first_one_stands_still(
     assert up.code == 0, up.all
     eventually(lambda: "workers   2 of 2 answer\n" in say("status").out)
     asked = say("chat", "Hello").out.rpartition("headgate explain --request ")[2].strip()
+    # Each worker writes what it answered, a moment later: one that is stopped with it in hand has told nobody yet.
+    eventually(lambda: [one.outcome for one in last(headgate.home.ledger, 1)] == ["answered"])
     # Within ten seconds nobody has ended it, within fifteen it is still there; so what takes long is asked by itself.
     first = worker(headgate.home, 1)
     os.kill(first, signal.SIGSTOP)
