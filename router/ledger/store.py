@@ -17,7 +17,6 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -154,8 +153,9 @@ class Store:
             while group := self._next_group():
                 try:
                     self._write(group)
-                except sqlite3.Error as broken:
-                    self.healthy, self.trouble = False, str(broken)
+                except Exception as broken:
+                    # Also what nobody foresaw: without this thread nothing is ever answered again.
+                    self.healthy, self.trouble = False, str(broken) or type(broken).__name__
                     if self._stopping:
                         return
                     # The disk may come back. Nothing that waits is thrown away, and nobody who asks hurries it.
@@ -169,7 +169,7 @@ class Store:
             if self._seq > self._noted:
                 self._note()
         finally:
-            if self._waiting:  # whatever ended it: nobody may believe that records are being kept
+            if self._waiting or not self._stopping:  # whatever ended it: nobody may believe that records are being kept
                 self.healthy, self.trouble = False, self.trouble or "its writer has stopped"
 
     def _next_group(self) -> list[Event]:
@@ -181,7 +181,8 @@ class Store:
             self._asleep = False
         if len(self._waiting) < GROUP:
             self._pause(GROUP_WAIT_S, lambda: self._stopping or bool(self._asked))
-        return list(islice(self._waiting, GROUP))
+        # By number: an iterator breaks where the event loop appends meanwhile.
+        return [self._waiting[number] for number in range(min(len(self._waiting), GROUP))]
 
     def _pause(self, seconds: float, over: Callable[[], bool]) -> None:
         """Wait so long, or until a bell after which it is `over`."""

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -340,6 +341,36 @@ async def test_a_body_that_cannot_be_written_costs_one_body_and_not_the_ledger(s
     await store.durable()
     assert [row[4] for row in rows(path)] == ["r0", "r1"]
     assert "unwritable" in store.events("r0")[0]
+    assert broken(path) == []
+
+
+class Shared(deque[Event]):
+    """What waits, as the writer sees it while the event loop appends: an iterator breaks in the middle."""
+
+    def __iter__(self) -> Iterator[Event]:
+        raise RuntimeError("deque mutated during iteration")
+
+
+async def test_what_is_appended_while_a_group_is_taken_stops_nothing(store: Store, path: Path) -> None:
+    store._waiting = Shared()
+    for number in range(300):
+        store.append(event(number))
+    await store.durable()
+    assert len(rows(path)) == 300 and store.healthy
+    assert broken(path) == []
+
+
+async def test_what_nobody_foresaw_is_said_and_nothing_is_lost(
+    store: Store, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken_once:
+        broken_once.setattr(module, "chain_hash", lambda *_: 1 / 0)
+        store.append(event(0))
+        await until(lambda: not store.healthy)
+        assert "division" in store.trouble
+    store.append(event(1))
+    await store.durable(timeout_s=10)
+    assert [row[4] for row in rows(path)] == ["r0", "r1"] and store.healthy
     assert broken(path) == []
 
 
