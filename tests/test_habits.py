@@ -24,7 +24,7 @@ CATCHES_ALL = {
     "router/scanner/scanner.py: Scanner.search": "whatever fails in a search is an answer that says so",
     "router/scanner/scanner.py: Scanner.test": "a scanner that fails its self-test closes the door",
     "router/ledger/entries.py: Ledger.open": "an entry is closed however it ended; raised again",
-    "router/ledger/store.py: Store._write_all": "said as trouble and tried again: without its thread nothing is recorded",
+    "router/ledger/store.py: Store._write_all": "said as trouble and tried again: without its thread nothing is kept",
     "router/ledger/schema.py: connect": "a file half opened is closed; raised again",
 }
 NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "misc"})
