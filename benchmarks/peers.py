@@ -86,13 +86,17 @@ def program(folder: Path, name: str, within: str = "") -> Path | None:
 
 def install(folder: Path, say: Callable[[str], None]) -> None:
     """Make the environments that are not there yet. Raises Stop with what uv said."""
-    environ = uv_environment(os.environ)
     for name, package, tool in [*((p.name, p.package, p.program) for p in PEERS), *((t, t, t) for t in TOOLS)]:
-        if program(folder, tool, name):
-            continue
-        say(f"installing {package} into {name}/ of the peers' folder")
-        _uv(["venv", "--clear", "--python", sys.executable, str(folder / name)], environ)
-        _uv(["pip", "install", "--python", str(folder / name / "bin" / "python"), package], environ)
+        if program(folder, tool, name) is None:
+            environment(folder, name, package, say)
+
+
+def environment(folder: Path, name: str, package: str, say: Callable[[str], None]) -> None:
+    """Make one of them anew. Raises Stop with what uv said."""
+    environ = uv_environment(os.environ)
+    say(f"installing {package} into {name}/ of the peers' folder")
+    _uv(["venv", "--clear", "--python", sys.executable, str(folder / name)], environ)
+    _uv(["pip", "install", "--python", str(folder / name / "bin" / "python"), package], environ)
 
 
 def _uv(words: list[str], environ: Mapping[str, str]) -> None:
@@ -103,14 +107,14 @@ def _uv(words: list[str], environ: Mapping[str, str]) -> None:
         raise Stop(f"uv {words[0]} did not succeed: {' '.join(done.stderr.strip().splitlines()[-3:])}")
 
 
-def version(folder: Path, peer: Peer) -> str:
-    """Name and version of the package that is installed there."""
-    name = peer.package.partition("[")[0]
-    found = next((folder / peer.name / "lib").glob("python*/site-packages"), None)
+def version(folder: Path, name: str, package: str) -> str:
+    """Name and version of the package that is installed there; the name alone where none is."""
+    package = package.partition("[")[0]
+    found = next((folder / name / "lib").glob("python*/site-packages"), None)
     if found is None:
-        return name
-    there = importlib.metadata.distributions(name=name, path=[str(found)])
-    return next((f"{name} {distribution.version}" for distribution in there), name)
+        return package
+    there = importlib.metadata.distributions(name=package, path=[str(found)])
+    return next((f"{package} {distribution.version}" for distribution in there), package)
 
 
 @contextlib.contextmanager
@@ -132,7 +136,7 @@ def running(peer: Peer, folder: Path, upstream: int, scratch: Path) -> Iterator[
     try:
         _wait(peer, child, port, key, mine / "log")
         yield Gateway(
-            peer.name, f"http://127.0.0.1:{port}", key, version(folder, peer),
+            peer.name, f"http://127.0.0.1:{port}", key, version(folder, peer.name, peer.package),
             lambda: dict.fromkeys((child.pid, *children(child.pid)), peer.name), peer.effort, peer.streams,
         )  # fmt: skip
     finally:

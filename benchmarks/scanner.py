@@ -3,6 +3,7 @@
 The shipped rules search texts of 4 KB and 400 KB, ordinary ones and the worst that we could think of. The figures are
 CPU time of the searching thread, Hyperscan's included; on a shared machine they hold still where the clock does not.
 How long the event loop stands still meanwhile is measured by the clock, and so is a fair share of the machine's own.
+Presidio searches the English texts and the source code beside it, where its environment was made: without a model.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import json
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -19,11 +22,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, picture, texts
+from rich.console import Console
+
+from benchmarks import beside, machine, peers, picture, texts
 from benchmarks.goals import Goal
 from benchmarks.installation import Stop
 from benchmarks.picture import FAINT, INK, OTHER, OWN, foot, pyplot
-from router.__main__ import SWITCH_S
+from router.__main__ import tune
 from router.commands.context import console, table
 from router.scanner import rules
 from router.scanner.reading import Text
@@ -34,6 +39,9 @@ SMALL, LARGE = 4096, 400_000
 ROUNDS = {SMALL: 2000, LARGE: 60}
 SEED = 5
 TICK_S = 0.001
+PRESIDIO = "presidio-analyzer"
+BESIDE = {"English, 4 KB": 50, "source code, 4 KB": 50, "English, 400 KB": 3, "source code, 400 KB": 3}
+"""What Presidio is given, and the rounds."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,15 +72,36 @@ def measured(scanner: Scanner, name: str, text: str, rounds: int) -> Cost:
 
 def ordinary(scanner: Scanner, share: float) -> list[Cost]:
     """Texts as people send them. `share`: of the rounds of a full run."""
-    found = []
-    for size, rounds in ROUNDS.items():
-        for name, words in (("English", texts.ENGLISH), ("French", texts.FRENCH), ("Chinese", texts.CHINESE),
-                            ("Arabic", texts.ARABIC)):  # fmt: skip
-            text = texts.ordinary(words, size, SEED)
-            found.append(measured(scanner, f"{name}, {size // 1000} KB", text, max(5, int(rounds * share))))
-        source = _source(size)
-        found.append(measured(scanner, f"source code, {size // 1000} KB", source, max(5, int(rounds * share))))
-    return found
+    return [
+        measured(scanner, name, text, max(5, int(ROUNDS[size] * share)))
+        for size in ROUNDS for name, text in _everyday(size).items()
+    ]  # fmt: skip
+
+
+def _everyday(size: int) -> dict[str, str]:
+    languages = {"English": texts.ENGLISH, "French": texts.FRENCH, "Chinese": texts.CHINESE, "Arabic": texts.ARABIC}
+    found = {name: texts.ordinary(words, size, SEED) for name, words in languages.items()} | {
+        "source code": _source(size)
+    }
+    return {f"{name}, {size // 1000} KB": text for name, text in found.items()}
+
+
+def presidio(folder: Path, share: float) -> dict[str, Any] | None:
+    """The same of Presidio, in its own environment below `folder`; None where that was not made. Raises Stop."""
+    python = folder / "presidio" / "bin" / "python"
+    version = peers.version(folder, "presidio", PRESIDIO)
+    if not python.exists() or version == PRESIDIO:
+        return None
+    everyday = _everyday(SMALL) | _everyday(LARGE)
+    given = [
+        {"name": name, "text": everyday[name], "rounds": max(2, int(rounds * share))} for name, rounds in BESIDE.items()
+    ]
+    done = subprocess.run(
+        [python, beside.__file__], input=json.dumps(given), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Stop(f"Presidio did not search: {' '.join(done.stderr.strip().splitlines()[-1:])}")
+    return {"version": version, "costs": json.loads(done.stdout)}
 
 
 def worst(scanner: Scanner, rounds: int) -> tuple[list[Cost], list[Cost]]:
@@ -144,17 +173,17 @@ def _source(size: int) -> str:
     ).decode()[:size]  # fmt: skip
 
 
-def run(quick: bool) -> dict[str, Any]:
-    """Measure everything."""
-    sys.setswitchinterval(SWITCH_S)  # as the router does
+def run(quick: bool, folder: Path) -> dict[str, Any]:
+    """Measure everything. `folder`: where other programs' environments lie."""
     begun = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as kept:
         looked_for = rules.of(Privacy())
-        scanner = Scanner(looked_for, Path(folder))
+        scanner = Scanner(looked_for, Path(kept))
         compiled_s = time.monotonic() - begun
         again = time.monotonic()
-        scanner = Scanner(looked_for, Path(folder))
+        scanner = Scanner(looked_for, Path(kept))
         loaded_s = time.monotonic() - again
+    tune()  # as the router is
     found = ordinary(scanner, 0.1 if quick else 1.0)
     in_ascii, others = worst(scanner, 3 if quick else 9)
     given = [texts.ordinary(words, LARGE, SEED) for words in (texts.ENGLISH, texts.FRENCH, texts.CHINESE)]
@@ -167,6 +196,7 @@ def run(quick: bool) -> dict[str, Any]:
         "worst_ascii": [dataclasses.asdict(c) for c in in_ascii],
         "worst_other": [dataclasses.asdict(c) for c in others],
         "idle_ms": asyncio.run(stall(None, [""], seconds)), "stall_ms": asyncio.run(stall(scanner, given, seconds)),
+        "presidio": presidio(folder, 0.1 if quick else 1.0),
     }  # fmt: skip
     result["goals"] = [dataclasses.asdict(goal) for goal in goals(result)]
     return result
@@ -186,22 +216,39 @@ def show(result: Mapping[str, Any]) -> None:
             "whole" if not cost["unread"] else f"gave up ({cost['unread']})",
         )  # fmt: skip
     out.print(rows)
+    _show_presidio(result, out)
     held = table("goal", "wanted", "measured", "")
     for goal in result["goals"]:
         held.add_row(goal["name"], goal["wanted"], goal["said"], "met" if goal["met"] else "MISSED")
     out.print(held)
 
 
+def _show_presidio(result: Mapping[str, Any], out: Console) -> None:
+    beside_it = result["presidio"]
+    if beside_it is None:
+        out.print("Presidio is not installed and is left out; python -m benchmarks.scanner --install-presidio")
+        return
+    ours = {cost["name"]: cost for cost in result["ordinary"]}
+    rows = table("text", f"{beside_it['version']}, no model: p50 ms", "here: p50 ms", "times", whole=1)
+    for cost in beside_it["costs"]:
+        here = ours[cost["name"]]["p50_ms"]
+        rows.add_row(cost["name"], f"{cost['p50_ms']:.1f}", f"{here:.2f}", f"{cost['p50_ms'] / here:.0f}")
+    out.print(rows)
+
+
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Bars by text, on a logarithmic axis: ordinary ones, and the worst with what gave up in another colour."""
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12.5, 7.4), width_ratios=[1, 1.2])
+    beside_it = [
+        cost | {"name": f"Presidio: {cost['name']}"} for cost in (result["presidio"] or {"costs": ()})["costs"]
+    ]
     hard = sorted((*result["worst_ascii"], *result["worst_other"]), key=lambda cost: -cost["p50_ms"])
     for axis, costs, key, title in (
-        (left, result["ordinary"], "p99_ms", "ordinary texts, p99"),
+        (left, [*result["ordinary"], *beside_it], "p99_ms", "everyday texts, p99 (grey: Presidio without a model)"),
         (right, hard, "p50_ms", "400 KB of what is hard, p50"),
     ):
-        colours = [OTHER if cost["unread"] else OWN for cost in costs]
+        colours = [FAINT if "unread" not in cost else OTHER if cost["unread"] else OWN for cost in costs]
         axis.barh([c["name"] for c in costs][::-1], [c[key] for c in costs][::-1], color=colours[::-1])
         axis.set_xscale("log")
         axis.set_title(title, loc="left", color=INK, fontsize=11)
@@ -228,10 +275,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scanner", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="where JSON and picture go")
+    parser.add_argument("--install-presidio", action="store_true", help="make Presidio's environment")
+    parser.add_argument("--peers-folder", type=Path, default=peers.default_folder(), help="where it is (%(default)s)")
     given = parser.parse_args(arguments)
     try:
         picture.check()
-        result = run(given.quick)
+        if given.install_presidio and peers.version(given.peers_folder, "presidio", PRESIDIO) == PRESIDIO:
+            peers.environment(given.peers_folder, "presidio", PRESIDIO, print)
+        result = run(given.quick, given.peers_folder)
         show(result)
         picture.publish(result, given.out, draw)
     except Stop as stop:

@@ -91,14 +91,19 @@ async def _run(
         # A thread, since stdin may be a pipe, a file or a terminal; a daemon, for a blocked read cannot be cancelled.
         threading.Thread(target=_until_stdin_ends, args=(loop, stop), daemon=True).start()
     built = app.build(home, found, share)
+    tune()
+    async with beating(options.beat):
+        await app.serve(built, home, found, listen, stop, made)
+    return 0
+
+
+def tune() -> None:
+    """How this process looks for garbage and lets its threads take turns, once everything is built."""
     # What is here now stays: nothing is gained by looking through it again and again for what has become garbage.
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)  # a request makes hundreds of objects and next to no cycles
     sys.setswitchinterval(SWITCH_S)
-    async with beating(options.beat):
-        await app.serve(built, home, found, listen, stop, made)
-    return 0
 
 
 def _until_stdin_ends(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

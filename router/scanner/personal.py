@@ -14,6 +14,8 @@ _LABEL = r"[^\s@.,:;<>()\[\]{}\"'/\\|=&?!]+"
 _MBI_LETTER, _MBI_ANY = "[AC-HJKMNP-RT-Y]", "[AC-HJKMNP-RT-Y0-9]"
 _MBI = f"[1-9]{_MBI_LETTER}{_MBI_ANY}[0-9]-?{_MBI_LETTER}{_MBI_ANY}[0-9]-?{_MBI_LETTER}{{2}}[0-9]{{2}}"
 _PASSPORT = "[A-Z0-9]{6,9}"
+_PASSPORTS = "|".join("[A-Z]" * n + f"[0-9][A-Z0-9]{{{max(0, 5 - n)},{8 - n}}}" for n in range(8)) + "|[A-Z]{8}[0-9]"
+"""The same with the first digit somewhere in it: without one any word would be a candidate."""
 _RECORD = "[A-Z]{0,3}[-#]?[0-9]{5,10}|[0-9]{2,4}(?:-[0-9]{2,4}){1,3}"
 _MEMBER = "[A-Z]{0,4}[-#]?[0-9]{6,12}[A-Z]?[0-9]{0,2}|[A-Z]{1,3}[0-9]{3}[- ][0-9]{3}[- ][0-9]{3,4}"
 _IBAN = (
@@ -33,8 +35,9 @@ _VIAS = (
 _NAME = r"[^\s\d,;:.!?()]{2,}"
 
 PERSONAL: tuple[Kind, ...] = (
-    # What nobody here can read: the scanner finds it while it decodes, so there is no pattern.
+    # What nobody here can read, and words of two scripts: the scanner finds them itself, so there is no pattern.
     Kind("blob", _PRIVATE, ()),
+    Kind("mixed_script", _PRIVATE, (), planted=("p\u0430yp\u0430l",)),
     Kind(
         "email", _INTERNAL,
         (rf"[^\s@<>(),:;\"'=\[\]\x00-\x20]@(?:{_LABEL}\.)+(?:[a-z]{{2,}}|xn--[a-z0-9-]+)\b",
@@ -44,17 +47,19 @@ PERSONAL: tuple[Kind, ...] = (
     ),
     Kind(
         "phone", _INTERNAL, (r"\+[1-9][0-9 ()./-]{6,}[0-9]\b",), checks.phone,
-        planted=("+44 20 7946 0018", "+49 (30) 901820"), reach=40,
+        planted=("+44 20 7946 0018", "+49 (30) 901820"), reach=40, in_pieces=True,
     ),
     Kind(
         "phone", _INTERNAL,
         (r"\b[2-9][0-9]{2}\)?[ .-]{1,2}[0-9]{3}[ .-][0-9]{4}(?:\s?(?:x|ext\.?)\s?[0-9]{1,6})?\b",
          r"\b0[1-9][0-9]{0,3}[ /.-][0-9]{2}[0-9 .-]*[0-9]{2}\b"),
         checks.some_digits(8, 20), planted=("(212) 555-7788", "089 72 63 41"), reach=32,
+        in_pieces=True,
     ),
     Kind(
         "phone", _INTERNAL, (r"\b[0-9]{2,5}[ ()./-][0-9 ()./-]*[0-9]\b", r"\b[0-9]{7,13}\b"),
         checks.some_digits(6, 15), context=words.CALL, planted=("my phone: 467 3395",), reach=32,
+        in_pieces=True,
     ),
     Kind(
         "address", _INTERNAL,
@@ -81,24 +86,24 @@ PERSONAL: tuple[Kind, ...] = (
     Kind(
         "card", _PRIVATE, (r"\b[0-9]{14,19}\b", r"\b[0-9]{4}(?:[ .-][0-9]{4}){2,3}[ .-][0-9]{1,4}\b",
                            r"\b[0-9]{4}[ .-][0-9]{6}[ .-][0-9]{4,5}\b"),
-        checks.card, planted=("4539 1488 0343 646?", "37828224631000?"), reach=32,
+        checks.card, planted=("4539 1488 0343 646?", "37828224631000?"), reach=32, in_pieces=True,
     ),
     Kind(
         "card", _PRIVATE, (r"\b[0-9]{12,13}\b",), checks.card, planted=("card: 50180000000?",),
         context=("card", "credit", "debit", "visa", "maestro", "mastercard", "payment", "carte", "karte", "tarjeta"),
-        reach=24,
+        reach=24, in_pieces=True,
     ),
     Kind(
         "iban", _PRIVATE, (rf"\b{_IBAN}[0-9]{{2}}(?:[ -]?[a-z0-9]{{4}}){{2,7}}(?:[ -]?[a-z0-9]{{1,3}})?\b",),
         checks.iban,
-        planted=("GB?? WEST 1234 5698 7654 32",), reach=48,
+        planted=("GB?? WEST 1234 5698 7654 32",), reach=48, in_pieces=True,
     ),
     Kind(
         "bic", _INTERNAL, (r"\b[A-Z]{6}[A-Z0-9]{2}(?:[A-Z0-9]{3})?\b",), checks.bic, caseless=False,
         context=("bic", "swift", "bank", "iban", "swift-bic"), planted=("BIC: DEUTDEFF",), reach=16,
     ),
     Kind(
-        "passport", _PRIVATE, (rf"\b{_PASSPORT}\b",), number(_PASSPORT, checks.has_digits), context=words.PASSPORT,
+        "passport", _PRIVATE, (rf"\b(?:{_PASSPORTS})\b",), number(_PASSPORT, checks.has_digits), context=words.PASSPORT,
         planted=("passport no. 9635????",), reach=16,
     ),
     Kind(
@@ -140,6 +145,7 @@ PERSONAL: tuple[Kind, ...] = (
     ),
     Kind(
         "medical_insurance", _PRIVATE, (rf"\b{_NHS}\b",), number(_NHS, nhs.is_valid),
-        context=("nhs", "nhs number", "national health"), planted=("NHS number: 943 476 591?",), reach=16,
+        context=("nhs", "nhs number", "national health"), planted=("NHS number: 943 476 591?",),
+        reach=16, in_pieces=True,
     ),
 )  # fmt: skip
