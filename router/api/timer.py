@@ -36,7 +36,12 @@ class Timer:
         self.by(self._due(self._loop.time()))
 
     def cancel(self) -> None:
-        """Never call again."""
+        """Never call again; and let go of whom it would have called, which is freed at once then."""
         if self._handle is not None:
             self._handle.cancel()
-        self._at = -math.inf
+            self._handle = None
+        self._at, self._due = -math.inf, _never
+
+
+def _never(now: float) -> float:
+    return NEVER

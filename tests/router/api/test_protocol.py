@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import io
 import json
 import socket
@@ -18,7 +19,7 @@ import pytest
 from uvicorn.server import ServerState
 
 from router.api.idempotency import Claim
-from router.api.protocol import protocol_of
+from router.api.protocol import Connection, protocol_of
 from router.ledger.keys import KeyBook
 from tests.conftest import House, ask, until
 from tests.fakes.caller import RawCaller
@@ -491,6 +492,27 @@ async def test_whenever_a_client_leaves_everything_taken_for_it_is_given_back(ho
     assert int(left) > 9_000_000
 
 
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_connection_that_ended_is_freed_at_once(house: House, leaves: bool) -> None:
+    """Not when garbage is looked for next: that is minutes later, and the memory of all who left would wait for it."""
+    await house.start()
+    house.local.script = {"delay_s": 30.0} if leaves else {}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            async with RawCaller(house.url, house.key()) as caller:
+                caller.post(ask("small"))
+                if leaves:
+                    await until(lambda: open_requests(house) == 1)
+                else:
+                    assert (await caller.answer()).status == 200
+            await until(lambda: open_requests(house) == 0)
+        await until(lambda: not any(isinstance(there, Connection) for there in gc.get_objects()))
+    finally:
+        gc.enable()
+
+
 # ---- streams that are silent, and streams that break
 
 
@@ -501,7 +523,9 @@ async def test_a_silent_stream_is_kept_alive_and_then_goes_on(house: House) -> N
         caller.post(ask("small", stream=True))
         answer = await caller.answer()
     assert (answer.status, answer.whole) == (200, True)
-    assert answer.headers["content-type"] == "text/event-stream"
+    assert (answer.headers["content-type"], answer.headers["cache-control"]) == ("text/event-stream", "no-cache")
+    assert answer.headers["x-request-id"] and answer.headers["x-headgate-lane"] == "named"
+    assert "small" in answer.headers["x-headgate-reason"] and "x-headgate-model" not in answer.headers
     assert answer.body.startswith(b": keep-alive\n\n")
     assert answer.body.endswith(b"data: [DONE]\n\n")
 
