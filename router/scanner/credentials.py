@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from router.scanner import forms as public
+from router.scanner import vendors
 from router.scanner.forms import BASE32, BASE64, DIGIT, HEX, LOWER, UPPER, URL, WORD, Form, Run
 from router.scanner.kinds import Kind
 from router.scanner.secrets import assigned, assigned_in_words, jwt, password_in_address, password_in_pairs, varied
@@ -12,13 +13,17 @@ _FORMS: tuple[tuple[str, tuple[Form, ...]], ...] = (
     ("1password", (("ops_eyJ", Run(URL, 120)), ("A3-", Run(UPPER, 6), "-", Run(UPPER, 6), "-", Run(UPPER, 5)))),
     ("adafruit", (("aio_", Run(WORD, 28)),)),
     ("adobe", (("p8e-", Run(LOWER, 32)),)),
+    ("adyen", (("AQE", Run(BASE64 + "=", 60, 140), "-", Run(BASE64 + "=", 40)),)),
     ("age", (("AGE-SECRET-KEY-1", Run(UPPER, 58)),)),
     ("airtable", (("pat", Run(WORD, 14), ".", Run(HEX, 64)),)),
     ("alibaba", (("LTAI", Run(WORD, 20)), ("LTAI", Run(WORD, 12)))),
     ("anthropic", ((("sk-ant-api03-", "sk-ant-admin01-", "sk-ant-oat01-"), Run(URL, 80)),)),
     ("atlassian", ((("ATATT3", "ATCTT3"), Run(URL, 60)), ("ATBB", Run(WORD, 32)))),
+    ("authress", ((("sc_", "ext_", "scauth_", "authress_"), Run(LOWER, 5, 30), ".", Run(LOWER, 4, 6), ".acc",
+                   ("_", "-"), Run(LOWER + "-", 10, 32), ".", Run(BASE64 + "_=-", 30)),)),
     ("aws", ((("AKIA", "ASIA", "ABIA", "ACCA"), Run(BASE32, 16)), ("ABSK", Run(BASE64, 100)))),
     ("azure", (("AccountKey=", Run(BASE64, 86), "=="), (Run(WORD, 3), Run(DIGIT, 1), "Q~", Run(URL + ".~", 31)))),
+    ("clickhouse", (("4b1d", Run(WORD, 38)),)),
     ("clojars", (("CLOJARS_", Run(LOWER, 60)),)),
     ("cloudflare", (("v1.0-", Run(HEX, 24), "-", Run(HEX, 146)),)),
     ("contentful", (("CFPAT-", Run(URL, 43)),)),
@@ -41,7 +46,8 @@ _FORMS: tuple[tuple[str, tuple[Form, ...]], ...] = (
     ("github", ((("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), Run(WORD, 36)),
                 ("github_pat_", Run(WORD, 22), "_", Run(WORD, 59)))),
     ("gitlab", ((("glpat-", "gldt-", "glrt-", "glcbt-", "glptt-", "glft-", "glimt-", "glagent-", "gloas-", "glsoat-"),
-                 Run(URL, 20)), ("GR1348941", Run(URL, 20)))),
+                 Run(URL, 20)), ("GR1348941", Run(URL, 20)), ("_gitlab_session=", Run(LOWER, 32)))),
+    ("gocardless", (("live_", Run(URL + "=", 40)),)),
     ("google", (("AIza", Run(URL, 35)), ("ya29.", Run(URL, 50)), ("GOCSPX-", Run(URL, 28)))),
     ("grafana", (("glsa_", Run(WORD, 32), "_", Run(HEX, 8)), ("glc_eyJ", Run(BASE64, 32)))),
     ("groq", (("gsk_", Run(WORD, 52)),)),
@@ -123,7 +129,7 @@ def forms() -> dict[str, tuple[Form, ...]]:
 def _tokens(name: str, found: tuple[Form, ...]) -> Kind:
     planted = tuple(public.example(form, public.in_turn()) for form in found)
     patterns = tuple(map(public.pattern, found))
-    return Kind(name, DataClass.secret, patterns, varied, caseless=False, planted=planted, reach=200)
+    return Kind(name, DataClass.secret, patterns, varied, caseless=False, planted=planted, reach=200, wrapped=True)
 
 
 def _spread(*parts: str) -> str:
@@ -133,6 +139,8 @@ def _spread(*parts: str) -> str:
 _KEY = public.example((Run(BASE64, 64),), public.in_turn())
 _DASHES = "-" * 5
 _SECRET = public.example((Run(WORD, 24),), public.in_turn())
+_HEX = public.example((Run(HEX, 40),), public.in_turn())
+_UUID = "-".join((_HEX[:8], _HEX[8:12], _HEX[12:16], _HEX[16:20], _HEX[20:32]))
 _NAMES = (
     r"(?:password|passwd|passphrase|passcode|pwd|secret|token|credentials?|(?:api|access|auth|account|private|secret|"
     r"encryption|signing|master|shared|service|storage|license)[_. -]?key|passwort|kennwort|mot[_ -]de[_ -]passe|"
@@ -147,12 +155,13 @@ CREDENTIALS: tuple[Kind, ...] = (
         "credential_private_key", DataClass.secret,
         (r"(?s)-----BEGIN [A-Z0-9 ]{0,24}PRIVATE KEY(?: BLOCK)?-----.{0,160}?[A-Za-z0-9+/=]{32}",
          r"PuTTY-User-Key-File-[23]:", r"\bopenssh-key-v1\b"),
-        caseless=False, reach=400,
+        caseless=False, reach=400, wrapped=True,
         planted=(_spread(_DASHES, "BEGIN RSA PRIV", "ATE KEY", _DASHES, "\n", _KEY, "\n"),),
     ),
     Kind(
         "credential_jwt", DataClass.secret, (r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]{16}",), jwt, caseless=False,
-        reach=4096, planted=(_spread("eyJ", "hbGciOiJIUzI1NiJ9", ".", "eyJ", "zdWIiOiIxMjM0In0", ".", _SECRET),),
+        reach=4096, wrapped=True,
+        planted=(_spread("eyJ", "hbGciOiJIUzI1NiJ9", ".", "eyJ", "zdWIiOiIxMjM0In0", ".", _SECRET),),
     ),
     Kind(
         "credential_connection_string", DataClass.secret, (r"\b[a-z][a-z0-9+.-]{1,20}://[^\s:@/\"'<>]{0,64}:[^\s@/\"'<>]{1,128}@[\w\[]",),
@@ -163,6 +172,7 @@ CREDENTIALS: tuple[Kind, ...] = (
         (r"(?:server|data source|host|accountname|endpoint|uid|user id|username)\s?=[^\n]*;\s?"
          r"(?:password|pwd|accountkey|sharedaccesskey)\s?=[^;\s\x00\"']{4,}(?:[;\s\x00\"']|\z)",),
         password_in_pairs, planted=(_spread("Server=db;Database=x;User Id=sa;Pass", "word=", _SECRET, ";"),), reach=800,
+        wrapped=True,
     ),
     Kind(
         "credential_assignment", DataClass.secret,
@@ -180,9 +190,23 @@ CREDENTIALS: tuple[Kind, ...] = (
         assigned_in_words, planted=(_spread("curl -u app:", _SECRET, " https://api.internal/"),),
     ),
     Kind(
+        "credential_assignment", DataClass.secret,
+        (r"cleartextpassword[\"']\s{1,8}value\s{0,3}=\s{0,3}[\"'][^\"'\s\x00]{6,128}[\"']",),
+        assigned_in_words, planted=(_spread("<add key=\"ClearText", "Password\" value=\"", _SECRET, "\" />"),),
+    ),
+    Kind(
+        "credential_vendor", DataClass.secret, vendors.PATTERNS, vendors.assigned,
+        planted=(_spread("DATA", "DOG_API_KEY=", _HEX), _spread("her", "oku_api_key: '", _UUID, "'")),
+    ),
+    Kind(
+        "credential_vendor", DataClass.secret,
+        (r"contribsys__com[\"']?\s{0,3}[:=]\s{0,3}[\"']?[0-9a-f]{8}:[0-9a-f]{8}\b",), varied,
+        planted=(_spread("BUNDLE_ENTERPRISE__CONTRIB", "SYS__COM=", _HEX[:8], ":", _HEX[8:16]),),
+    ),
+    Kind(
         "credential_authorization", DataClass.secret,
         (r"\bauthorization[\"']?\s{0,3}[:=]\s{0,3}[\"']?(?:bearer|basic|token|bot|apikey)\s{1,3}[\w+/=.~-]{12,}(?:[\s\x00\"',;]|\z)",),
-        varied, planted=(_spread("Author", "ization: Bearer ", _SECRET),), reach=560,
+        varied, planted=(_spread("Author", "ization: Bearer ", _SECRET),), reach=560, wrapped=True,
     ),
     Kind(
         "credential_aws", DataClass.secret,

@@ -23,8 +23,10 @@ SPACED = r"(?:\S {1,3}){7}\S(?: {0,3}\n| {1,3}\S\S| {4,}|\t)"
 """The end of single characters with spaces between them."""
 PAIRS = r"(?:[2-7][0-9A-Fa-f][ :,]){7}[2-7][0-9A-Fa-f](?:[^0-9A-Fa-f :,]|[ :,]+[^2-7 :,]|[ :,][2-7][^0-9A-Fa-f])"
 """The end of letters in hex, each for itself."""
-LONGEST = 65536
-"""Bytes of one run that are decoded at once; a longer one is taken in pieces."""
+LONGEST, LAP = 65536, 8192
+"""Bytes of one run that are decoded at once, and how many of the next ones besides: what is cut is whole in one."""
+WRAPPED = 40
+"""Letters of a line from which on the next one can go on with it, and what may stand between them at most."""
 BLOB = 64
 """Characters from which on a run that says nothing to anybody counts as unread."""
 WINDOW = 16 * 1024
@@ -41,6 +43,7 @@ MARKS = 3
 """Escapes to a token, on the average: so many more of them than of tokens are looked at, each at a microsecond."""
 _ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/_-"
 _HEX = b"0123456789abcdefABCDEF"
+_MARGIN = b" \t\n\"'`>#*"
 _URLSAFE = bytes.maketrans(b"-_", b"+/")
 _PRINTED = bytes([9, 10, 13, *range(32, 127)])
 _MARKS = (
@@ -77,17 +80,26 @@ def runs(data: bytes, ends: Iterable[int]) -> Iterator[tuple[int, bytes]]:
         head = data[last:stop]
         run = head[len(head.rstrip(b"=").rstrip(_ALPHABET)) :]
         start = stop - len(run)
-        if block and start == last + 1 and data[last] == 10 and len(block[-1]) >= 40:
+        if block and len(block[-1]) >= WRAPPED and _goes_on(data[last:start]):
             block.append(run)
         else:
             if len(block) > 1:
-                yield block_at, b"".join(block)
+                yield from _pieces(block_at, b"".join(block))
             block, block_at = [run], start
         last = stop
-        for piece in range(0, len(run), LONGEST):
-            yield start + piece, run[piece : piece + LONGEST]
+        yield from _pieces(start, run)
     if len(block) > 1:
-        yield block_at, b"".join(block)
+        yield from _pieces(block_at, b"".join(block))
+
+
+def _goes_on(gap: bytes) -> bool:
+    """Whether only the end of a line stands between two runs, and what quotes or indents the next one."""
+    return gap == b"\n" or (len(gap) < WRAPPED and b"\n" in gap and not gap.strip(_MARGIN))
+
+
+def _pieces(start: int, run: bytes) -> Iterator[tuple[int, bytes]]:
+    for at in range(0, max(1, len(run) - LAP), LONGEST):
+        yield start + at, run[at : at + LONGEST + LAP]
 
 
 def read(run: bytes) -> str:
@@ -103,6 +115,11 @@ def read(run: bytes) -> str:
     return "\n".join(text for part in parts if len(parts) > 1 and len(part) >= 16 and (text := _base64(part)))
 
 
+def is_hash(run: bytes) -> bool:
+    """Whether a run is as long as a hash in hex, and nothing else."""
+    return len(run) in HASHES and not run.strip(_HEX)
+
+
 def is_blob(run: bytes) -> bool:
     """Whether a run that says nothing is so long and so mixed that it can hide anything."""
     bare = run.rstrip(b"=")
@@ -110,7 +127,7 @@ def is_blob(run: bytes) -> bool:
         return False
     sample = bare[:1024]
     hexadecimal = not sample.strip(_HEX)
-    if hexadecimal and len(bare) in HASHES:
+    if is_hash(bare):
         return False
     mixed = sample != sample.lower() and sample != sample.upper() and not sample.isalpha()
     counts = Counter(sample).values()
@@ -206,12 +223,23 @@ def _base64(run: bytes) -> str:
         return ""
 
 
+def _cut(raw: bytes) -> str:
+    """A piece of a long text as text: its first and its last character can be cut. Raises UnicodeDecodeError."""
+    first = next((n for n in range(4) if raw[n] & 0xC0 != 0x80), 0)
+    try:
+        return raw[first:].decode()
+    except UnicodeDecodeError as broken:
+        if broken.start < len(raw) - first - 3:
+            raise
+        return raw[first : first + broken.start].decode()
+
+
 def _text(raw: bytes) -> str:
     """Bytes as text; empty where they are none. A few stray signs at either end make no blob of a text."""
     if raw[1::2].count(0) > len(raw) // 3:
         raw = raw[::2]  # UTF-16 of plain text
     try:
-        text = raw.decode()
+        text = raw.decode() if len(raw) < LAP else _cut(raw)
     except UnicodeDecodeError:
         return ""
     if raw.isascii():

@@ -41,6 +41,10 @@ class Kind(NamedTuple):
     whole; in the tables a `?` stands where a check digit is still to be found."""
     reach: int = 256
     """How many characters before its end a candidate may begin."""
+    wrapped: bool = False
+    """Whether its form alone tells it apart: then it may go over any number of line ends, else over one."""
+    in_pieces: bool = False
+    """Whether its digits belong to one another by their check: then it may stand in pieces on lines of their own."""
 
 
 def beside(words: tuple[str, ...], around: str) -> bool:

@@ -14,6 +14,7 @@ from router.scanner import fragments
 from router.scanner.kinds import Kind
 from router.scanner.matcher import Pattern
 from router.scanner.normal import folded
+from router.scanner.scripts import MIXED_KIND
 from serving.catalogue import DataClass
 
 SHAPES = (Pattern(fragments.RUN), Pattern(fragments.SPACED), Pattern(fragments.PAIRS))
@@ -35,8 +36,12 @@ class Layout(NamedTuple):
     shapes: tuple[Pattern, ...]
     groups: tuple[int, ...]
     """By kind, the number of the group of words it needs; -1 where it needs none."""
+    effects: dict[str, DataClass]
+    """By the name of a kind, the class of what is found."""
     blob: DataClass | None
     """What it means that a part says nothing to anybody; None where that is of no interest."""
+    scripts: bool
+    """Whether words of two scripts are of interest."""
 
 
 def layout(kinds: Sequence[Kind]) -> Layout:
@@ -50,6 +55,9 @@ def layout(kinds: Sequence[Kind]) -> Layout:
         whose += [number] * len(kind.patterns)
     strong += [Pattern(_any_of(group), caseless=True, once=True) for group in words]
     weak += [Pattern(_any_of(group), caseless=True) for group in words]
+    effects: dict[str, DataClass] = {}
+    for kind in rows:
+        effects[kind.name] = max(effects.get(kind.name, kind.effect), kind.effect)
     blobs = [kind.effect for kind in rows if kind.name == fragments.BLOB_KIND]
     return Layout(
         kinds=rows,
@@ -59,7 +67,9 @@ def layout(kinds: Sequence[Kind]) -> Layout:
         weak_owners=tuple(weak_owners),
         shapes=SHAPES,
         groups=tuple(words.index(kind.context) if kind.context else -1 for kind in rows),
+        effects=effects,
         blob=blobs[0] if blobs else None,
+        scripts=any(kind.name == MIXED_KIND for kind in rows),
     )
 
 

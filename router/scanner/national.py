@@ -71,7 +71,9 @@ def _row(
     check = number(form, valid)
     pattern = rf"\b(?:{form})\b"
     said = f"{context[0]}: {planted}" if context else planted
-    return Kind(f"national_id_{country}", DataClass.private, (pattern,), check, caseless, context, (said,), reach=32)
+    return Kind(
+        f"national_id_{country}", DataClass.private, (pattern,), check, caseless, context, (said,), 32, in_pieces=True
+    )
 
 
 def _spaceless(valid: Callable[[str], bool]) -> Callable[[str], bool]:

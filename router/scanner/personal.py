@@ -84,7 +84,8 @@ PERSONAL: tuple[Kind, ...] = (
         caseless=False, planted=("Springfield, IL 62704",), reach=16,
     ),
     Kind(
-        "card", _PRIVATE, (r"\b[0-9]{14,19}\b", r"\b[0-9]{4}(?:[ .-][0-9]{4}){2,3}[ .-][0-9]{1,4}\b",
+        "card", _PRIVATE, (r"(?:^|[^0-9A-Za-z_.])[0-9]{14,19}\b",
+                           r"\b[0-9]{4}(?:[ .-][0-9]{4}){2,3}[ .-][0-9]{1,4}\b",
                            r"\b[0-9]{4}[ .-][0-9]{6}[ .-][0-9]{4,5}\b"),
         checks.card, planted=("4539 1488 0343 646?", "37828224631000?"), reach=32, in_pieces=True,
     ),

@@ -6,6 +6,7 @@ part means is for whoever asks to say.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -72,6 +73,11 @@ PAYLOAD, PAYLOAD_STEP = re.compile(r"[A-Za-z0-9+/=_-]+"), 64 * 1024
 PAYLOAD_HEAD, LEAST_PAYLOAD = re.compile(r"data:[^,\s]{0,200};base64,"), 256
 """How they may begin; without that, less is a word. What else a part says that nobody can read is text."""
 
+WHOLE = 400_000
+"""Bytes that a search may cost so much for; of more text each may cost as much."""
+MOST_TEXTS = 6_000
+"""Texts and keys of so many bytes that are searched, at about eight microseconds with the reading of them."""
+
 _Path = tuple[Any, str | int]
 """The path of what is above, or None, and the step from there. It is written out only where it is shown."""
 _Node = tuple[Any, _Path | None, str, bool, bool, bool | None]
@@ -91,29 +97,46 @@ class Text(NamedTuple):
     """Whether it is part of what is said, so that the next such text may go on with it."""
 
 
-def texts(body: Mapping[str, Any]) -> list[Text]:
+def most_texts(size: int) -> int:
+    """How many texts are searched of a request with so many bytes."""
+    return int(MOST_TEXTS * max(1.0, size / WHOLE))
+
+
+def texts(body: Mapping[str, Any], most: float = math.inf) -> list[Text]:
     """Every text that could leave with the body, in its order: values, keys and big numbers.
 
+    Where there are more than `most` it stops at the next one, so that whoever asked can tell.
     Words of the API itself are left out, and so are the bytes of media, whose class is not a matter of their text.
     """
     found: list[Text] = []
-    stack: list[tuple[_Node, str]] = [((body, None, "", False, False, None), "field")]
+    stack: list[Text | tuple[_Node, str]] = [((body, None, "", False, False, None), "field")]
     while stack:
-        (value, path, name, talk, hidden, media), role = stack.pop()
+        if isinstance(top := stack.pop(), Text):
+            found.append(top)
+            if len(found) > most:
+                break
+            continue
+        (value, path, name, talk, hidden, media), role = top
         hidden = hidden or (path is not None and _is_opaque(value, path, talk))
         node = value, path, name, talk, hidden, media
-        below: list[tuple[_Node, str]] = []
-        if isinstance(value, Mapping):
+        below: list[Text | tuple[_Node, str]] = []
+        if isinstance(value, dict | Mapping):
             role = _role(value, role) if talk else role
-            if own := [key for key in value if key not in WORDS]:
-                shown = _safe(path)
-                found += [Text(shown, key, role if talk else "key") for key in own]
-            below = [(_below(node, key, inner, hidden), _role_in(key, role, path)) for key, inner in value.items()]
+            shown = _safe(path) if any(key not in WORDS for key in value) else ""
+            plain = talk and not hidden and path is not None and _type(value) not in CALLS
+            for key, inner in value.items():
+                if key not in WORDS:  # right before its value: it can say what that is
+                    below.append(Text(shown, key, role if talk else "key"))
+                if plain and isinstance(inner, str) and key not in _IN_TALK:  # as below, for most of all texts
+                    if inner not in WORDS:
+                        below.append(Text(_safe((path, key)), inner, role, key in SAID))
+                else:
+                    below.append((_below(node, key, inner, hidden), _role_in(key, role, path)))
         elif isinstance(value, list):
             if numbers := [f"{one:.0f}" for one in value if _is_big(one)]:
                 found.append(Text(_safe(path), ", ".join(numbers), role))
             inside = ((index, inner) for index, inner in enumerate(value) if isinstance(inner, str | dict | list))
-            below = [((inner, (path, index), name, talk, hidden, media), role) for index, inner in inside]
+            below += [((inner, (path, index), name, talk, hidden, media), role) for index, inner in inside]
         elif isinstance(value, str):
             if value not in WORDS and not (path == (None, "model") or (hidden and _is_payload(value))):
                 found.append(Text(_safe(path), value, role, talk and (name in SAID or name == "")))

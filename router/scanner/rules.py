@@ -58,6 +58,11 @@ def of(privacy: Privacy, kinds: Iterable[Kind] = KINDS) -> Rules:
     return Rules(looked_for, domains, _hash(looked_for, domains))
 
 
+def effects(privacy: Privacy, kinds: Iterable[Kind] = KINDS) -> dict[str, DataClass]:
+    """What each kind means now, by its name; `public` is one that is not looked for."""
+    return {kind.name: effect(kind, privacy.effects) for kind in (*kinds, *map(own, privacy.own))}
+
+
 def effect(kind: Kind, effects: Mapping[str, DataClass]) -> DataClass:
     """The class of a finding: the site's for the longest name that stands for the kind, else the shipped one."""
     named = [name for name in effects if _stands_for(name, kind.name)]
@@ -74,7 +79,8 @@ def own(words: Words) -> Kind:
     patterns = [_word(form) for word in words.words for form in sorted(_cases(word))]
     if words.pattern:
         patterns.append(words.pattern)
-    return Kind(OWN + words.name, words.data_class, tuple(patterns), planted=words.words[:1])
+    planted = (*words.words[:1], *filter(None, [words.example]))
+    return Kind(OWN + words.name, words.data_class, tuple(patterns), planted=planted)
 
 
 def whole(kind: Kind) -> Kind:
@@ -120,5 +126,8 @@ def _by_bytes(pattern: str) -> str:
 
 
 def _hash(kinds: Iterable[Kind], domains: Iterable[str]) -> str:
-    rows = [(kind.name, int(kind.effect), kind.patterns, kind.caseless, kind.context, kind.reach) for kind in kinds]
+    rows = [
+        (kind.name, int(kind.effect), kind.patterns, kind.caseless, kind.context, kind.reach, kind[-2:])
+        for kind in kinds
+    ]
     return hashlib.sha256(repr((rows, tuple(domains))).encode()).hexdigest()

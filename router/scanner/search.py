@@ -1,8 +1,9 @@
 """One search: a pass over all texts of a request, candidates held against their checks, then what is hidden in them.
 
-Three views are searched, each once: the texts as they stand; the same without line ends, and one message right after
-the other, for what was split; and what is written in another form, decoded, twice at most. Every one of them is linear
-in the texts, and all work is counted against a budget. What the budget does not cover is not searched, and is said so.
+Four views are searched, each once: the texts as they stand; the same without line ends, and one message right after
+the other, for what was split; numbers in pieces, put together; and what is written in another form, decoded, twice at
+most. Every one of them is linear in the texts, and all work is counted against a budget. What the budget does not cover
+is not searched, and is said so.
 """
 
 from __future__ import annotations
@@ -14,22 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from router.records import Found
-from router.scanner import fragments, views
+from router.scanner import fragments, scripts, splits, views
 from router.scanner.kinds import NEAR, Kind, beside
 from router.scanner.layout import Layout
 from router.scanner.matcher import Hit, Matcher
-from router.scanner.reading import Text
+from router.scanner.reading import WHOLE, Text, most_texts
 from router.scanner.views import Read, View
 from serving.catalogue import DataClass
 
-SLICE, OVERLAP = 128 * 1024, 5 * 1024
-"""Bytes of one pass, and how many of those before it are looked at again: more than any kind reaches back."""
-SHORT = 256
-"""Kinds that reach no further are mostly digits: over several line ends any column of numbers would hold some."""
 LAYERS = 2
 """How often what was decoded is decoded again."""
-WHOLE = 400_000
-"""Bytes that the numbers of a budget are meant for; more text may cost more, in proportion."""
 ENOUGH = 32
 """Of one kind in one text: from there on candidates are counted without being checked."""
 MOST_FOUND = 64
@@ -45,8 +40,10 @@ class Budget(NamedTuple):
     """Matches of patterns, at about half a microsecond."""
     checks: int = 1_500
     """Candidates that are checked, at about ten."""
-    breaks: int = 16_000
-    """Ends of lines that are looked across, at about one."""
+    breaks: int = 64_000
+    """Ends of lines that are looked across, at about a third of one."""
+    pieces: int = 15_000
+    """Lines that begin with a number, at about one; see `splits.COST`."""
     fragments: int = 4_000
     """What can stand in another form, at about five."""
     seconds: float = 2.0
@@ -90,7 +87,7 @@ class Search:
         self, layout: Layout, passes: Passes, rules: Allows, budget: Budget, clock: Callable[[], float]
     ) -> None:  # fmt: skip
         self._layout, self._passes, self._rules = layout, passes, rules
-        self._hits = self._checks = self._breaks = self._fragments = 0
+        self._hits = self._checks = self._breaks = self._pieces = self._fragments = 0
         self._budget = budget
         self._clock, self._end = clock, clock() + budget.seconds
         self._counts: Counter[tuple[int, str]] = Counter()
@@ -107,12 +104,16 @@ class Search:
 
     def run(self, texts: Sequence[Text]) -> Searched:
         """Search all of them. Raises MatcherError, and whatever a check raises."""
+        if len(texts) > most_texts(sum(len(one.text) for one in texts)):
+            return self._result(texts, 0, "budget")
         unread = ""
         self._read = read = views.read(texts, self._budget.bytes)
         self._grant(read.size)
         try:
+            self._search_scripts(texts)
             self._search_plain(read.view)
             self._search_joined(texts)
+            self._search_pieces(texts)
             self._search_decoded(read.view, read.unseen)
         except _Spent as spent:
             unread = str(spent)
@@ -124,17 +125,25 @@ class Search:
         budget, times = self._budget, max(1.0, size / WHOLE)
         self._hits, self._checks = int(budget.hits * times), int(budget.checks * times)
         self._breaks, self._fragments = int(budget.breaks * times), int(budget.fragments * times)
+        self._pieces = int(budget.pieces * times)
 
-    # -- the three views
+    # -- the views
 
     def _search_plain(self, view: View) -> None:
         for hit in self._matches(view.data):
             self._judge(view, hit, 0)
         self._end_view()
 
+    def _search_scripts(self, texts: Sequence[Text]) -> None:
+        """Words of two scripts. They are no hits: the view no longer shows them."""
+        if self._layout.scripts:
+            for number in self._read.order:
+                if many := scripts.mixed(texts[number].text):
+                    self._total[number, scripts.MIXED_KIND] = many
+
     def _search_joined(self, texts: Sequence[Text]) -> None:
         """What goes over the end of a line, or on in the next text: once, and not what the plain view has judged."""
-        view = views.joined(self._read, texts, self._breaks)
+        view = splits.joined(self._read, texts, self._breaks)
         if view is None:
             raise _Spent("budget")
         ends = frozenset(self._ended)
@@ -145,8 +154,32 @@ class Search:
                 continue
             name, before = self._layout.kinds[kind].name, view.origins[part - 1] + first - view.starts[part - 1]
             if (view.origins[part] + end - first, name) not in ends and (before, name) not in ends:
-                self._judge(view, (end, kind), view.starts[part - 1] if self._layout.kinds[kind].reach <= SHORT else 0)
+                self._judge(view, (end, kind), 0 if self._layout.kinds[kind].wrapped else view.starts[part - 1])
         self._end_view()
+
+    def _search_pieces(self, texts: Sequence[Text]) -> None:
+        """Numbers that stand in pieces, from the first piece to the last one."""
+        found = splits.pieced(self._read, texts, self._pieces)
+        if found is None:
+            raise _Spent("budget")
+        parts = [one.text + b"\x00" for one in found]
+        starts, data = views.starts(parts), b"".join(parts)
+        seen: set[tuple[int, str]] = set()  # once, in however many ways it can be put together
+        for end, number in self._in_pieces(data) if data else ():
+            part = bisect.bisect_left(starts, end) - 1
+            one, kind = found[part], self._layout.kinds[number]
+            if (one.last_at, kind.name) not in seen and self._judge_together(one, kind, end - starts[part]):
+                seen.add((one.last_at, kind.name))
+        self._end_view()
+
+    def _in_pieces(self, data: bytes) -> Iterator[Hit]:
+        """Every candidate of a kind that can stand in pieces. Raises _Spent."""
+        layout = self._layout
+        for matcher, owners in ((self._passes.strong, layout.owners), (self._passes.weak, layout.weak_owners)):
+            for start, stop in views.slices(data):
+                for end, number in self._scan(matcher, data, start, stop) if matcher else ():
+                    if number < len(owners) and layout.kinds[owners[number]].in_pieces and (end > start or not start):
+                        yield end, owners[number]
 
     def _search_decoded(self, plain: View, unseen: list[fragments.Fragment]) -> None:
         """What is written in another form, and what is in that form there again."""
@@ -168,10 +201,9 @@ class Search:
         """Every fragment of a view that could be read. Those that could not, and hide something, are counted."""
         data = view.data
         runs, spaced, pairs = self._shapes(data)
-        self._fragments -= len(runs) + len(spaced) + len(pairs)
-        if self._fragments < 0:
-            raise _Spent("budget")
+        self._charge(len(spaced) + len(pairs))
         for at, run in fragments.runs(data, runs):
+            self._charge(not fragments.is_hash(run))
             if text := fragments.read(run):
                 yield fragments.Fragment(at, text)
             elif self._layout.blob is not None and fragments.is_blob(run):
@@ -190,10 +222,16 @@ class Search:
         if not whole:
             raise _Spent("budget")
 
+    def _charge(self, many: int) -> None:
+        """So many fragments more. Raises _Spent."""
+        self._fragments -= many
+        if self._fragments < 0:
+            raise _Spent("budget")
+
     def _shapes(self, data: bytes) -> tuple[list[int], ...]:
         """Where each shape ends. Raises _Spent."""
         ends: tuple[list[int], ...] = tuple([] for _ in self._layout.shapes)
-        for start, stop in _slices(data):
+        for start, stop in views.slices(data):
             for end, number in self._scan(self._passes.shapes, data, start, stop):
                 if end > start or not start:
                     ends[number].append(end)
@@ -209,7 +247,7 @@ class Search:
 
     def _scan(self, matcher: Matcher, data: bytes, start: int, stop: int) -> Iterator[Hit]:
         """One pass over one slice and what stands before it. Raises _Spent after the last match."""
-        low = max(0, start - OVERLAP)
+        low = max(0, start - views.OVERLAP)
         hits, whole = matcher.scan(data[low:stop], self._hits)
         self._hits -= len(hits)
         yield from ((end + low, number) for end, number in hits)
@@ -221,7 +259,7 @@ class Search:
     def _matches(self, data: bytes) -> Iterator[Hit]:
         """Every candidate by where it ends and its kind. Raises _Spent."""
         owners = self._layout.owners
-        for start, stop in _slices(data):
+        for start, stop in views.slices(data):
             words = False
             for end, number in self._scan(self._passes.strong, data, start, stop):
                 if number >= len(owners):
@@ -270,6 +308,23 @@ class Search:
                 self._counts[key] += 1
                 self._last[kind.name] = end
 
+    def _judge_together(self, one: splits.Together, kind: Kind, end: int) -> bool:
+        """Whether a number counts that begins in the first of its pieces and ends in the last one. Raises _Spent."""
+        if end <= one.last:
+            return False
+        self._check_budget()
+        last_at = one.last_at + end - one.last
+        data, candidate = self._read.view.data, one.text[:end].decode("utf-8", "ignore")
+        around = data[max(0, one.at - NEAR) : one.at] + b" " + data[last_at : last_at + NEAR]
+        if kind.check is None or not beside(kind.context, around.decode("utf-8", "ignore")):
+            return False
+        if not kind.check(candidate) or kind.check(candidate[one.first :]):
+            return False
+        if self._rules.allowed(kind.name, candidate):
+            return False
+        self._counts[self._text_at(last_at - 1), kind.name] += 1
+        return True
+
     def _same(self, view: View, kind: Kind, low: int, end: int) -> bool:
         """Whether this is one more end of what was found already."""
         last = self._last.get(kind.name, -1)
@@ -311,9 +366,7 @@ class Search:
         self._last = {}
 
     def _result(self, texts: Sequence[Text], size: int, unread: str) -> Searched:
-        effects = {kind.name: DataClass.public for kind in self._layout.kinds}
-        for kind in self._layout.kinds:
-            effects[kind.name] = max(effects[kind.name], kind.effect)
+        effects = self._layout.effects
         by_text: list[list[Found]] = [[] for _ in texts]
         for (number, name), count in self._total.items():
             by_text[number].append(Found(name, effects[name], count, texts[number].where))
@@ -328,17 +381,3 @@ def _merged(found: Iterable[Found]) -> tuple[Found, ...]:
         counts[one.kind, one.effect, one.where] += one.count
     entries = [Found(kind, effect, count, where) for (kind, effect, where), count in counts.items()]
     return tuple(sorted(entries, key=lambda one: -one.effect)[:MOST_FOUND])
-
-
-def _slices(data: bytes) -> Iterator[tuple[int, int]]:
-    """Where each pass begins and ends: between two words wherever there is a gap within reach."""
-    start = 0
-    while len(data) - start > SLICE:
-        stop = start + SLICE
-        for gap in (b"\n", b" "):
-            if (found := data.rfind(gap, stop - OVERLAP, stop)) > 0:
-                stop = found + 1
-                break
-        yield start, stop
-        start = stop
-    yield start, len(data)

@@ -16,9 +16,25 @@ _NO_SECRET = re.compile(
     re.IGNORECASE,
 )
 _WORDS = frozenset({
-    "password", "passwd", "passphrase", "secret", "token", "string", "required", "optional", "pass", "user",
-    "username", "credentials", "test", "default", "apikey",
+    "a", "access", "an", "api", "apikey", "auth", "changeme", "change", "credential", "credentials", "default", "dummy",
+    "example", "fake", "false", "foo", "goes", "here", "insert", "key", "me", "mock", "my", "none", "null", "optional",
+    "pass", "passphrase", "passwd", "password", "placeholder", "pw", "redacted", "required", "sample", "secret",
+    "some", "string", "test", "the", "to", "token", "true", "undefined", "user", "username", "value", "your",
 })  # fmt: skip
+"""What a placeholder is made of."""
+_MASK = re.compile(r"x{4,}|\*{3,}|\.{3,}|\u2022{3,}", re.IGNORECASE)
+SEEN = 6
+"""Characters that a masked value may still show."""
+_COUNTED = re.compile(r"1?2?3?4?5?")
+_REFERENCE = re.compile(
+    r"\$[A-Z_][A-Z0-9_]*(?:/[\w./-]*)?|\$[A-Za-z_]+(?:(?:\.|->|::?)[A-Za-z_]+)*|(?:\$?\{[^{}\s]*\})+|"
+    r"\$\([^()]*\)|\$\{\{.*\}\}|\{\{.*\}\}|<[^<>]*>|"
+    r"%\(\w+\)[sd]|%[sdrq]|%[A-Za-z_]+%|&?[*&]?[A-Za-z_]+(?:(?:\.|->|::)[A-Za-z_]+)+|[*&]{1,2}[A-Za-z_]+|@{1,2}[A-Za-z_]+|"
+    r"(?:[\w.]*\.)?(?:environ|getenv|env)(?:[.\[(].*)?|\\.|https?://.*",
+    re.DOTALL,
+)
+"""What stands for a value that is elsewhere, as a whole: variables, templates, names in code, addresses."""
+_PATH = re.compile(r"(?:~|\.{1,2}|[A-Za-z]:)[/\\].*|(?:[/\\][\w.-]+){2,}[/\\]?")
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}", re.IGNORECASE)
 _PARTS = re.compile(r"[_.:/\\+-]+")
 _NAME = re.compile(r"[0-9]*[A-Za-z]*[0-9]{0,2}")
@@ -67,9 +83,11 @@ def assigned(text: str) -> bool:
     found = _ASSIGNED.match(text[:-257:-1])
     if found is None:
         return False
-    value, quoted = found["value"][::-1].rstrip(".!?"), bool(found["quote"])
+    value, quoted = found["value"][::-1].rstrip(".!?+"), bool(found["quote"])
     if found["end"] == "(" or (not quoted and found["end"] in ("[", "{", "<")):
         return False  # a call, or the beginning of something longer
+    if found["end"] == ">" and value.endswith("-"):
+        return False  # what an object has
     if _harmless(value):
         return False
     name = found["name"][::-1]
@@ -104,12 +122,19 @@ def password_in_pairs(text: str) -> bool:
 
 
 def _harmless(value: str) -> bool:
-    lowered = value.lower()
+    """Whether a value stands for another one. As a whole: what only begins as such does is somebody's password."""
     return (
-        lowered in _WORDS or len(set(lowered)) < 4 or _NO_SECRET.search(value) is not None
-        or _UUID.fullmatch(value) is not None
-        or value.startswith(("{", "$", "%", "&", "*", "@", "/", "./", "\\", "http"))
+        len(set(value.lower())) < 4 or _UUID.fullmatch(value) is not None or _REFERENCE.fullmatch(value) is not None
+        or _is_placeholder(value) or (_PATH.fullmatch(value) is not None and _is_code(value))
     )  # fmt: skip
+
+
+def _is_placeholder(value: str) -> bool:
+    """Nothing but words that say what would stand here, or so little that the rest is masked."""
+    if len(shown := _MASK.sub("", value)) < len(value):
+        return sum(map(str.isalnum, shown)) <= SEEN
+    words = re.split(r"[\W_]+", value.lower())
+    return not _WORDS.isdisjoint(words) and all(word in _WORDS or _COUNTED.fullmatch(word) for word in words)
 
 
 def _mixed(value: str) -> bool:

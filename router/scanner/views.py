@@ -1,4 +1,4 @@
-"""What one search looks at, as bytes: the texts as they stand, what goes over a line's end, what was decoded. Pure.
+"""What one search looks at, as bytes: the texts as they stand, and what was decoded; splits.py has the rest. Pure.
 
 Each view knows where its parts came from, so that what is found in it can be told by the text it stands in.
 """
@@ -6,7 +6,6 @@ Each view knows where its parts came from, so that what is found in it can be to
 from __future__ import annotations
 
 import bisect
-import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple
@@ -18,12 +17,8 @@ from router.scanner.reading import Text
 
 BARRIER = b"\n\x00\n"
 """Between texts that do not go on in one another. No text has a NUL any more."""
-EDGE = 160
-"""Bytes on either side of the end of a line, or of a text, that are looked at as if there were none."""
-_BREAK = re.compile(rb"\n(?= ?[^\s\x00])")
-"""The end of a line that something can go over: no paragraph follows, and no indented line."""
-_NOTHING = (b"", b"\n", b"\t", b"\x00")
-"""What ends a line that goes on nowhere."""
+SLICE, OVERLAP = 128 * 1024, 5 * 1024
+"""Bytes of one pass, and how many of those before it are looked at again: more than any kind reaches back."""
 
 
 class View(NamedTuple):
@@ -62,68 +57,23 @@ def read(texts: Sequence[Text], most: int) -> Read:
     parts: list[bytes] = []
     found = Read(View(b"", [0], [0]), [], [], 0, True, [])
     at = size = 0
-    order = sorted(range(len(texts)), key=lambda number: not texts[number].said)
-    for place, number in enumerate(order):
+    said = [number for number, text in enumerate(texts) if text.said]
+    for place, number in enumerate((*said, *(number for number, text in enumerate(texts) if not text.said))):
         text = texts[number].text
         piece = normal.encoded(text) if size + len(text) <= most else b""
-        if size + max(len(piece), len(text)) > most:
+        long = len(piece) if len(piece) > len(text) else len(text)  # what nobody sees is left out, and was read
+        if size + long > most:
             found = found._replace(whole=False)
             break
         if not text.isascii() and (hidden := normal.hidden(text)):
             found.unseen.append(Fragment(at, hidden))
         found.order.append(number)
         found.starts.append(at)
-        goes_on = place + 1 < len(order) and texts[order[place + 1]].said
-        gap = b"\n" if goes_on else BARRIER
-        parts += [piece, gap]
+        gap = b"\n" if place + 1 < len(said) else BARRIER
+        parts += (piece, gap)
         at += len(piece) + len(gap)
-        size += max(len(piece), len(text))  # what nobody sees is left out of the piece, and was read
+        size += long
     return found._replace(view=View(b"".join(parts) + b"\n", [0], [0]), size=size)
-
-
-def joined(found: Read, texts: Sequence[Text], most: int) -> View | None:
-    """Both sides of every line end without it; then of every place where a speaker goes on after another one.
-
-    None where there are more than `most` such ends.
-    """
-    data = found.view.data
-    ends = (one.start() for one in _BREAK.finditer(data))
-    breaks = [at for at in ends if data[max(0, at - 2) : at].rstrip(b" ")[-1:] not in _NOTHING]
-    if len(breaks) > most:
-        return None
-    parts, origins = list[bytes](), list[int]()
-    done = -1
-    for number, at in enumerate(breaks):
-        if done < 0 or at - EDGE > done:
-            done = max(done, at - EDGE, 0)
-            parts.append(b"\x00")
-            origins.append(done)
-        parts.append(data[done:at].removesuffix(b"="))  # as quoted-printable has it where a line goes on
-        origins.append(done)
-        done = at + 1
-        if number + 1 == len(breaks) or breaks[number + 1] - done > 2 * EDGE:
-            parts.append(data[done : done + EDGE])
-            origins.append(done)
-            done += EDGE
-    for tail_at, tail, head_at, head in _seams(found, texts):
-        parts += [b"\x00", tail, head]
-        origins += [tail_at, tail_at, head_at]
-    return View(b"".join(parts) + b"\n", _starts(parts), origins or [0])
-
-
-def _seams(found: Read, texts: Sequence[Text]) -> Iterator[tuple[int, bytes, int, bytes]]:
-    """Where somebody goes on after another one has spoken: the end before, and the beginning after."""
-    data, last = found.view.data, dict[str, int]()
-    for place, number in enumerate(found.order):
-        if not texts[number].said:
-            return
-        before = last.get(texts[number].role, place)
-        last[texts[number].role] = place
-        if before < place - 1:
-            stop, at = found.starts[before + 1] - 1, found.starts[place]
-            low = max(data.rfind(b"\n", 0, stop) + 1, stop - EDGE)
-            head = data[at : at + EDGE].split(b"\n", 1)[0]
-            yield low, data[low:stop], at, head
 
 
 def decoded(view: View, found: Sequence[Fragment]) -> tuple[View, int]:
@@ -141,8 +91,23 @@ def decoded(view: View, found: Sequence[Fragment]) -> tuple[View, int]:
         size += len(piece)
         parts += [head + piece, BARRIER]
         origins += [view.origin(fragment.at) - len(head)] * 2
-    return View(b"".join(parts) + b"\n", _starts(parts), origins), size
+    return View(b"".join(parts) + b"\n", starts(parts), origins), size
 
 
-def _starts(parts: Sequence[bytes]) -> list[int]:
+def starts(parts: Sequence[bytes]) -> list[int]:
+    """Where each part begins once they stand one after the other."""
     return list(accumulate(map(len, parts[:-1]), initial=0))
+
+
+def slices(data: bytes) -> Iterator[tuple[int, int]]:
+    """Where each pass begins and ends: between two words wherever there is a gap within reach."""
+    start = 0
+    while len(data) - start > SLICE:
+        stop = start + SLICE
+        for gap in (b"\n", b" "):
+            if (found := data.rfind(gap, stop - OVERLAP, stop)) > 0:
+                stop = found + 1
+                break
+        yield start, stop
+        start = stop
+    yield start, len(data)

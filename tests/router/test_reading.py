@@ -236,6 +236,14 @@ def test_every_text_key_and_big_number_is_listed_with_its_place_and_who_says_it(
     ]
 
 
+def test_a_key_stands_right_before_its_value() -> None:
+    """It can say what that is: kinds that need a word look for it near."""
+    given = {"passport": "C01X00T47", "note": "x", "born": {"on": ["1976-07-04"]}}
+    listed = ["passport", "C01X00T47", "note", "x", "born", "on", "1976-07-04"]
+    assert [one.text for one in texts({"metadata": given})] == listed
+    assert [one.text for one in texts({"messages": [], "input": [{"type": "tool_use", "input": given}]})] == listed
+
+
 def test_a_callers_own_names_never_stand_in_a_path() -> None:
     body = {"metadata": {"jane@roe": {"deep": ["text"]}}, "jane": "x", "input": [{"jane": {"content": "y"}}]}
     assert {one.where for one in texts(body)} == {"", "metadata", "input[0]"}

@@ -63,11 +63,30 @@ def value(size: int = 20) -> str:
 @pytest.mark.parametrize("text", [
     "password = get_password()", "token = self.next_token ", "secret=${SECRET} ", "api_key: <your-api-key>",
     "token: str = None ",
-    "password = 'example' ", "token=xxxxxxxxxxxxxxxx ", 'password: "password" ', "token = tokens2 ",
-    "secret_key = os.environ[",
+    "password = 'example' ", "token=xxxxxxxxxxxxxxxx ", 'password: "password"', "token = tokens2 ",
+    "secret_key = os.environ[", "password: your-api-key-here ", "password = $DB_PASSWORD1 ", "password: $this->secret ",
+    'password: "sk-xxxxxxxxxxxx"', "password: ./keys/db.pem ", "password: https://vault.internal/v1/db1 ",
+    "password: %DB_PASSWORD% ", "password: $this->",
+    "password: &settings.password ",
 ])  # fmt: skip
 def test_code_and_placeholders_are_no_secrets(text: str) -> None:
     assert not secrets.assigned(text)
+
+
+@pytest.mark.parametrize("begins", [
+    "$ecret", "Sample", "sample-", "test", "Example", "your", "None-", "{", "%", "&", "*", "@", "/", "\\", "http",
+    "dummy", "****", "xxxx", "...",
+])  # fmt: skip
+def test_what_only_begins_like_a_placeholder_is_a_secret(begins: str) -> None:
+    rest = "Hunt" + "77er-kx!"
+    for text in (f'password: "{begins}{rest}"', f"password: {begins}{rest} "):
+        assert secrets.assigned(text) == (begins != "{"), text
+    assert secrets.password_in_address(f"postgres://app:{begins}{rest}@d") == (begins not in ("/", "@"))
+
+
+@pytest.mark.parametrize("value", ["${PASSWORD}", "{{ pw }}", "%(password)s", "$PASSWORD", "%s"])
+def test_a_whole_reference_in_an_address_is_none(value: str) -> None:
+    assert not secrets.password_in_address(f"postgres://app:{value.replace(' ', '')}@d")
 
 
 def test_what_is_assigned_to_a_password_is_one() -> None:

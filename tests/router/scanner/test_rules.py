@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from benchmarks.examples import EXAMPLES, NATIONAL
 from router.scanner import matcher, rules
 from router.scanner.kinds import beside
 from router.scanner.normal import encoded
+from router.scanner.scanner import Scanner, ScannerError
 from serving.catalogue import DataClass, Privacy, Words
 from tests.house import ROOT
 
@@ -32,7 +34,7 @@ def test_twenty_countries_sixty_makers_and_an_example_of_every_kind() -> None:
     names = set(effects(Privacy()))
     assert len(NATIONAL) >= 20
     assert sum(name.startswith("credential_") for name in names) >= 60
-    assert names - set(EXAMPLES) == {"blob", "credential_authorization"}
+    assert names - set(EXAMPLES) == {"blob", "credential_authorization", "mixed_script"}
 
 
 def test_the_readme_names_every_kind() -> None:
@@ -80,6 +82,19 @@ def test_own_words_are_a_kind() -> None:
     assert (kind.name, kind.effect) == ("own:deal", DataClass.secret)
     assert re.search(kind.patterns[0], "about project \n falcon,", re.IGNORECASE)
     assert not re.search(kind.patterns[0], "project falcons", re.IGNORECASE)
+
+
+def test_an_example_of_an_own_pattern_is_planted(tmp_path: Path) -> None:
+    """Without one the self-test could not notice that a pattern finds nothing."""
+
+    def started(example: str) -> Scanner:
+        words = Words(name="case", pattern=r"\bCASE-[0-9]{6}\b", example=example)
+        return Scanner(rules.of(Privacy(own=(words,)), ()), tmp_path)
+
+    assert started("see CASE-000000").trouble == ""
+    assert started("").trouble == ""
+    with pytest.raises(ScannerError, match="a planted own:case was not found"):
+        started("CASE-12345")
 
 
 def test_own_words_that_look_alike_in_another_script_are_searched_for_as_texts_are_read() -> None:

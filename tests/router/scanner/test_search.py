@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import quopri
+import random
 import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from router.records import Found
 from router.scanner.kinds import Kind
-from router.scanner.reading import Text
+from router.scanner.reading import MOST_TEXTS, WHOLE, Text, most_texts, texts
 from router.scanner.scanner import Scanner
 from router.scanner.search import Budget
 from serving.catalogue import DataClass
@@ -164,9 +165,14 @@ def test_a_weak_kind_is_found_wherever_the_slices_meet(used: Scanner) -> None:
 
 
 def test_what_is_long_is_found_over_several_line_ends(tmp_path: Path) -> None:
-    """A token that was wrapped; short numbers are joined over one line end only, or every column would hold some."""
+    """A token that was wrapped. What has no form of its own is joined over one line end only."""
     long = Kind(
-        "long", DataClass.secret, (r"\bstart[a-z]{200,800}stop\b",), planted=(f"start{'y' * 300}stop",), reach=900
+        "long",
+        DataClass.secret,
+        (r"\bstart[a-z]{200,800}stop\b",),
+        planted=(f"start{'y' * 300}stop",),
+        reach=900,
+        wrapped=True,
     )
     used = scanner(tmp_path, long)
     text = f"start{'y' * 400}stop"
@@ -192,6 +198,7 @@ def test_a_blob_that_nobody_can_read_is_found_and_hashes_of_words_are_not(used: 
         (f"{NUMBER} " * 100, Budget(hits=5)),
         ("4539 1488 0343 6468 " * 100, Budget(checks=5)),
         ("ab\ncd" * 100, Budget(breaks=5)),
+        ("12\n34\nand so on\n" * 100, Budget(pieces=5)),
         ("aGVsbG8gd29ybGQgaGVsbG8= " * 100, Budget(fragments=5)),
         ("%41%42 " * 100, Budget(fragments=5)),
     ],
@@ -205,6 +212,15 @@ def test_a_search_that_takes_too_long_says_so(used: Scanner) -> None:
     assert search(used, "hello", budget=Budget(seconds=-1.0)).unread == "timeout"
 
 
+def test_a_request_in_too_many_parts_counts_as_unread(used: Scanner) -> None:
+    body = {"metadata": {f"key {number}": "v" for number in range(MOST_TEXTS)}}
+    given = texts(body, most_texts(1000))
+    assert len(given) == MOST_TEXTS + 1, "no more is read than shows that it is too much"
+    assert used.search(given).unread == "budget"
+    assert used.search(given[:MOST_TEXTS]).unread == ""
+    assert most_texts(4 * WHOLE) == 4 * MOST_TEXTS, "a large request may have more"
+
+
 def test_what_was_found_before_the_budget_ended_is_told(used: Scanner) -> None:
     searched = search(used, f"{WORD} " + "4539 1488 0343 6468 " * 100, budget=Budget(checks=20))
     assert searched.unread == "budget"
@@ -214,3 +230,26 @@ def test_what_was_found_before_the_budget_ended_is_told(used: Scanner) -> None:
 def test_no_text_at_all_is_searched_whole(used: Scanner) -> None:
     assert search(used) == ((), 0, "", ())
     assert search(used, "", "").unread == ""
+
+
+@pytest.mark.parametrize("width", [0, 64, 70, 76])
+@pytest.mark.parametrize("margin", ["", "    ", "> "])
+def test_what_is_cut_in_a_long_block_of_base64_is_found(used: Scanner, width: int, margin: str) -> None:
+    """By the end of a line, of what is decoded at once, or of a pass."""
+    filler = "Nothing of interest stands here. " * 4000
+    for at in (49_152 - 9, 98_304 - 9, 100_003):
+        code = base64.b64encode(f"{filler[:at]} {WORD} {filler[at:]}".encode()).decode()
+        lines = [code] if not width else [code[n : n + width] for n in range(0, len(code), width)]
+        assert "word" in kinds(search(used, "see\n" + "\n".join(margin + line for line in lines) + "\nend")), at
+
+
+def test_a_long_text_in_base64_is_text_wherever_it_is_cut(used: Scanner) -> None:
+    code = base64.b64encode(("é" * 40_000 + f" {WORD} " + "dé" * 40_000).encode()).decode()
+    assert kinds(search(used, code)) == {"word": 1}
+
+
+def test_a_file_of_hashes_is_read_to_its_end(used: Scanner) -> None:
+    chance = random.Random(2)
+    lines = (f"    --hash=sha256:{chance.randbytes(32).hex()} \\\n" for _ in range(4600))
+    searched = search(used, "".join(lines) + WORD)
+    assert (kinds(searched), searched.unread) == ({"word": 1}, "")
