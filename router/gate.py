@@ -3,25 +3,31 @@
 Scanner and history are asked in threads, within a time. Whatever one of them does but give its answer means that
 nothing was searched, and so that nothing leaves: an exception, silence, another form. For the history alone, what
 stayed is searched as well, as far as a bounded queue allows; beyond it the session counts as private.
+
+Before the last byte of an answer goes out it is known that it is to be noted, and until that is done its team waits for
+it, without a thread. Where an answer could not be noted at all, its team's requests count as private from then on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from router.backlog import Backlog
 from router.records import Ask, Caller, Findings, Found, Past
 from router.scanner import reading
 from router.scanner.reading import Text
+from serving.catalogue import DataClass
 
 if TYPE_CHECKING:  # it needs packages that only a router with a provider loads
     from router.scanner.search import Searched
 
 LOG = logging.getLogger("headgate.router")
+WAIT_S = 0.5
+"""So long a request waits for what its team was answered just before and what is not noted yet."""
 WITHIN_S = 5.0
 """Seconds a search may take. The scanner has a budget of its own; this is for one that keeps to none."""
 AT_ONCE = 8 * 1024
@@ -31,6 +37,8 @@ MOST_WAITING = 64 * 2**20
 """Bytes of requests and answers that wait for their search after the answer."""
 TEST_S = 60.0
 """Between two self-tests of the scanner."""
+NOT_NOTED = "what its team was answered a moment ago is not looked through yet"
+NEVER_NOTED = "something its team was answered could not be remembered; see: headgate logs router"
 
 
 class Searching(Protocol):
@@ -53,15 +61,15 @@ class Said(Protocol):
 class Remembering(Protocol):
     """What was private before: `ledger/history.py`."""
 
-    def past(self, caller: Caller, ask: Ask, texts: Sequence[Text], /) -> Past | None: ...
-    def expect(self, caller: Caller, /) -> int: ...
-    def forget(self, expected: int, /) -> None: ...
+    @property
+    def trouble(self) -> str: ...
+    def past(self, caller: Caller, ask: Ask, texts: Sequence[Text], /) -> tuple[Past, ...]: ...
     def note(
         self, caller: Caller, ask: Ask, texts: Sequence[Text], searched: Searched, /, *, opaque: bool = False,
-        said: Said | None = None, expected: int = 0,
+        said: Said | None = None,
     ) -> None: ...  # fmt: skip
     def unsearched(
-        self, caller: Caller, ask: Ask, texts: Sequence[Text], /, *, said: Said | None = None, expected: int = 0
+        self, caller: Caller, ask: Ask, texts: Sequence[Text], /, *, said: Said | None = None
     ) -> None: ...  # fmt: skip
 
 
@@ -78,54 +86,81 @@ class Gate:
     """Joins scanner and history. Built once; `run` it, and `close` it at the end."""
 
     def __init__(
-        self, scanner: Searching | None, history: Remembering | None = None, within_s: float = WITHIN_S,
-        most_waiting: int = MOST_WAITING,
+        self, scanner: Searching | str | None, history: Remembering | None = None, within_s: float = WITHIN_S,
+        most_waiting: int = MOST_WAITING, wait_s: float = WAIT_S, make: Callable[[], Searching | str] | None = None,
     ) -> None:  # fmt: skip
-        """Without a scanner nothing is ever searched, so nothing leaves."""
-        self._scanner, self._history = scanner, history
-        self._within_s, self._most_waiting = within_s, most_waiting
-        self._searches = ThreadPoolExecutor(THREADS, "search")
-        self._notes, self._marks = ThreadPoolExecutor(1, "note"), ThreadPoolExecutor(1, "mark")
-        self._lock = threading.Lock()
-        self._waiting = 0
-
-    @property
-    def remembers(self) -> bool:
-        """Whether answers are to be kept until they were looked through."""
-        return self._history is not None
+        """Without a scanner nothing is searched, so nothing leaves; in its place may stand why there is none. `make` is
+        asked for one each minute then."""
+        self._scanner: Searching | None = None
+        self._trouble = ""
+        """Why there is no scanner, or why its self-test did not end."""
+        if isinstance(scanner, str | None):
+            self._trouble = scanner or "there is none"
+        else:
+            self._scanner = scanner
+        self._history, self._make = history, make
+        self._within_s, self._wait_s = within_s, wait_s
+        self._searches, self._tests = ThreadPoolExecutor(THREADS, "search"), ThreadPoolExecutor(1, "self-test")
+        self._notes, self._marks = Backlog("note", most_waiting), ThreadPoolExecutor(1, "mark")
+        self._awaited: dict[str, set[Future[None]]] = {}
+        """By team, each answer that has ended and is not noted yet."""
+        self._unsure: set[str] = set()
+        """Teams that were answered what could not be noted."""
 
     @property
     def trouble(self) -> str:
         """Why nothing counts as searched; empty while the scanner's last self-test passed."""
-        return "there is no scanner" if self._scanner is None else self._scanner.trouble
+        return self._trouble if self._scanner is None else self._trouble or self._scanner.trouble
+
+    @property
+    def forgets(self) -> str:
+        """Why not all that is private is remembered; empty where it is."""
+        if self._unsure:
+            teams = ", ".join(sorted(self._unsure))
+            return f"an answer could not be noted, so all of its team ({teams}) is private until the next start"
+        return self._history.trouble if self._history is not None else ""
 
     async def run(self) -> None:
-        """Let the scanner test itself each minute, until cancelled."""
-        while self._scanner is not None:
+        """Let the scanner test itself each minute, and make one where there is none yet. Until cancelled."""
+        while self._scanner is not None or self._make is not None:
             await asyncio.sleep(TEST_S)
-            before = self._scanner.trouble
-            trouble = await asyncio.get_running_loop().run_in_executor(self._searches, self._scanner.test)
-            if trouble != before:
+            before = self.trouble
+            await asyncio.get_running_loop().run_in_executor(self._tests, self._test)
+            if (trouble := self.trouble) != before:
                 LOG.error("the scanner closes the door: %s", trouble) if trouble else LOG.warning("the scanner is well")
+
+    def _test(self) -> None:
+        """Whatever goes wrong, the next minute has its turn."""
+        try:
+            made = self._scanner or (self._make() if self._make is not None else self._trouble)
+            if isinstance(made, str):
+                self._trouble = made
+                return
+            made.test()
+            self._scanner, self._trouble = made, ""
+        except Exception as failed:
+            self._trouble = f"it fails with {type(failed).__name__}"
 
     def close(self) -> None:
         """Take no more; what waits for the history is finished, since a session may be private by it."""
-        self._searches.shutdown(wait=False, cancel_futures=True)
-        self._notes.shutdown(wait=True)
+        for threads in (self._searches, self._tests):
+            threads.shutdown(wait=False, cancel_futures=True)
+        self._notes.close()
         self._marks.shutdown(wait=True)
 
     # -- before
 
     async def search(self, ask: Ask, caller: Caller, findings: Findings) -> Seen:
         """Search the ask and look back. Never raises but when cancelled: what fails is `unread`."""
-        if self._scanner is None or self._scanner.trouble:
+        if self.trouble:
             return _unread(findings, "scanner")
         try:
             if self._history is None and ask.size <= AT_ONCE:
                 return self._look(ask, caller, findings)
             async with asyncio.timeout(self._within_s):
+                before = await self._before(caller.team)
                 loop = asyncio.get_running_loop()
-                return await loop.run_in_executor(self._searches, self._look, ask, caller, findings)
+                return await loop.run_in_executor(self._searches, self._look, ask, caller, findings, before)
         except TimeoutError:
             LOG.error("a search did not end within %g s", self._within_s)
             return _unread(findings, "timeout")
@@ -134,9 +169,25 @@ class Gate:
             LOG.error("a search failed: %s", type(failed).__name__)
             return _unread(findings, "error")
 
-    def _look(self, ask: Ask, caller: Caller, findings: Findings) -> Seen:
+    async def _before(self, team: str) -> tuple[Past, ...]:
+        """Wait for what was answered to this team before now. What is not noted then may be anything, so it is private.
+
+        No thread waits: one team's answers would keep those of all that search.
+        """
+        if team in self._unsure:
+            return (Past(DataClass.private, NEVER_NOTED, ""),)
+        if awaited := [*self._awaited.get(team, ())]:
+            try:
+                async with asyncio.timeout(self._wait_s):
+                    await asyncio.shield(asyncio.gather(*map(asyncio.wrap_future, awaited)))
+            except TimeoutError:
+                return (Past(DataClass.private, NOT_NOTED, ""),)
+        return ()
+
+    def _look(self, ask: Ask, caller: Caller, findings: Findings, before: tuple[Past, ...] = ()) -> Seen:
         texts, searched = self._search(ask)
-        past = self._history.past(caller, ask, texts) if self._history is not None else None
+        past = self._history.past(caller, ask, texts) if self._history is not None else ()
+        past = tuple(Past(one.data_class, one.why, one.id) for one in past) + before
         # Made anew, so that something of another form fails here and not where it is relied on.
         found = tuple(Found(one.kind, one.effect, one.count, one.where) for one in searched.found)
         least = sum(len(one.text) for one in texts)
@@ -147,49 +198,83 @@ class Gate:
 
     def _search(self, ask: Ask) -> tuple[list[Text], Searched]:
         assert self._scanner is not None
-        texts = reading.texts(ask.body)
+        texts = reading.texts(ask.body, reading.most_texts(ask.size))
         return texts, self._scanner.search(texts)
 
     # -- after
 
-    def ended(self, ask: Ask, caller: Caller, seen: Seen, said: Said | None) -> None:
-        """What the request was, for the history: noted in the background. Never raises."""
-        history = self._history
-        if history is None:
-            return
-        size = ask.size + (0 if said is None else said.size)
-        with self._lock:
-            room = self._waiting + size <= self._most_waiting
-            self._waiting += size if room else 0
-        expected = history.expect(caller)
-        try:
-            if room:
-                self._notes.submit(self._note, history, ask, caller, seen, said, expected, size)
-            else:
-                self._marks.submit(self._mark, history, ask, caller, said, expected)
-        except RuntimeError:  # it is being stopped; the answer was not read by anybody else
-            history.forget(expected)
+    def noting(self, ask: Ask, caller: Caller, seen: Seen) -> Noting | None:
+        """One request on its way into the history; None where nothing is remembered.
 
-    def _note(
-        self, history: Remembering, ask: Ask, caller: Caller, seen: Seen, said: Said | None, expected: int, size: int
-    ) -> None:
+        What was found in it already is noted now: its answer may take long, or its router be killed meanwhile.
+        """
+        if self._history is None:
+            return None
+        noting = Noting(self, ask, caller, seen)
+        if any(one.effect > DataClass.public for one in seen.findings.found):
+            self.ended(noting, None, self.expect(caller.team))
+        return noting
+
+    def expect(self, team: str) -> Future[None]:
+        """An answer to this team ends, and is to be noted: until then who asks what was before it waits."""
+        awaited: Future[None] = Future()
+        self._awaited.setdefault(team, set()).add(awaited)
+        awaited.add_done_callback(lambda done: self._awaited[team].discard(done))
+        return awaited
+
+    def ended(self, noting: Noting, said: Said | None, awaited: Future[None]) -> None:
+        """What the request was, for the history: noted in the background. Never raises."""
+        size = noting.ask.size + (0 if said is None else said.size)
+        try:
+            if not self._notes.add(noting.caller.team, size, lambda: self._note(noting, said, awaited)):
+                self._marks.submit(self._mark, noting, said, awaited)
+        except RuntimeError:
+            LOG.error("a request ended after the history, and is not remembered")
+            awaited.set_result(None)
+
+    def _note(self, noting: Noting, said: Said | None, awaited: Future[None]) -> None:
+        ask, caller, seen = noting.ask, noting.caller, noting.seen
+        assert self._history is not None
         try:
             texts, searched = (seen.texts, seen.searched) if seen.searched is not None else self._search(ask)
-            opaque = bool(seen.findings.opaque)
-            history.note(caller, ask, texts, searched, opaque=opaque, said=said, expected=expected)
+            self._history.note(caller, ask, texts, searched, opaque=bool(seen.findings.opaque), said=said)
         except Exception as failed:
             LOG.error("a request could not be noted: %s", type(failed).__name__)
-            self._mark(history, ask, caller, said, expected)
-        finally:
-            with self._lock:
-                self._waiting -= size
+            self._mark(noting, said, awaited)
+        else:
+            awaited.set_result(None)
 
-    def _mark(self, history: Remembering, ask: Ask, caller: Caller, said: Said | None, expected: int) -> None:
-        """In place of a note: the session counts as private."""
+    def _mark(self, noting: Noting, said: Said | None, awaited: Future[None]) -> None:
+        """In place of a note: the session counts as private; where that cannot be either, all of its team does."""
+        assert self._history is not None
         try:
-            history.unsearched(caller, ask, reading.texts(ask.body), said=said, expected=expected)
+            self._history.unsearched(noting.caller, noting.ask, reading.texts(noting.ask.body), said=said)
         except Exception as failed:
-            LOG.error("a session could not be marked: %s", type(failed).__name__)
+            self._unsure.add(noting.caller.team)
+            LOG.error("a session could not be marked, so its team is private: %s", type(failed).__name__)
+        finally:
+            awaited.set_result(None)
+
+
+class Noting:
+    """One request on its way into the history."""
+
+    __slots__ = ("_awaited", "_gate", "ask", "caller", "seen")
+
+    def __init__(self, gate: Gate, ask: Ask, caller: Caller, seen: Seen) -> None:
+        self._gate, self.ask, self.caller, self.seen = gate, ask, caller, seen
+        self._awaited: Future[None] | None = None
+
+    def expect(self) -> None:
+        """Its answer is about to end: from now on whoever comes after it waits for the note."""
+        if self._awaited is None:
+            self._awaited = self._gate.expect(self.caller.team)
+
+    def ended(self, said: Said | None) -> None:
+        """It has ended, however it did; `said`: its answer, None where it had none."""
+        self.expect()
+        assert self._awaited is not None
+        self._gate.ended(self, said, self._awaited)
 
 
 def _unread(findings: Findings, why: str) -> Seen:

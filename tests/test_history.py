@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from router.ledger.history import open_history
-from router.ledger.released import look, release
+from router.ledger.released import holding, look, release, release_loss
+from router.ledger.store import LedgerError
 from router.scanner import reading
 from tests.conftest import House, Reply, ask, until
 from tests.fakes import asking
@@ -144,8 +145,34 @@ async def test_what_was_released_may_leave(house: House) -> None:
     await until(noted)
     marks = {mark.kind: mark for mark in look(house.home.ledger, reply.headers["x-request-id"])}
     assert marks.keys() == {"message", "answer", "session"}
-    release(house.home.ledger, marks["answer"], "someone", 1.0)
+    release(house.home.ledger, [marks["answer"]], "someone", 1.0)
     assert (await leaves(house, key, ANSWER, headers={"x-headgate-session": "new"})).status == 200
+
+
+async def test_what_held_a_request_back_is_in_its_record_and_released_by_its_id(house: House) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    for number in range(6):
+        await answered_here(house, key, private(), said=f"{number}: {ANSWER}")
+    answers = [f"{number}: {ANSWER}" for number in range(6)]
+    reply = await leaves(house, key, OTHER, *answers)
+    assert reply.status == 403
+    request = reply.headers["x-request-id"]
+    assert f"headgate privacy release --from {request}" in reply.error["message"]
+    opened, *_ = await house.events(reply)
+    assert len(opened["marks"]) == 6
+    await until(lambda: len(holding(house.home.ledger, request) or []) == 6)  # each is known at once, and on disk soon
+    release(house.home.ledger, holding(house.home.ledger, request) or [], "someone", 1.0)
+    again = await leaves(house, key, f"Once more, in another conversation: {OTHER}", *answers)
+    assert again.status == 200, again.body
+
+
+async def test_a_cache_key_that_all_users_share_holds_back_nobody_else(house: House) -> None:
+    await house.start(hosted=True)
+    key, shared = house.key("public"), {"prompt_cache_key": "app", "user": "u"}
+    await answered_here(house, key, private(), body=shared)
+    other = await house.post({**ask("big"), "messages": turns(OTHER), **shared}, key)
+    assert other.status == 200, other.body
 
 
 async def test_a_lost_history_holds_everything_here(house: House) -> None:
@@ -159,8 +186,28 @@ async def test_a_lost_history_holds_everything_here(house: House) -> None:
     assert reply.status == 403
     assert "the history was lost" in reply.error["message"]
     assert house.provider.accepted == 0
-    release(house.home.ledger, None, "someone", 1.0)
+    release_loss(house.home.ledger, "someone", 1.0)
     assert (await leaves(house, key, OTHER)).status == 200
+
+
+async def test_what_was_private_is_written_down_also_where_the_ledger_cannot_be_at_the_end(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    reply = await answered_here(house, key, private())
+    assert house.built is not None
+    close = house.built.store.close
+
+    def fail() -> None:
+        close()
+        raise LedgerError("1 events of the ledger could not be written: disk full")
+
+    monkeypatch.setattr(house.built.store, "close", fail)
+    with pytest.raises(LedgerError, match="1 events"):
+        await house.close()
+    assert len(look(house.home.ledger, reply.headers["x-request-id"])) == 3
+    assert not list(house.home.root.glob("history-begun-*")), "it ended in order"
 
 
 async def test_another_worker_knows_it_too(house: House) -> None:
@@ -171,8 +218,7 @@ async def test_another_worker_knows_it_too(house: House) -> None:
         reply = await answered_here(house, key, private())
         await until(lambda: bool(look(house.home.ledger, reply.headers["x-request-id"])))
         texts = reading.texts({"messages": turns(ANSWER)})
-        past = other.past(asking.caller(team="tests"), asking.ask(session="x"), texts)
-        assert past is not None
+        assert other.past(asking.caller(team="tests"), asking.ask(session="x"), texts)
 
 
 async def test_no_text_that_was_remembered_is_written_anywhere(house: House) -> None:

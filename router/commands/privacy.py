@@ -21,7 +21,7 @@ from router.commands.context import (
 )
 from router.commands.heldback import Report, report_on
 from router.ledger.marks import LOST, Mark
-from router.ledger.released import look, lost_until, release
+from router.ledger.released import holding, known_time, look, lost_until, of_kinds, release, release_loss
 from serving.home import Home
 
 app = typer.Typer(no_args_is_help=True, help="What is held back as private, why, and what is remembered of it.")
@@ -39,10 +39,12 @@ NOT_TEXT = {
 }
 """What stands among the kinds and is none."""
 GONE = (
-    "The history was lost: the ledger, or the secret it is made with, is not the one that was here before. What was "
-    "private cannot be known again, so every request counts as private until {until}. If that is meant: headgate "
-    "privacy release lost"
+    "The history was lost: the ledger, or the secret it is made with, is not the one that was here before, or not all "
+    "that was private could be written down when the router stopped. What was private cannot be known again, so every "
+    "request counts as private until {until}. If that is meant: headgate privacy release lost"
 )
+SHOWN = 20
+"""Entries that are shown, or named, one by one."""
 
 
 @app.command()
@@ -58,45 +60,60 @@ def why(name: IdArgument, as_json: JsonOption = False) -> None:
     if name == LOST:
         until = lost_until(home.ledger)
         if as_json:
-            say_json({"lost": until > time.time(), "until": until or None})
+            say_json({"lost": until > 0, "until": until or None})
         else:
-            out.print(
-                GONE.format(until=_day(until)) if until > time.time() else "The history is whole.", soft_wrap=True
-            )
+            out.print(GONE.format(until=_day(until)) if until else "The history is whole.", soft_wrap=True)
         return
     found = _found(home, name)
     if as_json:
         say_json([_json(mark) for mark in found])
         return
-    for mark in found:
-        for field, value in _rows(mark):
+    known = known_time(home.ledger)
+    for mark in found[:SHOWN]:
+        for field, value in _rows(mark, known):
             out.print(f"{field:<9}{value}", soft_wrap=True)
         out.print()
+    if len(found) > SHOWN:
+        out.print(f"… and {len(found) - SHOWN} more; all of them: headgate privacy why {name} --json", soft_wrap=True)
     cleared = found[0].id if len(found) == 1 else name
     out.print(f"To clear {'it' if len(found) == 1 else 'them'}: headgate privacy release {cleared}", soft_wrap=True)
 
 
 @app.command("release")
-def clear(name: IdArgument) -> None:
-    """Forget an entry, so that what it stands for may leave again. The ledger keeps that it was done, when and by whom.
+def clear(
+    ids: Annotated[list[str] | None, typer.Argument(help="Ids of entries, or of requests that made them.")] = None,
+    held: Annotated[str, typer.Option("--from", help="All entries that held this request back.")] = "",
+    kind: Annotated[str, typer.Option(help="All entries of this kind of finding alone, as in privacy.effects.")] = "",
+) -> None:
+    """Forget entries, so that what they stand for may leave again. The ledger keeps that it was done, when and by whom.
 
     What detectors find is found again; this clears only what is remembered.
 
     Example: headgate privacy release 4f1c0a7be2d95583
     """
+    if bool(ids) + bool(held) + bool(kind) != 1:
+        raise Stop("give ids, or --from with a request, or --kind with a kind of finding, and one of these alone")
     home = open_home()
     _there(home)
-    who, now = operator(), time.time()
-    if name == LOST:
-        if not lost_until(home.ledger):
-            raise Stop("the history is whole; there is nothing to release")
-        release(home.ledger, None, who, now)
-        console().print("From now on only what is noted from here on counts. The ledger keeps that you released it.")
-        return
-    found = _found(home, name)
-    for mark in found:
-        release(home.ledger, mark, who, now)
-        console().print(f"{mark.id} is released: {WHAT[mark.kind]}, {mark.data_class.name}.", soft_wrap=True)
+    who, now, out = operator(), time.time(), console()
+    names = ids or []
+    if LOST in names and not lost_until(home.ledger):
+        raise Stop("the history is whole; there is nothing to release")
+    if held:
+        found = _held(home, held)
+    elif kind:
+        found = _of_kind(home, kind)
+    else:
+        found = [mark for name in names if name != LOST for mark in _found(home, name)]
+    marks = list({mark.mark: mark for mark in found}.values())
+    release(home.ledger, marks, who, now)
+    if LOST in names:
+        release_loss(home.ledger, who, now)
+        out.print("From now on only what is noted from here on counts. The ledger keeps that you released it.")
+    for mark in marks[:SHOWN]:
+        out.print(f"{mark.id} is released: {WHAT[mark.kind]}, {mark.data_class.name}.", soft_wrap=True)
+    if len(marks) > SHOWN:
+        out.print(f"… and {len(marks) - SHOWN} more.")
 
 
 @app.command("test")
@@ -151,9 +168,32 @@ def _found(home: Home, name: str) -> list[Mark]:
     return found
 
 
-def _rows(mark: Mark) -> list[tuple[str, str]]:
+def _held(home: Home, request: str) -> list[Mark]:
+    """What counted when that request was decided, and still does."""
+    found = holding(home.ledger, request)
+    if found is None:
+        raise Stop(f"the ledger has no decision on a request {request[:40]!r}")
+    if not found:
+        raise Stop(f"nothing that is remembered holds {request} back, or it was released; see: headgate explain "
+                   f"--request {request}")  # fmt: skip
+    return found
+
+
+def _of_kind(home: Home, kind: str) -> list[Mark]:
+    """What is remembered for this kind alone."""
+    found, others = of_kinds(home.ledger, lambda name: name == kind or name.startswith(f"{kind}_"))
+    more = f"; {others} are there for it and for others too" if others else ""
+    if not found:
+        raise Stop(f"nothing is remembered for the kind {kind[:40]!r} alone{more}")
+    if more:
+        console().print(f"{others} entries stay: they are there for other kinds as well.")
+    return found
+
+
+def _rows(mark: Mark, known: float) -> list[tuple[str, str]]:
+    """`known`: the latest time that the history knows, which is what ends it."""
     kinds = [NOT_TEXT.get(kind, kind) for kind in mark.kinds.split(",") if kind]
-    ended = "" if mark.expires > time.time() else " (it has ended)"
+    ended = "" if mark.expires > known else " (it has ended)"
     return [
         ("id", mark.id), ("what", WHAT[mark.kind]), ("class", mark.data_class.name), ("team", mark.team),
         ("since", time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(mark.at))), ("request", mark.request),

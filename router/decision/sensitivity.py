@@ -31,13 +31,16 @@ SPOKEN = frozenset({
 )  # fmt: skip
 """Words that a path to a finding may be made of."""
 UNASKED = "it was not searched, for it could not leave"
+BROKEN = "the scanner does not work"
 UNREAD = {
     "budget": "it was too much to be searched whole",
     "timeout": "its search did not end in time",
     "error": "its search failed",
-    "scanner": "the scanner does not work",
+    "scanner": BROKEN,
 }
 """Why not every byte was searched, in words, by what `Findings.unread` says."""
+MOST_NAMED = 4
+"""Entries of the history that a sentence names; `headgate explain` names all of them."""
 SAID = ("key", "team", "route")
 """Sources that a caller who may can lower, unless they say secret."""
 
@@ -116,10 +119,10 @@ def _said(ask: Ask, caller: Caller, site: Site) -> list[Source]:
 def _seen(caller: Caller, findings: Findings) -> list[Source]:
     """What the request itself gives it: its past, what was found in it, and what nobody could read or search."""
     sources: list[Source] = []
-    if (past := findings.past) is not None and past.data_class > DataClass.public:
-        entry = f" (entry {past.id} of the history)" if past.id else ""
-        why = f"{past.why}{entry}, so it is {past.data_class.name}"
-        sources.append(Source("past", past.data_class, why, past.id))
+    for past in findings.past:
+        if past.data_class > DataClass.public:
+            why = f"{past.why}{_entries(past.id)}, so it is {past.data_class.name}"
+            sources.append(Source("past", past.data_class, why, past.id))
     if findings.found:
         sources += _found(findings.found)
     if findings.opaque and caller.media_class > DataClass.public:
@@ -129,6 +132,14 @@ def _seen(caller: Caller, findings: Findings) -> list[Source]:
     if findings.searched and findings.unread:
         sources.append(Source("unread", DataClass.private, f"{unsearched(findings)}, so it counts as private"))
     return sources
+
+
+def _entries(ids: str) -> str:
+    """The first entries of the history by their ids, and how many more there are."""
+    named = ids.split()
+    more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+    word = "entry" if len(named) == 1 else "entries"
+    return f" ({word} {', '.join(named[:MOST_NAMED])}{more} of the history)" if named else ""
 
 
 def _found(found: Iterable[Found]) -> Iterator[Source]:

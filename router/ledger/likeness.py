@@ -6,15 +6,18 @@ Never a system prompt, the schema of a tool or a short text alone: those stand i
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from router.records import Caller
 
 LEAST = 64
 """Characters, white space aside, from which on a text is known again."""
+MOST_BEGUN = 64
+"""First messages of a conversation by which it is known again, at most."""
 MARK_BYTES = 16
 SLICES = re.compile(r".{1,16384}(?=[ -~]|\Z)|.{1,16384}", re.DOTALL)
 """As many characters are brought into one form at once, for nothing can interrupt that; they end where none composes
@@ -92,18 +95,20 @@ class Read:
         joined = {number: b"".join(message.said) for number, message in enumerate(self.messages)}
         return {number: form for number, form in joined.items() if long_enough(form)}
 
-    def opening(self, more: Iterable[bytes] = ()) -> list[bytes] | None:
-        """What tells this conversation from others: tools, leading system text, and the first messages.
+    def begun(self, more: Iterable[bytes] = ()) -> Begun:
+        """What the conversation began with. `more`: what the answer says, as one more message."""
+        said = itertools.chain((b"".join(message.said) for message in self.messages), more)
+        aside = (one_form("\n".join(self._tools)), one_form("\n".join(self._system)))
+        return Begun(aside, [*itertools.islice(said, MOST_BEGUN)])
 
-        As many of those as have LEAST characters together, so that a greeting alone makes no conversation; None where
-        all have fewer. `more`: what the answer says, as one more message.
-        """
-        taken: list[bytes] = []
-        for said in (*(b"".join(message.said) for message in self.messages), b"".join(more)):
-            taken.append(said)
-            if sum(map(length, taken)) >= LEAST:
-                return [one_form("\n".join(self._tools)), one_form("\n".join(self._system)), *taken]
-        return None
+
+class Begun(NamedTuple):
+    """The beginning of a conversation."""
+
+    aside: tuple[bytes, bytes]
+    """Its tools and its leading system text, which alone make no conversation."""
+    said: list[bytes]
+    """Its first messages."""
 
 
 class Marker:
@@ -124,10 +129,20 @@ class Marker:
         """Those of a session: for a class that its content gave it, and for one that a label did."""
         return _made(self._session, name), _made(self._label, name)
 
-    def opening(self, caller: Caller, opening: Sequence[bytes]) -> bytes:
-        """The name of a session that nobody named."""
-        parts = (caller.key.encode(), *opening)
-        return _made(self._opening, b"".join(len(part).to_bytes(8, "big") + part for part in parts))
+    def openings(self, caller: Caller, begun: Begun) -> list[bytes]:
+        """The names of a session that nobody named: by its first message, its first two, its first three …
+
+        None by fewer than have LEAST characters together, so that a greeting alone makes no conversation.
+        """
+        made, characters, names = self._opening.copy(), 0, []
+        for part in (caller.key.encode(), *begun.aside):
+            made.update(len(part).to_bytes(8, "big") + part)
+        for said in begun.said:
+            made.update(len(said).to_bytes(8, "big") + said)
+            characters += length(said) if characters < LEAST else 0
+            if characters >= LEAST:
+                names.append(made.digest())
+        return names
 
 
 def _made(ready: Any, data: bytes) -> bytes:

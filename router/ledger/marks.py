@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from router.ledger import ends
 from router.ledger.store import LedgerError, connect
 from serving.catalogue import DataClass
 
@@ -22,11 +23,12 @@ ADD = f"""
 INSERT INTO marks ({COLUMNS}) VALUES (?,?,?,?,?,?,?,?) ON CONFLICT (mark) DO UPDATE SET
     kind = CASE WHEN excluded.data_class > data_class THEN excluded.kind ELSE kind END,
     request = CASE WHEN excluded.data_class > data_class THEN excluded.request ELSE request END,
-    kinds = CASE WHEN excluded.data_class > data_class THEN excluded.kinds ELSE kinds END,
+    kinds = CASE WHEN excluded.kinds = '' OR instr(',' || kinds || ',', ',' || excluded.kinds || ',') THEN kinds
+        WHEN kinds = '' THEN excluded.kinds ELSE kinds || ',' || excluded.kinds END,
     at = CASE WHEN excluded.data_class > data_class THEN excluded.at ELSE at END,
     data_class = MAX(data_class, excluded.data_class), expires = MAX(expires, excluded.expires)
 """  # noqa: S608  names alone
-"""A mark that is there keeps the higher class and the later end, whoever writes first."""
+"""A mark that is there keeps the higher class, the later end and all kinds, whoever writes first."""
 SEEN = """
 INSERT INTO history VALUES ('seen', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value
 WHERE CAST(excluded.value AS REAL) > CAST(value AS REAL)
@@ -37,10 +39,14 @@ AT_ONCE = 500
 MOST_WAITING = 50_000
 """Marks that wait for a disk that takes nothing, about 20 MB; with more, nothing is known for sure any more."""
 GROUP_WAIT_S, RETRY_S, FLUSH_S = 0.01, 0.25, 6.0
+SEEN_EVERY_S = 3600.0
+"""How often the time is written down while nothing else is."""
 DAY_S = 86_400.0
 ID_DIGITS = 16
 LOST = "lost"
 """The id by which the loss of all marks is shown and released."""
+KILLED, LATEST = "killed", "seen"
+"""By which the table of the history has when a process ended without writing all down, and the latest time known."""
 
 
 class Mark(NamedTuple):
@@ -67,23 +73,24 @@ class Mark(NamedTuple):
 class Clock:
     """Unix seconds that go forward only, as fast as a clock that nobody sets.
 
-    So a clock that is set back revives nothing that had ended and ends nothing early; one that is set forward while
-    this process runs ends nothing.
+    So a clock that is set back revives nothing that had ended and ends nothing early, and one that is set forward while
+    this process runs ends nothing. From a stop to the next start no more than a day passes, whatever the clock says:
+    nobody can tell a long stop from a wrong clock, and a mark that lives too long opens nothing.
     """
 
     def __init__(
         self, seen: float, wall: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
     ) -> None:
         """`seen`: the latest time that a process before this one knew."""
-        self._wall, self._steady = wall, steady
-        self._start, self._began = max(wall(), seen), steady()
+        self._steady, self._began = steady, steady()
+        self._start = max(seen, min(wall(), seen + DAY_S)) if seen else wall()
 
     def now(self) -> float:
         return self._start + (self._steady() - self._began)
 
     def end_in(self, seconds: float) -> float:
-        """When something ends that begins now: by the later of the two clocks."""
-        return max(self.now(), self._wall()) + seconds
+        """When something ends that begins now."""
+        return self.now() + seconds
 
 
 class Marks:
@@ -103,46 +110,59 @@ class Marks:
         """Held to change what waits to be written."""
         self._reading = threading.Lock()
         self._waiting: dict[bytes, Mark] = {}
-        self._stopping = self._dropped = False
+        self._stopping = False
+        self.dropped = False
+        """Whether more waited than may wait, so that nothing is known for sure any more."""
+        self._until = 0.0
+        """Until when a disk that takes nothing is tried at the end, by `time.monotonic`."""
         self._reader: sqlite3.Connection | None = None
         self._reads = -1
         """The number of the file that is read; another one at the same path is another ledger."""
+        self.killed = 0
+        """Processes before this one that ended without writing all down, and that nobody has told of yet."""
         self._db = connect(path)
         try:
-            self.clock = Clock(self._begin(begun, wall()), wall, steady)
+            self.clock = self._begin(begun, wall, steady)
+            self._running = ends.Running(begun)
+        except OSError:
+            self._db.close()
+            raise
         except (sqlite3.Error, ValueError) as broken:
             self._db.close()
             raise LedgerError(f"the history in {path} cannot be read: {broken}") from broken
         self._thread = threading.Thread(target=self._write_all, name="history", daemon=True)
         self._thread.start()
 
-    def _begin(self, begun: Path, now: float) -> float:
-        """See whether these are the marks that were kept here before, and note where they are gone.
-
-        Returns the latest time that was ever seen.
-        """
+    def _begin(self, begun: Path, wall: Callable[[], float], steady: Callable[[], float]) -> Clock:
+        """See whether these are the marks that were kept here before, and all of them, and note where they are not."""
+        put = "INSERT OR REPLACE INTO history VALUES (?, ?)"
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             known = dict(self._db.execute("SELECT name, value FROM history"))
-            if known.get("check") != self._check:
-                if begun.exists() or "check" in known:
-                    self._db.execute("INSERT OR REPLACE INTO history VALUES (?, ?)", (LOST, repr(now + self.life_s)))
-                self._db.execute("INSERT OR REPLACE INTO history VALUES ('check', ?)", (self._check,))
+            clock = Clock(float(known.get(LATEST, 0.0)), wall, steady)
+            killed, lost, other = ends.killed(begun), ends.lost(begun), known.get("check") != self._check
+            if lost or (other and (begun.exists() or "check" in known)):
+                self._db.execute(put, (LOST, repr(clock.end_in(self.life_s))))
+            if other:
+                self._db.execute(put, ("check", self._check))
+            if killed:
+                self._db.execute(put, (KILLED, repr(wall())))
         begun.touch(mode=0o600)  # only now: another process that starts must not take a beginning for a loss
-        return float(known.get("seen", 0.0))
+        ends.told((*killed, *lost))
+        self.killed = len(killed)
+        return clock
 
     # ---- what is known
 
     def find(self, marks: Collection[bytes]) -> list[Mark]:
         """Those that are known and have not ended. Raises LedgerError where that cannot be said for sure."""
         with self._change:  # before the file is read: what is written meanwhile is in one of them
-            if self._dropped:
+            if self.dropped:
                 raise LedgerError(f"more was private than could be written down: {self.trouble}")
             found = {mark: self._waiting[mark] for mark in marks if mark in self._waiting}
         with self._read() as db:
             for mark in _known(db, list(marks)):
-                if mark.mark not in found or mark.data_class > found[mark.mark].data_class:
-                    found[mark.mark] = mark
+                found[mark.mark] = joined(found[mark.mark], mark) if mark.mark in found else mark
         now = self.clock.now()
         return [mark for mark in found.values() if mark.expires > now]
 
@@ -185,10 +205,9 @@ class Marks:
             for mark in marks:
                 there = self._waiting.get(mark.mark)
                 if there is not None:
-                    higher = mark if mark.data_class > there.data_class else there
-                    mark = higher._replace(expires=max(mark.expires, there.expires))
+                    mark = joined(there, mark)
                 elif len(self._waiting) >= MOST_WAITING:
-                    self._dropped = True
+                    self.dropped = True
                     continue
                 self._waiting[mark.mark] = mark
             self._change.notify_all()
@@ -200,33 +219,38 @@ class Marks:
                 raise LedgerError(f"the history is not being written: {self.trouble or 'the disk is slow'}")
 
     def close(self) -> None:
-        """Write what waits, then stop. Raises LedgerError naming how much a dead disk did not take."""
+        """Write what waits, then stop. Raises LedgerError where a dead disk did not take all of it; the next start
+        knows of that."""
         with self._change:
-            self._stopping = True
+            if self._stopping:
+                return
+            self._stopping, self._until = True, time.monotonic() + FLUSH_S
             self._change.notify_all()
-        self._thread.join(timeout=FLUSH_S)
+        self._thread.join(timeout=FLUSH_S + RETRY_S)
         with self._reading:
             self._forget_reader()
         if not self._thread.is_alive():
             self._db.close()
-        if self._waiting or self._dropped:
-            raise LedgerError(f"not all that was private could be written down in {self.path}: {self.trouble}")
+        lost = bool(self._waiting or self.dropped)
+        self._running.end(lost=lost)
+        if lost:
+            raise LedgerError(f"not all that was private could be written down in {self.path}: {self.trouble}; at the "
+                              "next start everything counts as private; see: headgate privacy why lost")  # fmt: skip
 
     def _write_all(self) -> None:
         while True:
             with self._change:
-                self._change.wait_for(lambda: self._waiting or self._stopping)
-                if not self._waiting:
-                    return
+                self._change.wait_for(lambda: self._waiting or self._stopping, SEEN_EVERY_S)
                 self._change.wait_for(lambda: self._stopping, GROUP_WAIT_S)
-                group = list(self._waiting.values())
+                group, stopping = list(self._waiting.values()), self._stopping
             try:
                 self._write(group)
             except sqlite3.Error as broken:
                 self.trouble = str(broken)
-                with self._change:
-                    if self._stopping or self._change.wait_for(lambda: self._stopping, RETRY_S):
-                        return
+                if stopping and (not group or time.monotonic() > self._until):
+                    return
+                with self._change:  # where it is told to stop meanwhile it tries once more at once
+                    self._change.wait_for(lambda: self._stopping and not stopping, RETRY_S)  # noqa: B023
                 continue
             with self._change:
                 self.trouble = ""
@@ -234,6 +258,8 @@ class Marks:
                     if self._waiting.get(mark.mark) is mark:
                         del self._waiting[mark.mark]
                 self._change.notify_all()
+                if stopping and not self._waiting:
+                    return
 
     def _write(self, group: list[Mark]) -> None:
         now = self.clock.now()
@@ -254,4 +280,16 @@ def _known(db: sqlite3.Connection, marks: list[bytes]) -> Iterator[Mark]:
 def rows(cursor: Iterable[tuple[bytes, str, int, str, str, str, float, float]]) -> Iterator[Mark]:
     """Marks out of rows of COLUMNS."""
     for mark, kind, data_class, team, request, kinds, at, expires in cursor:
-        yield Mark(mark, kind, DataClass(data_class), team, request, kinds, at, expires)
+        yield Mark(mark, kind, DataClass(data_class), team, request, _once(kinds), at, expires)
+
+
+def joined(there: Mark, new: Mark) -> Mark:
+    """Two of one text or session as one: the higher class, the later end and all kinds."""
+    higher = new if new.data_class > there.data_class else there
+    kinds = _once(f"{there.kinds},{new.kinds}")
+    return higher._replace(expires=max(new.expires, there.expires), kinds=kinds)
+
+
+def _once(kinds: str) -> str:
+    """The kinds, each once."""
+    return ",".join(sorted({*kinds.split(",")} - {""})) if "," in kinds else kinds

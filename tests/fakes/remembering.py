@@ -75,8 +75,10 @@ def finding(texts: Sequence[Text], *holding: str, effect: DataClass = PRIVATE, k
     return Searched((found,) * len(holding), "", tuple((found,) if one.text in holding else () for one in texts))
 
 
-def opened(folder: Path, clocks: Clocks | None = None, days: float = 30, secret: str = SECRET) -> History:
+def opened(
+    folder: Path, clocks: Clocks | None = None, days: float = 30, secret: str = SECRET, **effects: DataClass
+) -> History:  # fmt: skip
     """The history of the installation in `folder`; opened twice it is that of two workers."""
     how: Any = {} if clocks is None else {"wall": clocks.wall, "steady": clocks.monotonic}
     check = f"check of {secret}"
-    return History(Marks(folder / "ledger.sqlite", check, folder / "begun", days, **how), secret)
+    return History(Marks(folder / "ledger.sqlite", check, folder / "begun", days, **how), secret, effects)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from router.gate import Gate, Seen
+from router.gate import THREADS, Gate, Seen
 from router.records import Ask, Caller, Findings, Found, Past
 from router.scanner.reading import Text, read
 from router.scanner.search import Searched
@@ -44,29 +44,38 @@ class Scanner:
 class History:
     """Remembers calls."""
 
-    def __init__(self, does: Callable[[], Past | None] = lambda: None) -> None:
-        self.does = does
+    def __init__(self, does: Callable[[], tuple[Past, ...]] = lambda: ()) -> None:
+        self.does, self.trouble = does, ""
         self.noted: list[dict[str, Any]] = []
         self.marked: list[Ask] = []
-        self.forgotten: list[int] = []
-        self.fails = False
+        self.fails = 0
+        """How many of the next calls fail."""
+        self.may_note = threading.Event()
+        self.may_note.set()
 
-    def past(self, who: Caller, asked: Ask, texts: Sequence[Text]) -> Past | None:
+    def past(self, who: Caller, asked: Ask, texts: Sequence[Text]) -> tuple[Past, ...]:
         return self.does()
 
-    def expect(self, who: Caller) -> int:
-        return 7
-
-    def forget(self, expected: int) -> None:
-        self.forgotten.append(expected)
-
     def note(self, who: Caller, asked: Ask, texts: Sequence[Text], searched: Searched, **more: Any) -> None:
-        if self.fails:
-            raise OSError("the disk is full")
-        self.noted.append({"texts": texts, "searched": searched, **more})
+        self.may_note.wait()
+        self._fail()
+        self.noted.append({"team": who.team, "texts": texts, "searched": searched, **more})
 
     def unsearched(self, who: Caller, asked: Ask, texts: Sequence[Text], **more: Any) -> None:
+        self._fail()
         self.marked.append(asked)
+
+    def _fail(self) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise OSError("the disk is full")
+
+
+def ended(gate: Gate, asked: Ask, found: Seen | None = None, who: Caller | None = None) -> None:
+    """A request came to its end, without an answer."""
+    noting = gate.noting(asked, who or caller(), found or Seen(read(asked.body)))
+    assert noting is not None
+    noting.ended(None)
 
 
 async def seen(gate: Gate, asked: Ask | None = None) -> Findings:
@@ -83,8 +92,8 @@ def raising(error: BaseException) -> Callable[[], Any]:
 
 async def test_what_was_found_and_what_was_before_are_told_together() -> None:
     past = Past(DataClass.secret, "it was", "p1")
-    found = await seen(Gate(Scanner(), History(lambda: past)))
-    assert (found.searched, found.found, found.past, found.unread) == (True, (FOUND,), past, "")
+    found = await seen(Gate(Scanner(), History(lambda: (past,))))
+    assert (found.searched, found.found, found.past, found.unread) == (True, (FOUND,), (past,), "")
     assert found.scanned > 0
 
 
@@ -165,17 +174,29 @@ async def test_a_request_that_is_stopped_while_it_is_searched_is_stopped() -> No
 async def test_what_was_searched_is_noted_without_another_search() -> None:
     scanner, history = Scanner(), History()
     gate, asked = Gate(scanner, history), ask()
-    gate.ended(asked, caller(), await gate.search(asked, caller(), read(asked.body)), None)
+    ended(gate, asked, await gate.search(asked, caller(), read(asked.body)))
     gate.close()
-    assert [one["expected"] for one in history.noted] == [7]
-    assert history.noted[0]["searched"].found == (FOUND,)
+    assert [one["searched"].found for one in history.noted] == [(FOUND,)] * 2
     assert scanner.searches == 1
+
+
+async def test_what_was_found_is_noted_before_there_is_an_answer() -> None:
+    """A follow-up in its session comes while it is answered, or the router is killed in mid-answer."""
+    history = History()
+    gate, asked = Gate(Scanner(), history), ask()
+    assert gate.noting(asked, caller(), await gate.search(asked, caller(), read(asked.body))) is not None
+    gate.close()
+    assert len(history.noted) == 1
+    clean = Gate(Scanner(lambda: Searched((), 5, "", ((),))), history)
+    assert clean.noting(asked, caller(), await clean.search(asked, caller(), read(asked.body))) is not None
+    clean.close()
+    assert len(history.noted) == 1
 
 
 async def test_what_stayed_is_searched_after_its_answer() -> None:
     scanner, history = Scanner(), History()
     gate, asked = Gate(scanner, history), ask()
-    gate.ended(asked, caller(), Seen(read(asked.body)), None)
+    ended(gate, asked)
     gate.close()
     assert (scanner.searches, len(history.noted), history.marked) == (1, 1, [])
 
@@ -183,7 +204,7 @@ async def test_what_stayed_is_searched_after_its_answer() -> None:
 async def test_where_too_much_waits_the_session_is_private_instead() -> None:
     scanner, history = Scanner(), History()
     gate, asked = Gate(scanner, history, most_waiting=100), ask(size=101)
-    gate.ended(asked, caller(), Seen(read(asked.body)), None)
+    ended(gate, asked)
     gate.close()
     assert (scanner.searches, history.noted, history.marked) == (0, [], [asked])
 
@@ -192,32 +213,157 @@ async def test_room_comes_back_once_something_was_noted() -> None:
     history = History()
     gate, asked = Gate(Scanner(), history, most_waiting=100), ask(size=100)
     for number in range(1, 4):
-        gate.ended(asked, caller(), Seen(read(asked.body)), None)
-        await until(lambda number=number: len(history.noted) == number and gate._waiting == 0)
+        ended(gate, asked)
+        await until(lambda number=number: len(history.noted) == number and gate._notes.waiting == 0)
     assert history.marked == []
 
 
 @pytest.mark.parametrize("scanner", [Scanner(), Scanner(raising(ValueError("x"))), None])
 async def test_what_cannot_be_noted_makes_its_session_private(scanner: Scanner | None) -> None:
     history = History()
-    history.fails = True
+    history.fails = 1 if isinstance(scanner, Scanner) and scanner.does is None else 0
     gate, asked = Gate(scanner, history), ask()
-    gate.ended(asked, caller(), Seen(read(asked.body)), None)
+    ended(gate, asked)
     gate.close()
-    assert history.marked == [asked]
+    assert (history.marked, gate.forgets) == ([asked], "")
+
+
+async def test_what_cannot_be_remembered_at_all_makes_its_team_private_and_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    history = History()
+    history.fails = 2
+    gate = Gate(Scanner(), history)
+    assert gate.forgets == ""
+    ended(gate, ask())
+    await until(lambda: gate.forgets != "")
+    (past,) = (await seen(gate)).past
+    assert past.data_class is DataClass.private
+    assert "its team" in gate.forgets and "search" in gate.forgets and "its team is private" in caplog.text
+    other = await gate.search(ask(), caller(team="other"), read(ask().body))
+    assert other.findings.past == ()
+
+
+async def test_a_disk_that_takes_nothing_is_told() -> None:
+    history = History()
+    gate = Gate(Scanner(), history)
+    history.trouble = "the disk is full"
+    assert gate.forgets == "the disk is full"
+
+
+async def test_what_was_answered_a_moment_ago_is_waited_for_by_its_team_alone() -> None:
+    history = History()
+    history.may_note.clear()
+    gate, asked = Gate(Scanner(), history, wait_s=0.01), ask()
+    ended(gate, asked)
+    (past,) = (await seen(gate)).past
+    assert past.data_class is DataClass.private
+    assert "not looked through yet" in past.why
+    other = await gate.search(asked, caller(team="other"), read(asked.body))
+    assert other.findings.past == ()
+    patient = Gate(Scanner(), history, wait_s=30)
+    ended(patient, asked)
+    waiting = asyncio.create_task(seen(patient))
+    await asyncio.sleep(0)
+    history.may_note.set()
+    assert (await waiting).past == ()
+
+
+async def test_the_wait_begins_before_the_answer_has_ended() -> None:
+    """`expect` is told before the last byte goes out; the note itself can only be made after it."""
+    gate, asked = Gate(Scanner(), History(), wait_s=0.01), ask()
+    noting = gate.noting(asked, caller(), Seen(read(asked.body)))
+    assert noting is not None
+    assert (await seen(gate)).past == ()
+    noting.expect()
+    assert "not looked through yet" in (await seen(gate)).past[0].why
+    noting.ended(None)
+    gate.close()
+    assert (await gate._before("search")) == ()
+
+
+async def test_one_team_that_waits_keeps_nobody_else_from_being_searched() -> None:
+    """Far more requests wait for their team's notes than there are threads that search; the self-test has its own."""
+    history, scanner = History(), Scanner()
+    history.may_note.clear()
+    gate, asked = Gate(scanner, history, wait_s=30), ask()
+    ended(gate, asked)
+    waiting = [asyncio.create_task(seen(gate)) for _ in range(4 * THREADS)]
+    await asyncio.sleep(0)
+    other = await gate.search(asked, caller(team="other"), read(asked.body))
+    assert other.findings.past == () and other.findings.unread == ""
+    history.may_note.set()
+    assert {found.unread for found in await asyncio.gather(*waiting)} == {""}
+
+
+async def test_notes_of_one_team_hold_up_no_other_s() -> None:
+    history = History()
+    history.may_note.clear()
+    gate, asked = Gate(Scanner(), history, wait_s=30), ask(size=10)
+    for _ in range(50):
+        ended(gate, asked)
+    ended(gate, asked, who=caller(team="other"))
+    waiting = asyncio.create_task(gate.search(asked, caller(team="other"), read(asked.body)))
+    history.may_note.set()
+    assert (await waiting).findings.past == ()
+    gate.close()
+    assert [one["team"] for one in history.noted].index("other") <= 2
 
 
 async def test_after_the_end_nothing_is_awaited_that_never_comes() -> None:
     history = History()
-    gate, asked = Gate(Scanner(), history), ask()
+    gate, asked = Gate(Scanner(), history, wait_s=0.01), ask()
     gate.close()
-    gate.ended(asked, caller(), Seen(read(asked.body)), None)
-    assert history.forgotten == [7]
+    ended(gate, asked)
+    assert await gate._before("search") == ()
 
 
 async def test_the_scanner_tests_itself_each_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("router.gate.TEST_S", 0)
     scanner = Scanner()
-    running = asyncio.create_task(Gate(scanner).run())
-    await until(lambda: scanner.tests > 2)
+    gate, let_go = Gate(scanner, History()), threading.Event()
+    scanner.does = let_go.wait
+    hanging = [asyncio.create_task(seen(gate)) for _ in range(4 * THREADS)]
+    await until(lambda: scanner.searches == THREADS)
+    running = asyncio.create_task(gate.run())
+    await until(lambda: scanner.tests > 2)  # also while every thread that searches has something to do
+    running.cancel()
+    let_go.set()
+    await asyncio.gather(*hanging)
+
+
+async def test_a_scanner_that_could_not_start_is_tried_again_each_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("router.gate.TEST_S", 0)
+    made: list[Scanner | str | BaseException] = [MemoryError("4111"), "it needs hyperscan", Scanner()]
+    told: list[str] = []
+
+    def make() -> Scanner | str:
+        told.append(gate.trouble)
+        one = made.pop(0)
+        if isinstance(one, BaseException):
+            raise one
+        return one
+
+    gate = Gate("the rules do not compile", History(), make=make)
+    assert (await seen(gate)).unread == "scanner"
+    running = asyncio.create_task(gate.run())
+    await until(lambda: not gate.trouble)
+    assert told == ["the rules do not compile", "it fails with MemoryError", "it needs hyperscan"]
+    assert (await seen(gate)).unread == "" and "4111" not in caplog.text
+    running.cancel()
+
+
+async def test_a_self_test_that_breaks_closes_the_way_out_until_one_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.gate.TEST_S", 0)
+    scanner = Scanner()
+    gate = Gate(scanner, History())
+    monkeypatch.setattr(scanner, "test", raising(ValueError("4111")))
+    running = asyncio.create_task(gate.run())
+    await until(lambda: bool(gate.trouble))
+    assert gate.trouble == "it fails with ValueError" and (await seen(gate)).unread == "scanner"
+    monkeypatch.setattr(scanner, "test", lambda: "")
+    await until(lambda: not gate.trouble)
+    assert (await seen(gate)).unread == ""
     running.cancel()

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from router.ledger.history import History, open_history
-from router.ledger.store import connect, verify
+from router.ledger.store import Event, Store, connect, verify
+from router.records import Found
 from router.scanner import allow
+from serving.catalogue import DataClass
 from serving.home import Home
 from tests.fakes.asking import ask, caller
 from tests.fakes.command_line import Said
-from tests.fakes.remembering import ANSWER, FIRST, finding, talk
+from tests.fakes.remembering import ANSWER, FIRST, Searched, finding, talk
 from tests.fakes.remembering import Said as Answered
 from tests.fakes.rules import lay_out
 
@@ -47,8 +49,7 @@ def shown(text: str) -> dict[str, str]:
 
 
 def test_why_says_what_is_remembered_and_no_text(history: History, say: Say) -> None:
-    past = history.past(ME, ask(session="new"), talk(ANSWER))
-    assert past is not None
+    (past,) = history.past(ME, ask(session="new"), talk(ANSWER))
     said = say("privacy", "why", past.id)
     found = shown(said.out)
     assert said.code == 0, said.err
@@ -67,10 +68,9 @@ def test_a_request_shows_all_that_it_left(history: History, say: Say) -> None:
 
 
 def test_release_clears_it_at_once_and_is_written_into_the_chain(history: History, home: Home, say: Say) -> None:
-    past = history.past(ME, ask(session="new"), talk(ANSWER))
-    assert past is not None
+    (past,) = history.past(ME, ask(session="new"), talk(ANSWER))
     assert say("privacy", "release", past.id).code == 0
-    assert history.past(ME, ask(session="new"), talk(ANSWER)) is None  # in a router that runs
+    assert not history.past(ME, ask(session="new"), talk(ANSWER))  # in a router that runs
     assert say("privacy", "why", past.id).code == 1
     with contextlib.closing(connect(home.ledger, read_only=True)) as db:
         ((at, body),) = db.execute("SELECT at, body FROM events WHERE kind = 'released'").fetchall()
@@ -79,6 +79,79 @@ def test_release_clears_it_at_once_and_is_written_into_the_chain(history: Histor
     assert at > 0
     assert (event["mark"], event["by"], event["what"]) == (past.id, "headgate privacy release", "answer")
     assert event["user"]
+
+
+def remembered(history: History, many: int, *kinds: str, request: str = "req_many") -> list[str]:
+    """So many messages in which something of these kinds was found; what they said."""
+    said = [f"{number}: {FIRST}" for number in range(many)]
+    texts, some = talk(*said), tuple(Found(kind, DataClass.private) for kind in kinds)
+    history.note(ME, ask(id=request, session=request), texts, Searched(some, "", (some,) * many))
+    history.flush()
+    return said
+
+
+def test_several_ids_are_released_at_once_or_none(history: History, say: Say) -> None:
+    ids = [one["id"] for one in say("privacy", "why", "req_1", "--json").json()]
+    assert say("privacy", "release", *ids[:2], "0000").code == 1
+    assert len(say("privacy", "why", "req_1", "--json").json()) == 3
+    assert say("privacy", "release", *ids).code == 0
+    assert not history.past(ME, ask(session="s1"), talk(FIRST, ANSWER))
+
+
+def test_many_entries_are_all_released_and_none_is_hidden(history: History, say: Say) -> None:
+    said = remembered(history, 70, "card")
+    shown = say("privacy", "why", "req_many").out
+    assert shown.count("req_many") == 20 + 1 + 1 and "and 51 more" in shown
+    assert len(say("privacy", "why", "req_many", "--json").json()) == 71
+    assert "and 51 more" in say("privacy", "release", "req_many").out
+    assert not history.past(ME, ask(session="req_many"), talk(*said))
+
+
+def held(home: Home, request: str, marks: str) -> None:
+    """The ledger says that a request was decided, and which entries counted then."""
+    with contextlib.closing(Store(home.ledger)) as store:
+        store.append(Event(1.0, "opened", request, "k1", {"marks": marks.split()}))
+
+
+def test_what_held_a_request_back_is_released_by_its_id(history: History, home: Home, say: Say) -> None:
+    said = remembered(history, 30, "card")
+    found = history.past(ME, ask(session="new"), talk(*said, ANSWER))
+    held(home, "req_held", " ".join(past.id for past in found))
+    assert sum(len(past.id.split()) for past in found) == 31
+    assert say("privacy", "release", "--from", "req_held").code == 0
+    assert not history.past(ME, ask(session="new"), talk(*said, ANSWER))
+    assert history.past(ME, ask(session="s1"), talk("Hi")), "what did not count for it stays"
+    assert "it was released" in say("privacy", "release", "--from", "req_held").err
+    assert "no decision on a request" in say("privacy", "release", "--from", "req_none").err
+
+
+def test_what_is_there_for_one_kind_alone_is_released_by_it(history: History, say: Say) -> None:
+    both = remembered(history, 1, "credential_github", "iban", request="req_2")
+    one = remembered(history, 2, "credential_github", "credential_slack", request="req_3")
+    said = say("privacy", "release", "--kind", "credential")
+    assert said.code == 0 and "2 entries stay" in said.out, said.all
+    assert not history.past(ME, ask(session="req_3"), talk(one[1]))
+    assert history.past(ME, ask(session="new"), talk(*both))
+    assert history.past(ME, ask(session="new"), talk(FIRST))
+    none = say("privacy", "release", "--kind", "credential")
+    assert none.code == 1 and "2 are there for it and for others too" in none.err
+
+
+@pytest.mark.parametrize("given", [(), ("0000", "--kind", "card"), ("--from", "req_1", "--kind", "card")])
+def test_it_is_said_in_one_way_what_is_released(history: History, say: Say, given: tuple[str, ...]) -> None:
+    said = say("privacy", "release", *given)
+    assert said.code == 1 and "one of these alone" in said.err
+    assert len(say("privacy", "why", "req_1", "--json").json()) == 3
+
+
+def test_a_router_that_was_killed_is_told_of(history: History, home: Home, say: Say) -> None:
+    assert "killed" not in say("doctor").out
+    (home.root / "history-begun-running-0").touch()  # as one leaves it behind whose lock has ended with it
+    with contextlib.closing(opened(home)) as again:
+        assert again.killed == 1
+        assert "a router was killed before" in say("doctor").out
+    with contextlib.closing(opened(home)) as again:
+        assert again.killed == 0
 
 
 @pytest.mark.parametrize("name", ["0000", "xyz", "", "%", "req_none"])
@@ -100,13 +173,12 @@ def test_a_lost_history_is_shown_and_released(history: History, home: Home, say:
     for file in home.root.glob("ledger.sqlite*"):
         file.unlink()
     with contextlib.closing(open_history(home.ledger, home.secret("history"), home.root / "history-begun", 30)) as new:
-        past = new.past(ME, ask(), talk("Hi"))
-        assert past is not None
+        (past,) = new.past(ME, ask(), talk("Hi"))
         assert past.id == "lost"
         assert "every request counts as private" in say("privacy", "why", "lost").out
         assert "the history of what was private was lost" in say("doctor").out
         assert say("privacy", "release", "lost").code == 0
-        assert new.past(ME, ask(), talk("Hi")) is None
+        assert not new.past(ME, ask(), talk("Hi"))
         assert "history" not in say("doctor").out
 
 

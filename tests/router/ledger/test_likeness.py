@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.ledger.likeness import LEAST, Marker, Read, long_enough, one_form
+from router.ledger.likeness import LEAST, MOST_BEGUN, Begun, Marker, Read, long_enough, one_form
 from tests.fakes.asking import caller
 from tests.fakes.remembering import FIRST, OTHER, SECRET, Text, talk
 
@@ -70,25 +70,39 @@ def test_marks_of_clients_beside_what_a_message_says_do_not_change_it() -> None:
     assert Read(plain).whole() == Read(marked).whole()
 
 
+def openings(texts: list[Text], *more: bytes, key: str = "k1") -> list[bytes]:
+    return Marker(SECRET, "search").openings(caller(key=key), Read(texts).begun(more))
+
+
 def test_an_opening_is_the_same_in_every_later_turn_and_for_no_other_conversation() -> None:
-    first = Read(talk("Hello", system="S", tools="T")).opening([one_form(FIRST)])
-    assert first is not None
-    assert Read(talk("Hello", FIRST, "More", OTHER, system="S", tools="T")).opening() == first
-    assert Read(talk("Hello", system="S", tools="T")).opening() is None
-    for other in (talk("Hello", OTHER, system="S", tools="T"), talk("Hello", FIRST, system="R", tools="T"),
-                  talk("Hello", FIRST, system="S", tools="U")):  # fmt: skip
-        assert Read(other).opening() not in (None, first)
+    first = openings(talk("Hello", system="S", tools="T"), one_form(FIRST))
+    assert len(first) == 1
+    later = openings(talk("Hello", FIRST, "More", OTHER, system="S", tools="T"))
+    assert (later[:1], len(later)) == (first, 3)
+    assert openings(talk("Hello", FIRST, "More", system="S", tools="T")) == later[:2]
+    assert openings(talk("Hello", system="S", tools="T")) == []
+    others = [
+        talk("Hello", OTHER, system="S", tools="T"), talk("Hello", FIRST, system="R", tools="T"),
+        talk("Hello", FIRST, system="S", tools="U"),
+    ]  # fmt: skip
+    assert not {*later} & {name for other in others for name in openings(other)}
+    assert not {*later} & {*openings(talk("Hello", FIRST, system="S", tools="T"), key="k2")}
 
 
 def test_a_later_system_message_is_no_part_of_the_opening() -> None:
     first = talk(FIRST, system="S")
-    assert Read([*first, Text("messages[9].content", "be short", "system")]).opening() == Read(first).opening()
+    assert openings([*first, Text("messages[9].content", "be short", "system")]) == openings(first) != []
+
+
+def test_a_very_long_conversation_is_known_by_its_beginning() -> None:
+    long = talk(*(f"{number}: {OTHER}" for number in range(MOST_BEGUN + 9)))
+    assert len(openings(long)) == MOST_BEGUN
 
 
 def test_a_mark_depends_on_secret_team_and_what_it_is_for() -> None:
     marker, form = Marker(SECRET, "a"), one_form(FIRST)
-    marks = {marker.text(form), *marker.session(form), marker.opening(caller(), [form]), Marker(SECRET, "b").text(form),
-             Marker("6" * 64, "a").text(form), marker.opening(caller(key="k2"), [form]),
-             marker.opening(caller(), [form[:5], form[5:]])}  # fmt: skip
+    marks = {marker.text(form), *marker.session(form), Marker(SECRET, "b").text(form), Marker("6" * 64, "a").text(form)}
+    for who, said in ((caller(), [form]), (caller(key="k2"), [form]), (caller(), [form[:70], form[70:]])):
+        marks |= {*marker.openings(who, Begun((b"", b""), said))[-1:]}
     assert len(marks) == 8
     assert marker.text(form) == Marker(SECRET, "a").text(form)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +14,9 @@ import pytest
 
 from router.ledger import marks as module
 from router.ledger.marks import Mark, Marks
-from router.ledger.released import look
+from router.ledger.released import killed_at, look, release_loss
 from router.ledger.store import LedgerError
-from tests.conftest import until
+from tests.conftest import ROOT, until
 from tests.fakes.remembering import INTERNAL, PRIVATE, Clocks
 
 
@@ -61,14 +63,15 @@ def test_the_higher_class_and_the_later_end_win_whoever_writes_first(path: Path)
             one.flush()
             two.add([second])
             two.flush()
-            assert one.find([low.mark]) == two.find([low.mark]) == [high._replace(expires=low.expires)]
+            both = high._replace(expires=low.expires, kinds="card,email")
+            assert one.find([low.mark]) == two.find([low.mark]) == [both]
             with contextlib.closing(sqlite3.connect(path)) as db:
                 db.execute("DELETE FROM marks")
                 db.commit()
     with contextlib.closing(opened(path, clocks)) as table:
         table.add([low])
         table.add([high])  # while the first one waits to be written
-        assert table.find([low.mark]) == [high._replace(expires=low.expires)]
+        assert table.find([low.mark]) == [both]
 
 
 def test_what_has_ended_is_removed(path: Path) -> None:
@@ -105,8 +108,58 @@ def test_beyond_what_may_wait_nothing_is_known_for_sure(
     table.add([mark(table, number) for number in range(1, 5)])
     with pytest.raises(LedgerError, match="more was private"):
         table.find([b"x" * 16])
+    monkeypatch.setattr(module, "FLUSH_S", 0.05)
     with pytest.raises(LedgerError, match="not all"):
         table.close()
+
+
+def test_what_a_full_disk_does_not_take_at_the_end_is_told_and_lost_for_the_next_start(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FLUSH_S", 0.05)
+    table = opened(path)
+    monkeypatch.setattr(table, "_write", lambda group: (_ for _ in ()).throw(sqlite3.OperationalError("full")))
+    table.add([mark(table)])
+    with pytest.raises(LedgerError, match="everything counts as private"):
+        table.close()
+    with contextlib.closing(opened(path)) as again:
+        assert again.lost() > 0 and again.killed == 0
+    release_loss(path, "someone", 1.0)
+    with contextlib.closing(opened(path)) as again:
+        assert again.lost() == 0.0
+
+
+def test_a_disk_that_comes_back_during_the_stop_takes_what_waits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.01)
+    table = opened(path)
+    tries, write = [0], table._write
+
+    def locked_at_first(group: list[Mark]) -> None:
+        tries[0] += 1
+        if tries[0] < 3:
+            raise sqlite3.OperationalError("database is locked")
+        write(group)
+
+    monkeypatch.setattr(table, "_write", locked_at_first)
+    table.add([mark(table)])
+    table.close()
+    with contextlib.closing(opened(path)) as again:
+        assert len(again.find([bytes([1]) * 16])) == 1 and again.lost() == 0.0
+
+
+def test_a_process_that_was_killed_is_seen_by_the_next_one_and_a_live_one_is_not(path: Path) -> None:
+    """A lock ends with its process, however that ends."""
+    body = (
+        "import os, sys; from pathlib import Path; from router.ledger.marks import Marks; path = Path(sys.argv[1])\n"
+        "Marks(path, 'check', path.with_name('begun'), 30); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", body, str(path)], cwd=ROOT, check=False)
+    with contextlib.closing(opened(path)) as one:
+        assert one.killed == 1 and killed_at(path) > 0
+        with contextlib.closing(opened(path)) as two:
+            assert two.killed == 0
+    with contextlib.closing(opened(path)) as last:
+        assert last.killed == 0 and last.lost() == 0.0
 
 
 def test_a_lock_that_is_held_long_stops_nobody_from_asking(table: Marks, path: Path) -> None:
