@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from router.door.book import noted
+from router.door.book import FORMAT, NOTE, Noted, noted
 
 HASH = re.compile(rb'"hash":"([0-9a-f]{64})",')
 
@@ -26,6 +26,10 @@ class Line:
     number: int
     raw: bytes
     entry: dict[str, Any]
+    earlier: bool
+    """Whether a door of an earlier release wrote it, whose entries have fewer fields."""
+    after: bool
+    """Whether one of this release had written before."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,8 @@ class Chained:
     name: str
     """What it is called in sentences."""
     problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    """What may be as it should, and cannot be told from what is not."""
     count: int = 0
     head: str = ""
     """The last hash."""
@@ -44,12 +50,12 @@ class Chained:
 
     def lines(self) -> Iterator[Line]:
         """Every line that can be read; what is wrong is added to `problems`. Nothing where there is no such file."""
-        length, digest = noted(self.path)  # first: whoever writes goes on meanwhile
+        note = noted(self.path)  # first: whoever writes goes on meanwhile
         if not self.path.exists():
-            if length:
-                self.problems.append(f"{self.name}: it is gone, and {length:,} bytes of it are noted")
+            if note.length:
+                self.problems.append(f"{self.name}: it is gone, and {note.length:,} bytes of it are noted")
             return
-        at, seq, met = 0, 0, False
+        at, seq, met, earlier, after = 0, 0, False, True, False
         with self.path.open("rb") as file:
             for number, raw in enumerate(file, 1):
                 if not raw.endswith(b"\n"):
@@ -57,9 +63,9 @@ class Chained:
                 before, boot = self.head, self.boot
                 entry = self._checked(number, raw, before)
                 at += len(raw)
-                if at >= length and not met:
+                if at >= note.length and not met:
                     met = True
-                    if length and (at, self.head) != (length, digest):
+                    if note.length and (at, self.head) != (note.length, note.digest):
                         self._bad(number, "is not the line that is noted as the last one")
                 if entry is None:
                     continue
@@ -68,9 +74,26 @@ class Chained:
                     self._bad(number, f"its number is {entry.get('seq')} where {seq} is due")
                 seq = entry["seq"] if isinstance(entry.get("seq"), int) else seq
                 self.boot = str(entry.get("boot"))
-                yield Line(number, raw, entry)
-        if at < length:
-            self.problems.append(f"{self.name}: {length - at:,} bytes at its end are missing")
+                if entry.get("kind") == "opened":
+                    earlier = entry.get("format") != FORMAT
+                    if earlier and after:
+                        self._bad(number, "is of an earlier release, and one of this release stands before it")
+                yield Line(number, raw, entry, earlier, after)
+                after = after or not earlier
+        self._ended(at, note, after)
+
+    def _ended(self, at: int, note: Noted, after: bool) -> None:
+        """Whether its end is the one that is noted."""
+        missing = note.length - at
+        if not note.digest and self.count:
+            # Earlier releases made no note; what this release writes it notes, and it makes the note first.
+            text = f"{self.name}: the note of its end ({self.path.name}{NOTE}) is missing; what was cut off cannot show"
+            (self.problems if after else self.doubts).append(text)
+        elif at < note.synced:
+            self.problems.append(f"{self.name}: {missing:,} bytes at its end are missing")
+        elif missing > 0:
+            lost = "they were not on the disk for sure: a power cut takes such, and so does whoever cuts them off"
+            self.doubts.append(f"{self.name}: {missing:,} bytes at its end are missing; {lost}")
 
     def _checked(self, number: int, raw: bytes, before: str) -> dict[str, Any] | None:
         """The line's entry, where it is one."""

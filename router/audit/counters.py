@@ -46,7 +46,10 @@ def interfaces(dev: str) -> dict[str, list[int]]:
 
 
 def protocols(snmp: str, snmp6: str) -> dict[str, int]:
-    """Connections begun, datagrams sent and segments sent again: out of /proc/PID/net/snmp and snmp6."""
+    """Connections begun, datagrams sent and segments sent again: out of /proc/PID/net/snmp and snmp6.
+
+    Those begun are written down for whoever looks into a difference; nothing is allowed for them.
+    """
     rows: dict[str, list[str]] = {}
     values = dict[str, str]()
     for line in snmp.splitlines():
@@ -122,14 +125,12 @@ def intervals(samples: Iterator[Mapping[str, Any]]) -> Iterator[Interval]:
 
 
 def _between(before: Mapping[str, Any], after: Mapping[str, Any]) -> Counted | None:
-    same = before["boot"] == after["boot"] and before["namespace"] == after["namespace"]
-    if not same or before["interfaces"].keys() - after["interfaces"].keys():
+    same = all(before[name] == after[name] for name in ("boot", "namespace"))
+    if not same or before["interfaces"].keys() != after["interfaces"].keys():
         return None
-    sent = [0, 0]
-    for name, numbers in after["interfaces"].items():
-        earlier = before["interfaces"].get(name, [0, 0])
-        sent = [sent[i] + numbers[i] - earlier[i] for i in (0, 1)]
-        if min(numbers[i] - earlier[i] for i in (0, 1)) < 0:
-            return None
-    others = [after[name] - before[name] for name in ("connections", "datagrams", "again")]
-    return Counted(*sent, *others) if min(others) >= 0 else None
+    pairs = [(numbers, after["interfaces"][name]) for name, numbers in before["interfaces"].items()]
+    sent, packets = ([new[i] - old[i] for old, new in pairs] for i in (0, 1))
+    datagrams, again = (after[name] - before[name] for name in ("datagrams", "again"))
+    if min([*sent, *packets, datagrams, again]) < 0:
+        return None
+    return Counted(sum(sent), sum(packets), datagrams, again, after["read_at"] - before["read_at"])

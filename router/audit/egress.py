@@ -6,39 +6,45 @@ Nothing is held in memory that grows with the number of requests: rows are sorte
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import hashlib
 import sqlite3
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from router.audit import overhead
 from router.audit.chained import Chained, Line
 from router.audit.counters import Interval, intervals
+from router.audit.excerpt import Excerpt
+from router.audit.kernel import Kernel
 from router.audit.ledger import SLACK_S, Records
-from router.audit.overhead import Booked
-from router.audit.reconcile import Finding, Left, Row, Window, reconcile
+from router.audit.reconcile import UNDER_WAY_S, Finding, Row, Window, reconcile
 
 NEEDED = {
     "sending": frozenset({
         "permit", "request", "key", "team", "provider", "model", "path", "host", "claimed", "data_class", "clearance",
         "rule", "policy", "boot", "received_sha256", "sent_bytes", "head_bytes", "at",
     }),
-    "ended": frozenset({"permit", "request", "status", "ended", "left", "at"}),
+    "ended": frozenset({
+        "permit", "request", "status", "ended", "left", "bytes_in", "head_bytes_in", "connections", "at",
+    }),
     "refused": frozenset({"permit", "request", "code", "at"}),
+    "sample": frozenset({"read_at", "boot", "namespace", "alone", "interfaces", "datagrams", "again"}),
 }  # fmt: skip
-"""The fields of the book's entries that are looked at."""
+"""The fields of the book's and the samples' entries that are looked at."""
+COUNTS = ("sent_bytes", "head_bytes", "bytes_in", "head_bytes_in", "connections", "datagrams", "again")
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(COUNTS, int),
+    **dict.fromkeys(("at", "read_at"), (int, float)), **dict.fromkeys(("left", "alone"), bool),
+    "status": (int, type(None)), "interfaces": dict,
+}  # fmt: skip
+"""What is no text of them."""
 WHAT = {"sending": "sent", "ended": "ended", "refused": "refused"}
 SHOWN = 1000
 """Findings of each sort that are written out; all are counted."""
-EDGE_S = 1.0
-"""What is written down at one moment may pass the kernel's counter a little earlier or later."""
+Verdict = Literal["balanced", "not balanced", "cannot say"]
 
 
 class Group(NamedTuple):
@@ -67,58 +73,6 @@ class Findings:
 
 
 @dataclass(slots=True)
-class Excerpt:
-    """What of one source goes with a statement. Without a file nothing is written, and everything is counted."""
-
-    file: BinaryIO | None
-    lines: int = 0
-    size: int = 0
-    digest: str = hashlib.sha256().hexdigest()
-    _hash: Any = field(default_factory=hashlib.sha256)
-    _lines: int = 0
-    _size: int = 0
-
-    def add(self, line: bytes, *, wanted: bool = True) -> None:
-        """Add a line. One that is not wanted stays only where a wanted one follows: so a chain has no gaps."""
-        if not wanted and not self.lines:
-            return
-        self._hash.update(line)
-        self._lines, self._size = self._lines + 1, self._size + len(line)
-        if self.file is not None:
-            self.file.write(line)
-        if wanted:
-            self.lines, self.size, self.digest = self._lines, self._size, self._hash.copy().hexdigest()
-
-    def close(self) -> None:
-        """Cut off what nobody wanted, and close the file."""
-        if self.file is not None:
-            self.file.truncate(self.size)
-            self.file.close()
-
-
-@dataclass(slots=True)
-class Kernel:
-    """What the kernel counted in the window, and what the book says of the same moments."""
-
-    spans: list[Interval] = field(default_factory=list)
-    booked: list[Booked] = field(default_factory=list)
-    samples: int = 0
-    shared: int = 0
-    """Samples taken while somebody else had a socket in the door's namespace."""
-
-    def add(self, left: Left) -> None:
-        """Put one sending into the intervals in which it may have passed."""
-        end = left.until if left.until is not None else left.at
-        index = max(0, bisect_left(self.spans, left.at - EDGE_S, key=lambda span: span.end))
-        while index < len(self.spans) and self.spans[index].start <= end + EDGE_S:
-            span, was = self.spans[index], self.booked[index]
-            sure = left.sure and span.start + EDGE_S <= left.at and end + EDGE_S <= span.end and not _here(left.host)
-            size = left.bytes + left.head
-            self.booked[index] = Booked(was.sure + sure * size, was.possible + size, was.requests + 1)
-            index += 1
-
-
-@dataclass(slots=True)
 class Egress:
     """What left within a window, by three counts."""
 
@@ -131,13 +85,28 @@ class Egress:
     """Of each group requests, sendings, bytes of bodies and bytes of heads."""
     requests: int = 0
     """Requests of which something left."""
+    earlier: list[int] = field(default_factory=lambda: [0, 0, 0])
+    """What a door of an earlier release sent, which cannot be reconciled: requests, sendings, bytes of bodies."""
+    boots: set[str] = field(default_factory=set)
+    """Of such doors."""
     discrepancies: Findings = field(default_factory=Findings)
+    doubts: Findings = field(default_factory=Findings)
+    """What nobody can say from what there is."""
     notes: Findings = field(default_factory=Findings)
     excerpts: dict[str, Excerpt] = field(default_factory=dict)
 
     @property
+    def verdict(self) -> Verdict:
+        return "not balanced" if self.discrepancies.kinds else "cannot say" if self.doubts.kinds else "balanced"
+
+    @property
     def balanced(self) -> bool:
-        return not self.discrepancies.kinds
+        return self.verdict == "balanced"
+
+    def excerpt(self, name: str, line: bytes, *, wanted: bool) -> None:
+        """Add a line of a source to what goes along with the statement, where one is written."""
+        if self.excerpts:
+            self.excerpts[name].add(line, wanted=wanted)
 
 
 class _Sorter:
@@ -151,7 +120,7 @@ class _Sorter:
         self._waiting: list[tuple[str, str, bytes]] = []
 
     def add(self, row: Row) -> None:
-        self._waiting.append((row["request"], row["permit"], orjson.dumps(row)))
+        self._waiting.append((str(row["request"]), str(row["permit"]), orjson.dumps(row)))
         if len(self._waiting) >= SHOWN:
             self._write()
 
@@ -171,79 +140,128 @@ class _Sorter:
 def audit(ledger: Path, book: Path, samples: Path, window: Window, folder: Path | None = None) -> Egress:
     """Count what left within the window three times over. Raises LedgerError, OSError.
 
-    `folder`: where excerpts of the sources are written, enough to check the sums without them.
+    `folder`: where excerpts of the sources are written, enough to work out the sums without them.
     """
     found = Egress(window, Records(ledger, window), Chained(book, "Book"), Chained(samples, "Kernel"), Kernel())
-    names = ("ledger", "book", "kernel")
-    files = {name: (folder / f"{name}.jsonl").open("wb") if folder else None for name in names}
-    found.excerpts = {name: Excerpt(file) for name, file in files.items()}
-    with contextlib.closing(_Sorter()) as sorter, contextlib.ExitStack() as open_files:
-        for excerpt in found.excerpts.values():
-            open_files.callback(excerpt.close)
+    with contextlib.closing(_Sorter()) as sorter, contextlib.ExitStack() as files:
+        if folder is not None:
+            for name in ("ledger", "book", "kernel"):
+                found.excerpts[name] = Excerpt((folder / f"{name}.jsonl").open("wb"))
+                files.callback(found.excerpts[name].close)
         _read_ledger(found, sorter)
         _read_kernel(found)
         _read_book(found, sorter)
-        found.window = Window(window.since, window.until, found.book.boot)
-        for problem in (*found.records.problems, *found.book.problems, *found.samples.problems):
-            found.discrepancies.add(Finding("changed", f"{problem}."))
+        found.window = Window(window.since, window.until, found.book.boot, found.records.newest)
+        for source in (found.records, found.book, found.samples):
+            for problem in source.problems:
+                found.discrepancies.add(Finding("changed", f"{problem}."))
+        for doubt in (*found.book.doubts, *found.samples.doubts):
+            found.doubts.add(Finding("unsure_end", f"{doubt}."))
+        if not ledger.exists() and book.exists():
+            found.discrepancies.add(Finding("changed", "Ledger: it is gone, and the door's book is there."))
         _reconcile(found, sorter)
-    _ask_kernel(found)
+    for one in found.kernel.findings():
+        found.discrepancies.add(one)
     return found
 
 
 def _read_ledger(found: Egress, sorter: _Sorter) -> None:
-    for row, event in found.records.rows():
-        sorter.add(row)
-        if event is not None:
-            found.excerpts["ledger"].add(_line(event))
-
-
-def _read_book(found: Egress, sorter: _Sorter) -> None:
-    going: set[str] = set()
-    for line in found.book.lines():
-        entry, kind = line.entry, str(line.entry.get("kind"))
-        near = _near(found.window, entry)
-        ends = kind == "ended" and entry.get("permit") in going
-        found.excerpts["book"].add(line.raw, wanted=near or ends)
-        if kind == "opened" and near:
-            _opened(found, line)
-        needed = NEEDED.get(kind)
-        if needed is None or not (near or ends):
-            continue
-        if needed - entry.keys():
-            text = f"Book, line {line.number}: lacks {', '.join(sorted(needed - entry.keys()))}."
-            found.discrepancies.add(Finding("changed", text))
-        elif entry["permit"]:
-            sorter.add({"what": WHAT[kind], **{k: v for k, v in entry.items() if k not in ("kind", "prev", "hash")}})
-            (going.add if kind == "sending" else going.discard)(entry["permit"])
-
-
-def _opened(found: Egress, line: Line) -> None:
-    """What the door found as it opened its book."""
-    if missing := line.entry.get("missing"):
-        text = f"Book, line {line.number}: as the door opened it {missing:,} bytes at its end were missing."
-        found.discrepancies.add(Finding("changed", text))
-    if torn := line.entry.get("torn"):
-        text = f"Book, line {line.number}: a crash tore its end; {torn['bytes']:,} bytes lie in {torn['file']}."
-        found.notes.add(Finding("torn", text))
+    writer = ""
+    for event in found.records.read():
+        for row in event.rows:
+            sorter.add(row)
+        if found.excerpts:
+            if event.writer != writer:
+                found.excerpts["ledger"].cut()
+                writer = event.writer
+            found.excerpt("ledger", orjson.dumps(event.said, option=orjson.OPT_SORT_KEYS) + b"\n", wanted=event.wanted)
 
 
 def _read_kernel(found: Egress) -> None:
     def samples() -> Iterator[Mapping[str, Any]]:
         for line in found.samples.lines():
-            within = found.window.holds(line.entry.get("at", 0.0))
-            found.excerpts["kernel"].add(line.raw, wanted=within)
-            if within and line.entry.get("kind") == "sample":
+            within = _near(found.window, line.entry, 0.0, 0.0)
+            found.excerpt("kernel", line.raw, wanted=within)
+            _opened(found, line, "Kernel")
+            if within and line.entry.get("kind") == "sample" and _whole(found, line, "Kernel"):
                 found.kernel.samples += 1
                 found.kernel.shared += not line.entry["alone"]
                 yield line.entry
 
+    spans: list[Interval] = []
     try:
-        found.kernel.spans = list(intervals(samples()))
-    except (KeyError, TypeError, IndexError) as lacking:
-        found.discrepancies.add(Finding("changed", f"Kernel: a sample lacks something: {lacking}."))
-    found.kernel.spans.sort()
-    found.kernel.booked = [Booked()] * len(found.kernel.spans)
+        spans += intervals(samples())
+    except (TypeError, IndexError) as odd:
+        found.discrepancies.add(Finding("changed", f"Kernel: a sample is none: {odd}."))
+    found.kernel.begin(spans)
+
+
+def _read_book(found: Egress, sorter: _Sorter) -> None:
+    long = set[str]()
+    """Permits of what was sent before all that is looked at, and has not ended by then."""
+    for line in found.book.lines():
+        entry, kind, permit = line.entry, line.entry.get("kind"), str(line.entry.get("permit", ""))
+        # From an hour before: what was sent then may still be answered, and that takes packets of the window.
+        near = _near(found.window, entry, UNDER_WAY_S, SLACK_S)
+        ends = kind == "ended" and found.kernel.going(permit)
+        found.excerpt("book", line.raw, wanted=near or ends)
+        _opened(found, line, "Book")
+        if kind == "opened":
+            found.kernel.stopped(_at(entry))
+            long.clear()
+        elif kind == "sending" and not near:
+            long.add(permit)
+        elif kind == "ended" and permit in long:
+            long.discard(permit)
+        elif kind in WHAT and permit and (near or ends):
+            _book_row(found, sorter, line)
+    found.kernel.stopped()
+
+
+def _book_row(found: Egress, sorter: _Sorter, line: Line) -> None:
+    """What the book says of a sending: to the ledger's word of it, and to the kernel's count."""
+    entry, kind = line.entry, line.entry["kind"]
+    if line.earlier:
+        found.boots.add(str(entry.get("boot")))
+        if kind == "sending":
+            size = entry.get("sent_bytes", 0)
+            row = {"what": "earlier", "request": entry.get("request"), "permit": entry["permit"], "at": entry["at"]}
+            sorter.add({**row, "bytes": size if isinstance(size, int) else 0})
+    elif _whole(found, line, "Book"):
+        sorter.add({"what": WHAT[kind], **{k: v for k, v in entry.items() if k not in ("kind", "prev", "hash")}})
+        if kind == "sending":
+            found.kernel.sent(entry)
+        elif kind == "ended":
+            found.kernel.ended(entry)
+
+
+def _opened(found: Egress, line: Line, source: str) -> None:
+    """What the door found as it opened a file that lies within the window's time."""
+    entry = line.entry
+    if entry.get("kind") != "opened" or not _near(found.window, entry, SLACK_S, SLACK_S):
+        return
+    where = f"{source}, line {line.number}: as the door opened it"
+    if missing := entry.get("missing"):
+        found.discrepancies.add(Finding("changed", f"{where} {missing:,} bytes at its end were missing."))
+    if entry.get("unnoted") and line.after:
+        text = f"{where} the note of its end was gone; what was cut off before that cannot show."
+        found.discrepancies.add(Finding("changed", text))
+    if unsynced := entry.get("unsynced"):
+        lost = "were missing that had not been on the disk for sure, as after a power cut"
+        found.doubts.add(Finding("unsure_end", f"{where} {unsynced:,} bytes at its end {lost}."))
+    if torn := entry.get("torn"):
+        text = f"{where} a crash had torn its end; {torn['bytes']:,} bytes lie in {torn['file']}."
+        found.notes.add(Finding("torn", text))
+
+
+def _whole(found: Egress, line: Line, source: str) -> bool:
+    """Whether an entry has every field that is looked at; one that has not is named."""
+    entry = line.entry
+    lacking = {name for name in NEEDED[entry["kind"]] if not isinstance(entry.get(name), TYPES.get(name, str))}
+    if lacking:
+        text = f"{source}, line {line.number}: lacks {', '.join(sorted(lacking))}."
+        found.discrepancies.add(Finding("changed", text))
+    return not lacking
 
 
 def _reconcile(found: Egress, sorter: _Sorter) -> None:
@@ -262,34 +280,18 @@ def _reconcile(found: Egress, sorter: _Sorter) -> None:
             sums[2] += left.bytes
             sums[3] += left.head
             counted.add(group)
-            found.kernel.add(left)
+        more = (bool(judged.earlier), len(judged.earlier), sum(row["bytes"] for row in judged.earlier))
+        found.earlier = [was + new for was, new in zip(found.earlier, more, strict=True)]
+    if found.earlier[0]:
+        requests, _, size = found.earlier
+        text = f"From before this release: not reconciled, {requests:,} requests, {size:,} bytes by the book alone"
+        found.doubts.add(Finding("earlier", f"{text}; the ledger had no word of what was handed over."))
 
 
-def _ask_kernel(found: Egress) -> None:
-    """Hold what the kernel counted against the book, for each moment between two samples."""
-    for span, booked in zip(found.kernel.spans, found.kernel.booked, strict=True):
-        if more := overhead.unaccounted(booked, span.counted):
-            text = f"{_during(span)} {more:,} bytes more on their way out than the book and its overhead explain."
-            found.discrepancies.add(Finding("kernel_more", text))
-        if fewer := overhead.missing(booked, span.counted):
-            text = f"{_during(span)} {fewer:,} bytes fewer than the book says have left."
-            found.discrepancies.add(Finding("kernel_less", text))
-
-
-def _near(window: Window, entry: Mapping[str, Any]) -> bool:
+def _at(entry: Mapping[str, Any]) -> float:
     at = entry.get("at")
-    return isinstance(at, float | int) and window.since - SLACK_S <= at < window.until + SLACK_S
+    return float(at) if isinstance(at, float | int) else float("-inf")
 
 
-def _here(host: str) -> bool:
-    """Whether what is sent there passes loopback, which is not counted."""
-    return host in ("localhost", "::1") or host.startswith("127.")
-
-
-def _line(event: Mapping[str, Any]) -> bytes:
-    return orjson.dumps(event, option=orjson.OPT_SORT_KEYS) + b"\n"
-
-
-def _during(span: Interval) -> str:
-    first, last = (f"{dt.datetime.fromtimestamp(at, dt.UTC):%Y-%m-%d %H:%M:%S}" for at in (span.start, span.end))
-    return f"Between {first} and {last} UTC the kernel counted"
+def _near(window: Window, entry: Mapping[str, Any], before: float, after: float) -> bool:
+    return window.since - before <= _at(entry) < window.until + after

@@ -3,11 +3,13 @@
 Rows come sorted by request and permit, from both sides; nothing is kept of a request once it is judged.
 
 A row is a mapping with `what`: of the ledger `handed` (about to be handed to the door) and `finished` (how that try or,
-without a permit, the whole request ended); of the book `sent`, `ended` and `refused`.
+without a permit, the whole request ended); of the book `sent`, `ended` and `refused`, and `earlier` for what a door of
+an earlier release sent, of which the ledger has nothing.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -51,11 +53,6 @@ class Left(NamedTuple):
     bytes: int
     """Of the body; `head` those of its line and headers."""
     head: int
-    at: float
-    until: float | None
-    """When it ended; None where the book has no end of it."""
-    sure: bool
-    """Whether all of it left: a good answer came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +63,15 @@ class Window:
     until: float
     boot: str = ""
     """The book's last boot: what it sent and has not ended may still go on."""
+    last: float = math.inf
+    """When the ledger was last written. Of what was handed over before that, long before, the end would stand there; of
+    what was handed over right before nobody has written since: it goes on, or the router was killed."""
 
     def holds(self, at: float) -> bool:
         return self.since <= at < self.until
 
     def recent(self, at: float) -> bool:
-        return at >= self.until - UNDER_WAY_S
+        return at >= self.last - UNDER_WAY_S
 
 
 @dataclass(slots=True)
@@ -80,6 +80,8 @@ class Judged:
 
     request: str
     left: list[Left] = field(default_factory=list)
+    earlier: list[Row] = field(default_factory=list)
+    """What a door of an earlier release sent: nothing to hold it against."""
     discrepancies: list[Finding] = field(default_factory=list)
     notes: list[Finding] = field(default_factory=list)
 
@@ -95,11 +97,13 @@ class Case:
     sent: list[Row] = field(default_factory=list)
     ended: list[Row] = field(default_factory=list)
     refused: list[Row] = field(default_factory=list)
+    earlier: list[Row] = field(default_factory=list)
 
     @property
     def at(self) -> float:
         """The ledger's time where it has one: so a sending at the edge belongs to one window, whoever asks."""
-        return float(next((r["at"] for r in (*self.handed, *self.sent, *self.refused, *self.ended)), -1.0))
+        rows = (*self.handed, *self.sent, *self.earlier, *self.refused, *self.ended)
+        return float(next((row["at"] for row in rows), -1.0))
 
     def says(self, kind: str, text: str, size: int = 0) -> Finding:
         return Finding(kind, f"Request {self.request}, permit {self.permit}: {text}.", self.request, self.permit, size)
@@ -119,7 +123,7 @@ def reconcile(rows: Iterable[Row], window: Window) -> Iterator[Judged]:
             case.finished = case.finished or whole
             if window.holds(case.at):
                 _judge(case, window, judged)
-        if judged.left or judged.discrepancies or judged.notes:
+        if judged.left or judged.earlier or judged.discrepancies or judged.notes:
             yield judged
 
 
@@ -128,6 +132,7 @@ def _judge(case: Case, window: Window, judged: Judged) -> None:
         if len(found) > 1:
             extra = sum(row.get("sent_bytes", 0) for row in found[1:])
             judged.discrepancies.append(case.says("twice", f"the {side} has it {len(found)} times", extra))
+    judged.earlier += case.earlier
     if case.sent:
         _judge_sent(case, window, judged)
     elif case.handed:
@@ -135,7 +140,7 @@ def _judge(case: Case, window: Window, judged: Judged) -> None:
     elif case.refused:
         judged.discrepancies.append(case.says("only_book", "the door refused it, and the ledger never handed it over"))
     elif case.ended:
-        judged.discrepancies.append(case.says("only_book", "the book has an end of it and no beginning"))
+        judged.discrepancies.append(case.says("no_beginning", "the book has an end of it and no beginning"))
 
 
 def _judge_sent(case: Case, window: Window, judged: Judged) -> None:
@@ -144,7 +149,7 @@ def _judge_sent(case: Case, window: Window, judged: Judged) -> None:
     ended = case.ended[0] if case.ended else None
     left = ended is None or ended["left"] is not False
     if left:
-        judged.left.append(_left(case, sent, ended))
+        judged.left.append(_left(case, sent))
     if RANKS.get(sent["data_class"], 9) > RANKS.get(sent["clearance"], -1):
         text = f"{sent['data_class']} data went to a model that is cleared for {sent['clearance']}"
         judged.discrepancies.append(case.says("not_cleared", text))
@@ -158,17 +163,16 @@ def _judge_sent(case: Case, window: Window, judged: Judged) -> None:
         judged.discrepancies.append(case.says("only_book", text, size if left else 0))
     if ended is None:
         going = sent["boot"] == window.boot and window.recent(sent["at"])
-        text = "it has not ended yet" if going else "the book has no end of it, so all of it is taken to have left"
+        text = "it has no end yet" if going else "the book has no end of it, so all of it is taken to have left"
         judged.notes.append(case.says("under_way" if going else "no_end", text))
     if ended is not None and case.handed and not case.finished and not window.recent(case.handed[0]["at"]):
         judged.discrepancies.append(case.says("no_end", "the ledger has no end of it, and the book has"))
 
 
-def _left(case: Case, sent: Row, ended: Row | None) -> Left:
-    sure = ended is not None and ended["ended"] == "answered" and 200 <= (ended["status"] or 0) < 300
+def _left(case: Case, sent: Row) -> Left:
     return Left(
         case.request, sent["provider"], sent["host"], sent["model"], sent["rule"], sent["data_class"],
-        int(sent["sent_bytes"]), int(sent["head_bytes"]), sent["at"], ended["at"] if ended else None, sure,
+        int(sent["sent_bytes"]), int(sent["head_bytes"]),
     )  # fmt: skip
 
 
@@ -192,7 +196,8 @@ def _judge_unsent(case: Case, window: Window, judged: Judged) -> None:
     if _stayed(case) or (case.refused and outcome != "answered"):
         return
     if not outcome and window.recent(handed["at"]):
-        judged.notes.append(case.says("under_way", "it was handed over, and has not ended yet"))
+        text = "it was handed over, and nothing was written since: it goes on, or the router was killed"
+        judged.notes.append(case.says("under_way", text))
     elif outcome in GIVEN_UP:
         text = f"it was handed over and given up ({outcome}) before the door sent it"
         judged.notes.append(case.says("given_up", text))

@@ -20,6 +20,7 @@ from serving.home import Home
 
 FILES = ("statement.json", "statement.sig", "key.pem")
 """What an export has beside the excerpts: the statement, its signature of 64 bytes, the public key."""
+EARLIER = ("requests", "sendings", "bytes")
 SUMS = ("requests", "sendings", "bytes", "head_bytes")
 SHARED = "the door shares its network namespace with other programs, so the kernel's counters are not of it alone"
 NO_SAMPLES = "the door took no samples of the kernel's counters in this time"
@@ -39,7 +40,7 @@ def content(found: Egress, *, installation: str, machine: str, made_at: float) -
     """What the statement says: ids, names, numbers and hashes; never any text of a request."""
     window = found.window
     return {
-        "statement": "headgate egress", "version": 1, "installation": installation, "machine": machine,
+        "statement": "headgate egress", "version": 2, "installation": installation, "machine": machine,
         "made_at": _iso(made_at), "since": _iso(window.since), "until": _iso(window.until),
         "since_at": window.since, "until_at": window.until,
         "requests": found.records.requests, "left": found.requests,
@@ -50,8 +51,10 @@ def content(found: Egress, *, installation: str, machine: str, made_at: float) -
             {**group._asdict(), **dict(zip(SUMS, sums, strict=True))} for group, sums in sorted(found.sums.items())
         ],
         "unaccounted_bytes": found.discrepancies.bytes + kernel(found)["unaccounted_bytes"],
-        "balanced": found.balanced,
-        "discrepancies": _findings(found.discrepancies), "notes": _findings(found.notes),
+        "not_reconciled": {**dict(zip(EARLIER, found.earlier, strict=True)), "boots": sorted(found.boots)},
+        "verdict": found.verdict,
+        "discrepancies": _findings(found.discrepancies), "doubts": _findings(found.doubts),
+        "notes": _findings(found.notes),
         "kernel": kernel(found), "sources": _sources(found),
         "excerpts": {
             f"{name}.jsonl": {"lines": one.lines, "bytes": one.size, "sha256": one.digest}
@@ -64,17 +67,16 @@ def kernel(found: Egress) -> dict[str, Any]:
     """What the kernel says: its sums, what the book explains of them, and for how much of the time."""
     spans, seen = found.kernel.spans, found.kernel
     pairs = list(zip(spans, seen.booked, strict=True))
-    above = [overhead.above_tcp(span.counted) for span in spans]
-    explained = [overhead.expected(booked, span.counted) for span, booked in pairs]
+    explained = [overhead.explained(booked, span.counted) for span, booked in pairs]
     return {
         "witness": bool(spans), "why_not": "" if spans else SHARED if seen.shared else NO_SAMPLES,
         "samples": seen.samples, "shared_samples": seen.shared, "intervals": len(spans),
         "seconds": round(sum(span.end - span.start for span in spans), 1),
         "frame_bytes": sum(span.counted.bytes for span in spans),
         "packets": sum(span.counted.packets for span in spans),
-        "above_tcp": [sum(one.least for one in above), sum(one.most for one in above)],
         "explained": [sum(one.least for one in explained), sum(one.most for one in explained)],
         "unaccounted_bytes": sum(overhead.unaccounted(booked, span.counted) for span, booked in pairs),
+        "uncertain_bytes": sum(overhead.uncertain(booked, span.counted) for span, booked in pairs),
         "formula": overhead.FORMULA,
     }  # fmt: skip
 
@@ -91,8 +93,13 @@ def _sources(found: Egress) -> dict[str, Any]:
     records = found.records
     heads = {writer: list(records.heads[writer]) for writer in sorted(records.writers)}
     return {
-        "ledger": {"events": records.events, "sha256": records.digest, "heads": heads},
-        "book": {"lines": found.book.count, "head": found.book.head},
+        "ledger": {
+            "events": records.events,
+            "sha256": records.digest,
+            "heads": heads,
+            "written_at": records.newest,
+        },
+        "book": {"lines": found.book.count, "head": found.book.head, "boot": found.book.boot},
         "kernel": {"lines": found.samples.count, "head": found.samples.head},
     }
 

@@ -14,14 +14,23 @@ from rich.console import Console
 
 from router.audit import egress
 from router.audit.reconcile import Window
-from router.commands.context import JsonOption, Stop, console, open_home, plain, say_json, table
+from router.commands.context import JsonOption, Stop, console, plain, say_json, table
 from router.door.witness import NAME
-from serving.home import Home
+from router.ledger.store import LedgerError
+from serving.home import Home, find_home
 
 app = typer.Typer(no_args_is_help=True, help="Check what left against three counts of it.")
 UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+CODES: dict[egress.Verdict, int] = {"balanced": 0, "not balanced": 1, "cannot say": 3}
+"""Exit codes; 2 is a mistake in the command itself."""
 LISTED = 20
 """Sentences that are printed; the export has up to a thousand of each sort."""
+
+
+class CannotSay(Stop):
+    """Nothing was counted, so that nobody can say whether anything is amiss."""
+
+    code = CODES["cannot say"]
 
 
 @app.callback()
@@ -38,15 +47,27 @@ def egress_command(
 ) -> None:
     """Count what left by the ledger, by the door's book and by the kernel, and say where they disagree.
 
-    Exit code 1 where they do. The statement can be checked by others, offline: see deploy/verify_statement.py.
+    Exit code 0: they agree. 1: they do not. 3: nobody can say, and why not; so where nothing could be counted at all.
+    The statement can be checked by others, offline: see deploy/verify_statement.py.
 
     Example: headgate audit egress --since 30d --export statement
     """
+    try:
+        verdict = _egress(since, until, export, as_json)
+    except (Stop, LedgerError) as stopped:
+        raise CannotSay(str(stopped)) from stopped
+    except OSError as broken:
+        raise CannotSay(f"{broken.filename or 'the system'}: {broken.strerror or broken}") from broken
+    raise typer.Exit(CODES[verdict])
+
+
+def _egress(since: str, until: str, export: Path | None, as_json: bool) -> egress.Verdict:
+    """Count and show. Raises Stop, LedgerError, OSError."""
     now = time.time()
     window = Window(_moment(since, "--since", now), _moment(until, "--until", now) if until else now)
     if not window.since < window.until <= now:
         raise Stop("--since has to be before --until, and neither can be in the future")
-    home = open_home()
+    home = _installation()
     if export is not None:
         _new_folder(export)
     found = egress.audit(home.ledger, home.book, home.book.with_name(NAME), window, export)
@@ -55,8 +76,16 @@ def egress_command(
         say_json(said)
     else:
         _show(said, export, console())
-    if not found.balanced:
-        raise typer.Exit(1)
+    return found.verdict
+
+
+def _installation() -> Home:
+    """The home folder of an installation that is there: none is made, nor any key, for an empty one. Raises Stop."""
+    home = find_home()
+    if not (home.ledger.exists() or home.book.exists()):
+        missing = "has no ledger and no book" if home.root.is_dir() else "is not there"
+        raise Stop(f"the home folder {home.root} {missing}; set HEADGATE_HOME to that of the installation")
+    return home
 
 
 def _statement(found: egress.Egress, home: Home, folder: Path | None, now: float) -> dict[str, Any]:
@@ -102,7 +131,7 @@ def _show(said: dict[str, Any], folder: Path | None, out: Console) -> None:
             rows.add_row(*map(plain, names), f"{one['requests']:,}", f"{one['bytes']:,}")
         out.print(rows)
     _show_kernel(said["kernel"], out)
-    for title, sort in (("Discrepancies", "discrepancies"), ("Good to know", "notes")):
+    for title, sort in (("Discrepancies", "discrepancies"), ("Cannot be said", "doubts"), ("Good to know", "notes")):
         found = said[sort]
         if found["count"]:
             out.print(f"\n{title}: {found['count']:,}")
@@ -111,7 +140,8 @@ def _show(said: dict[str, Any], folder: Path | None, out: Console) -> None:
         if found["count"] > LISTED:
             out.print(f"  … and {found['count'] - LISTED:,} more; --json shows up to {egress.SHOWN:,}")
     who = "Ledger, book and kernel" if said["kernel"]["witness"] else "Ledger and book"
-    out.print(f"\n{who} {'agree' if said['balanced'] else 'do not agree'}.", soft_wrap=True)
+    agree = {"balanced": "agree", "not balanced": "do not agree", "cannot say": "cannot be held against each other"}
+    out.print(f"\n{who} {agree[said['verdict']]}.", soft_wrap=True)
     if folder is not None:
         out.print(f"Signed statement in {folder}; its key has the fingerprint {said['key']}", soft_wrap=True)
 
@@ -120,10 +150,10 @@ def _show_kernel(kernel: dict[str, Any], out: Console) -> None:
     if not kernel["witness"]:
         out.print(f"The kernel cannot be the third witness: {kernel['why_not']}.", soft_wrap=True)
         return
-    (least, most), (from_, to) = kernel["above_tcp"], kernel["explained"]
+    least, most = kernel["explained"]
     out.print(
         f"Kernel, for {kernel['seconds'] / 3600:,.1f} hours: {kernel['frame_bytes']:,} bytes in {kernel['packets']:,} "
-        f"packets; that is {least:,} to {most:,} above TCP, and the book explains {from_:,} to {to:,}; "
-        f"{kernel['unaccounted_bytes']:,} unaccounted.",
+        f"packets, where the book explains {least:,} to {most:,}: {kernel['unaccounted_bytes']:,} unaccounted, and "
+        f"{kernel['uncertain_bytes']:,} that cannot be told from what TLS, TCP and name look-ups add.",
         soft_wrap=True,
     )

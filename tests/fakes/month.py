@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from router.audit.reconcile import Window
 from router.door.book import open_book
@@ -62,7 +65,7 @@ class Month:
         """Write all three, in the order of time."""
         self.rng = random.Random(self.seed)
         self.now, self.number = START, 0
-        self.wire = {"bytes": 1000, "packets": 10, "connections": 0}
+        self.wire = {"bytes": 1000, "packets": 10, "connections": 0, "datagrams": 0}
         self.sampled = START
         for boot in range(self.boots):
             self._boot(boot, last=boot == self.boots - 1)
@@ -105,6 +108,17 @@ class Month:
         ]  # fmt: skip
         (way,) = self.rng.choices([w for w, _ in ways], [n for _, n in ways])
         way(store, self._id())
+
+    def killed(self) -> str:
+        """One more router is killed after it has handed something over, and nobody starts another one."""
+        store = Store(self.home.ledger, "killed")
+        self.book = open_book(self.home.book, "v1", lambda: self.now)
+        request = self._id()
+        self._opened(store, request)
+        self._handed(store, request)
+        store.close()
+        self.book.close()
+        return request
 
     # ---- what both sides write
 
@@ -149,9 +163,10 @@ class Month:
         self._sent(request, claims)
         size = claims["bytes"] + 40
         packets = size // 1448 + 8
-        self.wire["bytes"] += size + 380 + 22 * (size // 16384 + 2) + 1900 + packets * 66
-        self.wire["packets"] += packets
+        self.wire["bytes"] += size + 380 + 22 * (size // 16384 + 2) + 1900 + packets * 66 + 2 * 98
+        self.wire["packets"] += packets + 2
         self.wire["connections"] += 1
+        self.wire["datagrams"] += 2
         if self.window.holds(self.now - 0.002):
             self.truth.left.add(request)
             self.truth.sendings += 1
@@ -159,15 +174,17 @@ class Month:
 
     def _ended(self, request: str, claims: dict[str, Any], ended: str = "answered", **more: Any) -> None:
         self.now += self.rng.uniform(0.1, 3.0)
-        entry = {"permit": claims["permit"], "request": request, "status": 200, "ms": 5.0, "error": "", "bytes_in": 9}
+        entry = {"permit": claims["permit"], "request": request, "status": 200, "ms": 5.0, "error": "", "bytes_in": 900}
+        entry |= {"head_bytes_in": 300, "connections": 1}
         self.book.write("ended", {**entry, "ended": ended, "left": True, **more}, sync=False)
 
     def _sample(self) -> None:
         wire, self.sampled = self.wire, self.now + 3.1
         self.now += 3.1  # so that nothing straddles it by more than the edge
         sample = {
-            "read_at": self.now, "namespace": "net:[4026532000]", "alone": self.witness, "datagrams": 0, "again": 0,
+            "read_at": self.now, "namespace": "net:[4026532000]", "alone": self.witness, "again": 0,
             "interfaces": {"eth0": [wire["bytes"], wire["packets"], 5, 5]}, "connections": wire["connections"],
+            "datagrams": wire["datagrams"],
         }  # fmt: skip
         self.now += 0.001
         self.kernel.write("sample", sample, sync=False)
@@ -256,6 +273,25 @@ class Month:
     def _lost_at_once(self, store: Store, request: str) -> None:
         self._opened(store, request)
         self._handed(store, request)
+
+
+def cut_off(path: Path, lines: list[bytes]) -> None:
+    """Leave a chained file with these of its first lines, and its note made to fit."""
+    path.write_bytes(b"".join(lines))
+    length, digest = sum(map(len, lines)), orjson.loads(lines[-1])["hash"]
+    path.with_name(f"{path.name}.head").write_text(f"{length:020d} {digest} {length:020d}\n")
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> None:
+    """Change a chained file's entries, or leave some out, and make its chain and its note fit again."""
+    last, lines = "", []
+    for line in path.read_bytes().splitlines():
+        if (entry := change(orjson.loads(line))) is None:
+            continue
+        fields = {name: value for name, value in entry.items() if name != "hash"} | {"prev": last}
+        last = hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()
+        lines.append(orjson.dumps({**fields, "hash": last}, option=orjson.OPT_SORT_KEYS) + b"\n")
+    cut_off(path, lines)
 
 
 def tried(claims: dict[str, Any], outcome: str = "answered", status: int | None = 200) -> Attempt:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import aiohttp
 
+from router.audit.kernel import EDGE_S
 from router.ledger import bodies
 from router.ledger.keys import KeyBook
 from router.ledger.store import Event, Store
@@ -115,7 +116,17 @@ class Router:
         self.store.append(Event(time.time(), "closed", request, self.key, ended))
 
 
-async def main(root: Path, size: int, smuggled: int) -> None:
+async def apart(file: Path, kind: str, count: int = 1) -> None:
+    """Wait until so many entries of a kind stand there, and until what comes now is no longer close to the last one:
+    what is close to a sample proves nothing."""
+    ended: list[float] = []
+    while len(ended) < count or time.time() <= max(ended) + EDGE_S:
+        await asyncio.sleep(0.01)
+        entries = [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        ended = [entry["at"] for entry in entries if entry["kind"] == kind]
+
+
+async def main(root: Path, size: int, smuggled: int, piece: int) -> None:
     """Ten requests, one after the other, with a moment before and after."""
     home = Home(root, root / "engines")
     home.make()
@@ -138,15 +149,18 @@ async def main(root: Path, size: int, smuggled: int) -> None:
             with contextlib.suppress(aiohttp.ClientConnectionError, FileNotFoundError):
                 state = await (await client.get("/door")).json()
             await asyncio.sleep(0.05)
-        await asyncio.sleep(1.2)  # what is close to a sample is no proof
+        await apart(home.book.with_name("kernel.jsonl"), "sample")
         for _ in range(10):
             await router.post(client, state["instance"], size)
         if smuggled:
             program = f"import socket as s; s.create_connection(('{network.HERE}', {open_port}))"
             program += f".sendall(b'x' * {smuggled})"
+            if piece:  # each in a datagram of its own
+                program = "import socket as s; u = s.socket(s.AF_INET, s.SOCK_DGRAM)\n"
+                program += f"for _ in range({smuggled // piece}): u.sendto(b'x' * {piece}, ('{network.HERE}', 9))"
             inside = ["nsenter", f"--net=/proc/{door.pid}/ns/net", sys.executable, "-c", program]
             await (await asyncio.create_subprocess_exec(*inside)).wait()
-        await asyncio.sleep(1.2)
+        await apart(home.book, "ended", 10)
     door.terminate()
     await door.wait()
     router.store.close()
@@ -154,4 +168,5 @@ async def main(root: Path, size: int, smuggled: int) -> None:
 
 if __name__ == "__main__":
     os.umask(0o077)
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]) if len(sys.argv) > 3 else 0))
+    size, smuggled, piece = map(int, [*sys.argv[2:], "0", "0"][:3])
+    asyncio.run(main(Path(sys.argv[1]), size, smuggled, piece))

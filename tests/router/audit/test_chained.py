@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 import orjson
@@ -74,8 +76,8 @@ def test_what_a_crash_has_torn_is_not_missing(book: Path) -> None:
 def test_another_book_of_the_same_length_is_found(book: Path) -> None:
     """As whole a chain as the one before, and not the one that was noted."""
     note = book.with_name("book.jsonl.head")
-    length, digest = note.read_text().split()
-    note.write_text(f"{length} {'0' * 64}\n")
+    length, digest, *rest = note.read_text().split()
+    note.write_text(f"{length} {'0' * 64} {' '.join(rest)}\n")
     assert len(problems(book)) == 1 and digest != "0" * 64
 
 
@@ -84,3 +86,76 @@ def test_a_book_that_is_gone_is_missed(book: Path) -> None:
     assert "it is gone" in problems(book)[0]
     book.with_name("book.jsonl.head").unlink()
     assert problems(book) == []
+
+
+@pytest.mark.parametrize("left", ["", "00000\n"])
+def test_a_book_without_its_note_may_have_been_cut_off(left: str, book: Path) -> None:
+    """Whoever cuts off an end can delete what shows it; then it is that what is missing."""
+    note = book.with_name("book.jsonl.head")
+    note.unlink()
+    if left:
+        note.write_text(left)
+    (one,) = problems(book)
+    assert "the note of its end (book.jsonl.head) is missing" in one
+    open_book(book, "v1").close()
+    assert problems(book) == [] and orjson.loads(book.read_bytes().splitlines()[-1])["unnoted"]
+
+
+def test_a_first_entry_is_noted_before_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else whoever looks in the first moment finds a book without its note."""
+    path, seen = tmp_path / "book.jsonl", []
+    sync = os.fdatasync
+
+    def looked(file: int) -> None:
+        seen.append(problems(path))
+        sync(file)
+
+    monkeypatch.setattr(os, "fdatasync", looked)
+    open_book(path, "v1").close()
+    assert seen == [[]]
+
+
+def test_what_a_power_cut_may_have_taken_is_told_as_such(tmp_path: Path) -> None:
+    """What was synced is there; what was not may be gone, and its note be there."""
+    path = tmp_path / "book.jsonl"
+    made = open_book(path, "v1")
+    made.write("sending", {"permit": "p"}, sync=True)
+    synced = path.read_bytes()
+    made.write("ended", {"permit": "p"}, sync=False)
+    kept, note = path.read_bytes(), path.with_name("book.jsonl.head").read_bytes()
+    made.close()
+    for there, sort in ((synced, "doubts"), (synced.splitlines(keepends=True)[0], "problems"), (kept, "")):
+        path.write_bytes(there)
+        path.with_name("book.jsonl.head").write_bytes(note)
+        found = Chained(path, "Book")
+        assert len(list(found.lines())) == len(there.splitlines())
+        assert (len(found.problems), len(found.doubts)) == (sort == "problems", sort == "doubts"), sort
+        if sort:
+            open_book(path, "v1").close()
+            opened = orjson.loads(path.read_bytes().splitlines()[-1])
+            assert opened["missing" if sort == "problems" else "unsynced"] == len(kept) - len(there)
+
+
+def test_a_book_of_an_earlier_release_is_told_apart_by_who_wrote_it(tmp_path: Path, book: Path) -> None:
+    """It has no note, and its entries fewer fields; after one of this release there is none of them any more."""
+    path = tmp_path / "earlier.jsonl"
+    earlier(path)
+    found = Chained(path, "Book")
+    assert [line.earlier for line in found.lines()] == [True, True]
+    assert found.problems == [] and "is missing" in found.doubts[0]
+    open_book(path, "v1").close()
+    found = Chained(path, "Book")
+    assert [line.earlier for line in found.lines()] == [True, True, False]
+    assert found.problems == found.doubts == []
+    earlier(book)
+    assert any("is of an earlier release" in one for one in problems(book))
+
+
+def earlier(path: Path) -> None:
+    """What the first releases wrote: chained alike."""
+    last = orjson.loads(path.read_bytes().splitlines()[-1])["hash"] if path.exists() else ""
+    with path.open("ab") as file:
+        for seq, kind in enumerate(("opened", "sending")):
+            fields = {"kind": kind, "permit": "p", "seq": seq, "boot": "old", "at": 1.0, "prev": last}
+            last = hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()
+            file.write(orjson.dumps({**fields, "hash": last}, option=orjson.OPT_SORT_KEYS) + b"\n")

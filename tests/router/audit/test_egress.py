@@ -16,8 +16,9 @@ from router.audit.egress import Egress, audit
 from router.audit.reconcile import Window
 from router.door.book import open_book
 from router.ledger.chain import Event, chain_hash
+from router.ledger.store import Store
 from serving.home import Home
-from tests.fakes.month import START, Month
+from tests.fakes.month import START, Month, cut_off, rewritten
 
 LINES = ("book.jsonl", "kernel.jsonl")
 
@@ -200,12 +201,28 @@ def test_what_differs_between_ledger_and_book_is_named(field: str, value: str, c
     assert one.kind == "differs" and value in one.sentence and one.permit in one.sentence
 
 
+@pytest.mark.parametrize(
+    "field", ["key", "team", "provider", "model", "path", "policy", "received_sha256", "boot", "claimed"]
+)
+def test_what_the_book_says_otherwise_is_named(field: str, copy: Home, month: Month) -> None:
+    done: list[str] = []
+
+    def change(entry: dict[str, Any]) -> dict[str, Any]:
+        if entry["kind"] != "sending" or entry["at"] < START + 2 * 86400 or done:
+            return entry
+        done.append(entry["permit"])
+        return entry | {field: "internal" if field == "claimed" else "other"}
+
+    rewritten(copy.book, change)
+    found = counted(copy, month.window).discrepancies
+    assert found.kinds["differs"] >= 1 and all(one.permit == done[0] for one in found.shown if one.permit)
+
+
 def test_a_row_of_the_ledger_without_one_of_the_book_is_named(copy: Home, month: Month) -> None:
-    """The book is cut off in the middle, its note with it: as whole a chain as before."""
+    """The book is cut off in the middle, its note made to fit: as whole a chain as before."""
     lines = copy.book.read_bytes().splitlines(keepends=True)
     answered = next(n for n, line in enumerate(lines) if n > len(lines) // 2 and b'"kind":"sending"' in line)
-    copy.book.write_bytes(b"".join(lines[:answered]))
-    copy.book.with_name("book.jsonl.head").unlink()
+    cut_off(copy.book, lines[:answered])
     found = counted(copy, month.window)
     assert set(found.discrepancies.kinds) <= {"only_ledger", "kernel_more"} and found.discrepancies.kinds["only_ledger"]
     lost = orjson.loads(lines[answered])
@@ -265,6 +282,100 @@ def test_a_namespace_that_others_share_is_no_witness(tmp_path: Path) -> None:
     found = counted(home, Window(START, START + 1e6))
     assert found.balanced and found.kernel.spans == [] and found.kernel.shared == found.kernel.samples > 0
     assert found.requests > 0
+
+
+# ---- what is no discrepancy, and is told as what it is
+
+
+def test_the_order_of_rows_in_the_file_means_nothing(copy: Home, month: Month) -> None:
+    """Upgrades write them anew, writer by writer: a start that calls something lost may stand before it was opened."""
+    for order in ("writer, seq", "writer DESC, seq"):
+        with contextlib.closing(sqlite3.connect(copy.ledger)) as db, db:
+            db.execute(f"CREATE TABLE again AS SELECT * FROM events ORDER BY {order}")
+            db.execute("DELETE FROM events")
+            db.execute("INSERT INTO events SELECT * FROM again ORDER BY rowid")
+            db.execute("DROP TABLE again")
+        found = counted(copy, month.window)
+        assert sentences(found) == [] and found.verdict == "balanced" and found.requests == len(month.truth.left)
+
+
+def test_a_router_that_was_killed_and_never_started_again_balances_however_late_it_is_asked(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home", tmp_path / "engines")
+    home.make()
+    month = Month(home, requests=60, days=0.1, boots=1)
+    month.write()
+    store = month.killed()
+    found = counted(home, Window(START - 1, START + 40 * 86400))
+    assert sentences(found) == [] and found.verdict == "balanced" and found.notes.kinds["under_way"] == 1
+    late = Store(home.ledger, "later")
+    late.append(Event(START + 30 * 86400, "refused", "req_late", "k1", {}))
+    late.close()
+    found = counted(home, Window(START - 1, START + 40 * 86400))
+    assert found.discrepancies.kinds["only_ledger"] == 1 and store, "somebody wrote since, and did not call it lost"
+
+
+def test_what_an_earlier_release_sent_is_not_reconciled_and_counted(copy: Home, month: Month) -> None:
+    """Its books have no format, no note, and fewer fields; its ledger nothing of what was handed over."""
+    fewer = {"claimed", "rule", "head_bytes", "left", "connections", "format", "head_bytes_in"}
+    middle = START + 15 * 86400
+    boots = [entry["boot"] for entry in map(orjson.loads, copy.book.read_bytes().splitlines()) if entry["at"] < middle]
+    first = set(boots) - {boots[-1]}
+
+    def change(entry: dict[str, Any]) -> dict[str, Any]:
+        return {k: v for k, v in entry.items() if k not in fewer} if entry["boot"] in first else entry
+
+    rewritten(copy.book, change)
+    entries = [entry for entry in map(orjson.loads, copy.book.read_bytes().splitlines()) if entry["kind"] == "sending"]
+    old = [entry["permit"] for entry in entries if entry["boot"] in first]
+    unsaid(copy, set(old))
+    for name in ("kernel.jsonl", "kernel.jsonl.head"):  # it took no samples
+        copy.book.with_name(name).unlink()
+    found = counted(copy, month.window)
+    assert sentences(found) == [] and found.verdict == "cannot say"
+    within = [e for e in entries if e["boot"] in first and month.window.holds(e["at"])]
+    assert found.earlier[1] == len(within) and found.earlier[0] == len({e["request"] for e in within}) > 10
+    (doubt,) = found.doubts.shown
+    assert f"not reconciled, {found.earlier[0]:,} requests" in doubt.sentence
+    later = counted(copy, Window(middle + 86400, month.window.until))
+    assert later.verdict == "balanced" and later.requests > 0, "what came after is reconciled as ever"
+
+
+def unsaid(home: Home, permits: set[str]) -> None:
+    """Take the word of these out of the ledger, as if its release had not written any, and make its chains fit."""
+    with contextlib.closing(sqlite3.connect(home.ledger)) as db, db:
+        rows = db.execute("SELECT writer, at, kind, request, key, cost, body FROM events ORDER BY writer, seq")
+        heads: dict[str, tuple[int, str]] = {}
+        kept = []
+        for writer, at, kind, request, key, cost, body in rows.fetchall():
+            said = orjson.loads(body)
+            if kind == "sending" and said["permit"] in permits:
+                continue
+            for attempt in said.get("attempts", ()):
+                if attempt.get("permit") in permits:
+                    del attempt["permit"]
+            seq, head = heads.get(writer, (0, ""))
+            text = orjson.dumps(said).decode()
+            digest = chain_hash(head, writer, seq + 1, Event(at, kind, request, key, {}, cost), text)
+            heads[writer] = (seq + 1, digest)
+            kept.append((writer, seq + 1, at, kind, request, key, cost, text, head, digest))
+        db.execute("DELETE FROM settled")
+        db.execute("DELETE FROM events")
+        db.executemany("INSERT INTO events VALUES (?,?,?,?,?,?,?,?,?,?)", kept)
+
+
+def test_an_answer_that_began_before_the_window_is_no_end_without_a_beginning(copy: Home, month: Month) -> None:
+    """However long it took: an hour and more."""
+    entries = [orjson.loads(line) for line in copy.book.read_bytes().splitlines()]
+    ended = next(e for e in entries if e["kind"] == "ended" and e["at"] > START + 20 * 86400)
+    sent = next(e for e in entries if e["kind"] == "sending" and e["permit"] == ended["permit"])
+    for took in (0.01, 61, 3601):
+
+        def change(entry: dict[str, Any], took: float = took) -> dict[str, Any]:
+            ends = entry["kind"] == "ended" and entry["permit"] == sent["permit"]
+            return entry | {"at": sent["at"] + took + 1} if ends else entry
+
+        rewritten(copy.book, change)
+        assert sentences(counted(copy, Window(sent["at"] + took, month.window.until))) == []
 
 
 # ---- nothing there, and what is going on

@@ -65,7 +65,7 @@ def kinds(found: Judged) -> tuple[list[str], list[str], int]:
         # One side alone.
         ((sent(), ended()), (["only_book"], [], 140)),
         ((refused(),), (["only_book"], [], 0)),
-        ((ended(),), (["only_book"], [], 0)),
+        ((ended(),), (["no_beginning"], [], 0)),
         ((handed(), finished()), (["only_ledger"], [], 0)),
         ((handed(), finished("first_byte_timeout")), (["only_ledger"], [], 0)),
         ((handed(), finished("answered"), refused()), (["only_ledger"], [], 0)),
@@ -100,10 +100,27 @@ def test_bytes_that_one_side_alone_has_are_unaccounted() -> None:
 
 
 def test_what_goes_on_at_the_end_of_the_window_is_under_way() -> None:
-    now = Window(AT - 100, AT + 5, "boot1")
+    now = Window(AT - 100, AT + 5, "boot1", AT)
     assert kinds(judged(handed(), window=now)) == ([], ["under_way"], 0)
     assert kinds(judged(handed(), sent(), window=now)) == ([], ["under_way"], 140)
     assert kinds(judged(handed(), sent(boot="boot0"), window=now))[1] == ["no_end"], "an earlier door's goes on no more"
+
+
+def test_what_a_router_was_killed_over_is_no_discrepancy_however_late_it_is_asked() -> None:
+    """Nobody has written since: no start has called it lost yet. Once somebody has, it must have an end."""
+    late = Window(AT - 100, AT + 30 * 86400, "boot1", AT + 1)
+    assert kinds(judged(handed(), window=late)) == ([], ["under_way"], 0)
+    assert kinds(judged(handed(), sent(), ended(), window=late)) == ([], [], 140)
+    written = Window(AT - 100, AT + 30 * 86400, "boot1", AT + 2 * UNDER_WAY_S)
+    assert kinds(judged(handed(), window=written)) == (["only_ledger"], [], 0)
+    assert kinds(judged(handed(), sent(), ended(), window=written)) == (["no_end"], [], 140)
+
+
+def test_what_an_earlier_release_sent_is_told_apart() -> None:
+    row = {"what": "earlier", "request": "r", "permit": "p", "at": AT, "bytes": 70}
+    found = judged(row)
+    assert [one["bytes"] for one in found.earlier] == [70] and kinds(found) == ([], [], 0)
+    assert judged(row, window=Window(AT + 1, AT + 2)).earlier == []
 
 
 @pytest.mark.parametrize(

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import runpy
+import shutil
 import stat
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from router.audit import statement
 from router.audit.egress import audit
+from router.audit.ledger import IN_SHORT
+from router.audit.reconcile import Window
+from router.ledger.chain import Event, chain_hash
 from serving.home import Home
-from tests.fakes.month import Month
+from tests.fakes.month import START, Month, cut_off
 from tests.house import ROOT
 
 PROGRAM = ROOT / "deploy" / "verify_statement.py"
@@ -58,17 +65,18 @@ def test_it_says_what_was_true_and_is_verified_by_the_program(made: tuple[Month,
     month, folder, said = made
     truth = month.truth
     assert (said["requests"], said["left"], said["bytes"]) == (truth.requests, len(truth.left), truth.bytes)
-    assert said["unaccounted_bytes"] == 0 and said["balanced"] and said["kernel"]["witness"]
+    assert said["unaccounted_bytes"] == 0 and said["verdict"] == "balanced" and said["kernel"]["witness"]
     (to,) = said["to"]
     assert (to["provider"], to["host"], to["model"], to["data_class"]) == ("far", "api.far.example", "big", "public")
     code, out = verified(folder)
     assert code == 0, out
-    assert "Verified." in out and f"{truth.requests} requests, {len(truth.left)} left, {truth.bytes} bytes" in out
+    assert "Verified: balanced, 0 bytes unaccounted." in out
+    assert f"{truth.requests} requests, {len(truth.left)} left, {truth.bytes} bytes" in out
     assert statement.fingerprint(statement.signing_key(month.home).public_key()) in out
 
 
-def test_it_is_verified_with_openssl_alone(folder: Path) -> None:
-    """`-S`: a Python that has no packages at all."""
+def test_it_is_verified_without_any_package(folder: Path) -> None:
+    """`-S`: a Python that has none at all."""
     code, out = verified(folder, python=(sys.executable, "-I", "-S"))
     assert code == 0, out
     (folder / "statement.sig").write_bytes(b"\0" * 64)
@@ -132,22 +140,193 @@ def test_a_key_file_that_holds_more_than_one_key_is_refused(
         assert verified(out)[0] == 1
 
 
+def exported(home: Home, month: Month, out: Path) -> dict[str, Any]:
+    """The statement of what lies in a home."""
+    out.mkdir()
+    found = audit(home.ledger, home.book, home.book.with_name("kernel.jsonl"), month.window, out)
+    said = statement.content(found, installation="i", machine="m", made_at=month.now)
+    statement.export(out, said, statement.signing_key(home))
+    return said
+
+
 def test_a_statement_that_names_discrepancies_is_verified_and_says_so(tmp_path: Path) -> None:
     home = Home(tmp_path / "home", tmp_path / "engines")
     home.make()
     month = Month(home, requests=200, days=3, boots=1).write()
     lines = home.book.read_bytes().splitlines(keepends=True)
     half = next(n for n, line in enumerate(lines) if n > len(lines) // 2 and b'"kind":"sending"' in line)
-    home.book.write_bytes(b"".join(lines[:half]))
-    home.book.with_name("book.jsonl.head").unlink()
-    out = tmp_path / "out"
+    cut_off(home.book, lines[:half])
+    said = exported(home, month, tmp_path / "out")
+    assert said["verdict"] == "not balanced" and said["unaccounted_bytes"] > 0
+    code, printed = verified(tmp_path / "out")
+    assert code == 2 and "not balanced" in printed and "only_ledger" in printed and "NOT" not in printed
+
+
+def test_a_changed_line_that_the_statement_names_is_verified_and_one_that_it_does_not_name_is_not(
+    tmp_path: Path,
+) -> None:
+    home = Home(tmp_path / "home", tmp_path / "engines")
+    home.make()
+    month = Month(home, requests=200, days=3, boots=1).write()
+    lines = home.book.read_bytes().splitlines(keepends=True)
+    half = next(n for n, line in enumerate(lines) if n > len(lines) // 2 and b'"route":"chat' in line)
+    lines[half] = lines[half].replace(b'"route":"chat', b'"route":"that')
+    home.book.write_bytes(b"".join(lines))
+    said = exported(home, month, tmp_path / "out")
+    assert said["discrepancies"]["kinds"] == {"changed": 1}
+    assert verified(tmp_path / "out")[0] == 2
+    lied = said | {"verdict": "balanced", "discrepancies": {"count": 0, "kinds": {}, "bytes": 0, "shown": []}}
+    statement.export(tmp_path / "out", lied, statement.signing_key(home))
+    code, printed = verified(tmp_path / "out")
+    assert code == 1 and "book.jsonl, line" in printed
+
+
+# ---- every field of every source, changed by a signer who makes chains and hashes fit
+
+
+ALONE = {
+    "ledger sending": {"at", "bytes", "cost", "lane", "trigger"},
+    "ledger closed": {
+        "at", "attempts", "cached_tokens", "check", "cost", "cost_usd", "error", "estimated", "finish", "first_byte_ms",
+        "key", "lane", "model", "outcome", "output_tokens", "place", "price_source", "prompt_tokens", "queued_ms",
+        "replaced", "request", "status", "total_ms", "trigger", "unpriced",
+    },
+    "ledger in short": {"at", "request"},
+    "book opened": {"at", "boot", "format", "pid", "policy"},
+    "book sending": {"declassified", "found", "requires", "route", "sent_sha256"},
+    "book ended": {"boot", "bytes_in", "ended", "error", "head_bytes_in", "ms", "request", "status"},
+    "book refused": {"at", "boot", "code", "key", "model"},
+    "kernel opened": {"at", "boot", "format", "pid", "policy"},
+    "kernel sample": {"at", "connections"},
+}  # fmt: skip
+"""Fields that one source alone has, and that may change without a sum being another: that they are what was written
+down, their chain alone can say. Of none of them does it depend what left, to whom, or under which class."""
+CHAIN = {"hash", "prev", "seq", "kind", "writer"}
+
+
+def other(value: Any) -> Any:
+    """Something else of the same kind."""
+    match value:
+        case bool():
+            return not value
+        case int() | float():
+            return value + 100_000
+        case str():
+            return f"x{value[1:]}"
+        case dict():
+            return {name: other(one) for name, one in value.items()} or {"x": 1}
+        case list():
+            return [other(one) for one in value] or ["x"]
+    return 1
+
+
+def fits(records: list[dict[str, Any]]) -> list[bytes]:
+    """The lines of an excerpt once every hash and chain of it is made to fit again."""
+    last, lines = dict[str, str](), []
+    for record in records:
+        one, writer = dict(record), record.get("writer", "")
+        if "prev" in one:
+            one["prev"] = last.get(writer, one["prev"])
+            if writer:
+                event = Event(one["at"], one["kind"], one["request"], one["key"], {}, one["cost"])
+                one["hash"] = chain_hash(one["prev"], writer, one["seq"], event, one["body"])
+            else:
+                del one["hash"]
+                raw = orjson.dumps(one, option=orjson.OPT_SORT_KEYS)
+                one["hash"] = hashlib.sha256(raw).hexdigest()
+        last[writer] = one["hash"]
+        lines.append(orjson.dumps(one, option=orjson.OPT_SORT_KEYS) + b"\n")
+    return lines
+
+
+def signed_again(folder: Path, name: str, lines: list[bytes], home: Home) -> None:
+    """Put these lines into an export, with all hashes that the statement has of them, and sign it."""
+    said, whole = json.loads((folder / "statement.json").read_bytes()), b"".join(lines)
+    (folder / name).write_bytes(whole)
+    digest = hashlib.sha256(whole).hexdigest()
+    said["excerpts"][name] = {"lines": len(lines), "bytes": len(whole), "sha256": digest}
+    if name == "ledger.jsonl":
+        within = [one for one in map(json.loads, lines) if said["since_at"] <= one["at"] < said["until_at"]]
+        hashes = "".join(one["hash"] for one in within).encode()
+        said["sources"]["ledger"] |= {"sha256": hashlib.sha256(hashes).hexdigest(), "events": len(within)}
+    statement.export(folder, said, statement.signing_key(home))
+
+
+def sort_of(name: str, record: dict[str, Any]) -> str:
+    kind = "in short" if name == "ledger.jsonl" and "body" not in record else record["kind"]
+    return f"{name.removesuffix('.jsonl')} {kind}"
+
+
+def says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """What the program ends with, in this process."""
+    monkeypatch.setattr(sys, "argv", [str(PROGRAM), str(folder)])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(PROGRAM), run_name="__main__")
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.mark.parametrize("name", ["ledger.jsonl", "book.jsonl", "kernel.jsonl"])
+def test_what_a_signer_changes_in_one_source_is_found_by_the_others(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "home", tmp_path / "engines")
+    home.make()
+    month = Month(home, requests=40, days=0.1, boots=2).write()
+    whole = audit_all(home, month, tmp_path / "out")
+    assert whole["verdict"] == "balanced" and whole["kernel"]["unaccounted_bytes"] == 0
+    records = [json.loads(line) for line in (tmp_path / "out" / name).read_bytes().splitlines()]
+    unseen: dict[str, set[str]] = {}
+    spoilt = tmp_path / "spoilt"
+    for sort in sorted({sort_of(name, record) for record in records}):
+        of_sort = [n for n, record in enumerate(records) if sort_of(name, record) == sort]
+        at = of_sort[len(of_sort) // 2]
+        inside = json.loads(records[at].get("body", "{}"))
+        for field in sorted((records[at].keys() | inside.keys()) - CHAIN - {"body"}):
+            changed = dict(records[at])
+            if field in inside:
+                changed["body"] = orjson.dumps(inside | {field: other(inside[field])}).decode()
+            else:
+                changed[field] = other(changed[field])
+            shutil.copytree(tmp_path / "out", spoilt)
+            signed_again(spoilt, name, fits([*records[:at], changed, *records[at + 1 :]]), home)
+            if says(spoilt, monkeypatch) == 0:
+                unseen.setdefault(sort, set()).add(field)
+            shutil.rmtree(spoilt)
+    assert {sort: fields - ALONE[sort] for sort, fields in unseen.items() if fields - ALONE[sort]} == {}
+
+
+@pytest.mark.parametrize("name", ["ledger.jsonl", "book.jsonl", "kernel.jsonl"])
+def test_what_a_signer_leaves_out_of_one_source_is_found(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any one record, and the chain made to fit around the gap: whatever was asked, has left, or was counted."""
+    home = Home(tmp_path / "home", tmp_path / "engines")
+    home.make()
+    month = Month(home, requests=30, days=0.1, boots=2).write()
+    audit_all(home, month, tmp_path / "out")
+    records = [json.loads(line) for line in (tmp_path / "out" / name).read_bytes().splitlines()]
+    book = [json.loads(line) for line in (tmp_path / "out" / "book.jsonl").read_bytes().splitlines()]
+    sent = {entry["permit"] for entry in book if entry["kind"] == "sending"}
+    found = []
+    for at, record in enumerate(records):
+        signed_again(tmp_path / "out", name, fits([*records[:at], *records[at + 1 :]]), home)
+        found.append(says(tmp_path / "out", monkeypatch) == 1)
+        permit = record.get("permit") or json.loads(record.get("body", "{}")).get("permit")
+        told = record["kind"] == "sending" and permit in sent
+        asked = name == "ledger.jsonl" and record["kind"] in ("opened", "refused")
+        assert found[-1] or not (told or asked or record["kind"] == "sample"), record
+    assert sum(found) > len(found) // 2
+
+
+def audit_all(home: Home, month: Month, out: Path) -> dict[str, Any]:
+    """The statement of all of a month."""
     out.mkdir()
-    found = audit(home.ledger, home.book, month.samples, month.window, out)
+    window = Window(START - 1, START + 1e6)
+    found = audit(home.ledger, home.book, month.samples, window, out)
     said = statement.content(found, installation="i", machine="m", made_at=month.now)
     statement.export(out, said, statement.signing_key(home))
-    assert not said["balanced"] and said["unaccounted_bytes"] > 0
-    code, printed = verified(out)
-    assert code == 2 and "in the ledger alone" in printed and "NOT" not in printed
+    return said
 
 
 def test_the_key_is_made_once_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
@@ -161,10 +340,11 @@ def test_an_export_holds_ids_numbers_and_hashes_only(made: tuple[Month, Path, di
     for file in made[1].iterdir():
         assert b"r" * 300 not in file.read_bytes(), file
     events = [json.loads(line) for line in (made[1] / "ledger.jsonl").read_bytes().splitlines()]
-    assert {event["kind"] for event in events} == {"sending", "closed"}
+    assert {event["kind"] for event in events if "body" in event} == {"sending", "closed"}
+    assert {name for event in events if "body" not in event for name in event} == set(IN_SHORT)
 
 
 def test_the_program_is_short_and_shares_no_code() -> None:
     text = PROGRAM.read_text()
-    assert len(text.splitlines()) <= 200
+    assert len(text.splitlines()) < 200
     assert "router" not in text and "serving" not in text.replace("observing", "")

@@ -35,7 +35,7 @@ def test_what_left_is_shown_with_whom_it_went_to(say: Say, lived: month.Month) -
 
 def test_json_has_the_same(say: Say, lived: month.Month) -> None:
     found = say("audit", "egress", "--since", "4d", "--json").json()
-    assert found["balanced"] and found["requests"] >= 150 and found["unaccounted_bytes"] == 0
+    assert found["verdict"] == "balanced" and found["requests"] >= 150 and found["unaccounted_bytes"] == 0
     assert found["left"] == found["to"][0]["requests"] > 0
 
 
@@ -46,7 +46,17 @@ def test_what_does_not_agree_is_said_and_ends_with_1(say: Say, lived: month.Mont
     said = say("audit", "egress", "--since", "4d")
     assert said.code == 1
     assert "Discrepancies:" in said.out and "Book, line" in said.out and "do not agree" in said.out
-    assert not say("audit", "egress", "--since", "4d", "--json").json()["balanced"]
+    assert say("audit", "egress", "--since", "4d", "--json").json()["verdict"] == "not balanced"
+
+
+def test_what_nobody_can_say_is_said_and_ends_with_3(say: Say, lived: month.Month, home: Home) -> None:
+    """The note says that entries were written which were not on the disk for sure: a power cut takes such."""
+    length = home.book.stat().st_size
+    home.book.with_name("book.jsonl.head").write_text(f"{length + 10:020d} {'0' * 64} {length:020d}\n")
+    said = say("audit", "egress", "--since", "4d")
+    assert said.code == 3, said.all
+    assert "Cannot be said: 1" in said.out and "a power cut" in said.out
+    assert "cannot be held against each other" in said.out and "Discrepancies" not in said.out
 
 
 def test_the_export_goes_to_a_new_folder_and_can_be_verified(say: Say, lived: month.Month, tmp_path: Path) -> None:
@@ -59,13 +69,23 @@ def test_the_export_goes_to_a_new_folder_and_can_be_verified(say: Say, lived: mo
     key = json.loads((folder / "statement.json").read_bytes())["key"]
     assert key in said.out
     again = say("audit", "egress", "--export", str(folder))
-    assert again.code == 1 and "is there already" in again.err
+    assert again.code == 3 and "is there already" in again.err
 
 
-def test_an_installation_that_never_ran_has_nothing_to_hide(say: Say) -> None:
-    said = say("audit", "egress")
-    assert said.code == 0, said.all
-    assert "0 requests, 0 left" in said.out and "cannot be the third witness" in said.out
+@pytest.mark.parametrize("there", [False, True])
+def test_a_home_without_an_installation_is_refused_and_nothing_is_made(
+    there: bool, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A typing error must not come out as a signed statement that nothing left."""
+    wrong = tmp_path / "elsewhere"
+    if there:
+        wrong.mkdir()
+    monkeypatch.setenv("HEADGATE_HOME", str(wrong))
+    said = say("audit", "egress", "--export", str(tmp_path / "out"))
+    assert said.code == 3 and said.out == ""
+    what = "has no ledger and no book" if there else "is not there"
+    assert said.err == f"headgate: the home folder {wrong} {what}; set HEADGATE_HOME to that of the installation\n"
+    assert not (tmp_path / "out").exists() and (list(wrong.iterdir()) == [] if there else not wrong.exists())
 
 
 @pytest.mark.parametrize(
@@ -87,6 +107,6 @@ def test_what_is_no_time_is_refused_with_an_example(text: str) -> None:
 
 
 @pytest.mark.parametrize("given", ["--since 2100-01-01", "--since 1h --until 2h", "--until 2100-01-01"])
-def test_a_window_has_to_lie_in_the_past(given: str, say: Say) -> None:
+def test_a_window_has_to_lie_in_the_past(given: str, say: Say, lived: month.Month) -> None:
     said = say("audit", "egress", *given.split())
-    assert said.code == 1 and "before --until" in said.err
+    assert said.code == 3 and "before --until" in said.err
