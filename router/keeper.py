@@ -1,8 +1,8 @@
 """`python -m router.keeper`: keeps the processes of one machine running: serving, the door, the router.
 
-`headgate up` starts it, in the background or not. It restarts what dies, ends and restarts a router that stands still,
-and stops all of it on SIGTERM; it does not look at requests. Each child holds the other end of a pipe, so that none
-outlives the keeper, however that ends.
+`headgate up` starts it, in the background or not. It restarts what dies, ends and restarts a router or a door that
+stands still, and stops all of it on SIGTERM; it does not look at requests. Each child holds the other end of a pipe, so
+that none outlives the keeper, however that ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 import orjson
 
 import router
-from router import child
+from router import child, traces
 from router.child import Child
 from serving import catalogue, processes
 from serving.catalogue import Catalogue, ConfigError
@@ -71,7 +71,7 @@ def parts(found: Catalogue, inherited: Mapping[str, str], *, serving: list[str],
 
     kept = [Part("serving", command("serving", *serving), inner)]
     if found.hosted():
-        kept.append(Part("door", command("router.door"), dict(inherited)))
+        kept.append(Part("door", command("router.door"), dict(inherited), beats=True))
     kept.append(Part("router", command("router", *listen), inner, beats=True))
     return kept
 
@@ -270,6 +270,7 @@ def main() -> int:
     parser.add_argument("--listen", action="append", default=[], help="an argument for the router")
     parser.add_argument("--parent-pipe", action="store_true", help="stop when stdin ends")
     options = parser.parse_args()
+    traces.no_core()  # nor in any that is started from here, the engines among them
     home = find_home()
     try:
         home.make()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import logging
 import socket
 import ssl
 from dataclasses import dataclass
@@ -12,9 +13,12 @@ from typing import Any
 
 from serving.catalogue import ConfigError
 
+LOG = logging.getLogger("headgate.router")
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (recognised, not bound)
 """Addresses that mean "all of them", and the one of them a caller on this machine uses."""
 
+ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+"""What the kernel says of an address that this machine has not."""
 KINDS = ("DNS", "IP Address")
 """The names in a certificate that a client compares with."""
 
@@ -49,14 +53,13 @@ def check_public(listen: Listen, behind_proxy: bool) -> None:
 def check_free(listen: Listen, setting: str = "--port") -> None:
     """Refuse a port that is taken, or an address that is not this machine's. Raises ConfigError naming `setting`."""
     try:
-        family = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family[0], socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(family[4])
+        made, _ = _bound(listen)
     except OSError as taken:
         ours = taken.errno in (errno.EADDRINUSE, errno.EACCES)
         mend = f"choose another port with {setting}" if ours else "choose an address of this machine with --host"
         raise ConfigError(f"{listen.host}:{listen.port} cannot be used ({taken.strerror}); {mend}") from taken
+    for one in made:
+        one.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +82,52 @@ def shared(listen: Listen) -> list[socket.socket]:
 
 
 def bound(listen: Listen, together: bool = False) -> list[socket.socket]:
-    """Sockets bound to the address; with `together` other processes of this user may bind it too. Raises OSError."""
+    """Sockets bound to the address; with `together` other processes of this user may bind it too. Raises OSError.
+
+    A name may stand for addresses that this machine has not, as localhost does for ::1 where there is no IPv6: the
+    others are bound, and the log says which are not.
+    """
+    made, absent = _bound(listen, together)
+    if absent:
+        there = ", ".join(one.getsockname()[0] for one in made)
+        LOG.warning("%s: answers at %s, not at %s: not an address of this machine", listen.host, there, absent)
+    return made
+
+
+def _bound(listen: Listen, together: bool = False) -> tuple[list[socket.socket], str]:
+    """The sockets, and the addresses that this machine has not. Raises OSError where it has none of them."""
     found = socket.getaddrinfo(listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     made: list[socket.socket] = []
+    absent: dict[str, OSError] = {}
     try:
         for family, _, _, _, address in dict.fromkeys(found):
-            made.append(socket.socket(family, socket.SOCK_STREAM))
-            made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if together:
-                made[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            if family == socket.AF_INET6:
-                made[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio does
-            made[-1].bind(address)
+            try:
+                made.append(_one(family, address, together))
+            except OSError as failed:
+                if failed.errno not in ABSENT:
+                    raise
+                absent[str(address[0])] = failed
+        if not made:
+            raise next(iter(absent.values()))
     except OSError:
         for one in made:
             one.close()
+        raise
+    return made, ", ".join(absent)
+
+
+def _one(family: int, address: Any, together: bool) -> socket.socket:
+    """One socket, bound. Raises OSError."""
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if together:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio does
+        made.bind(address)
+    except OSError:
+        made.close()
         raise
     return made
 

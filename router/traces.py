@@ -1,4 +1,5 @@
-"""What a log says of an exception: its kind and where it rose. Never its words, for these may quote a request.
+"""What is left behind of a failure: of an exception its kind and where it rose, never its words, for these may quote a
+request; of a crash no picture of the memory, for that holds requests and keys.
 
 `install` holds for all of a process, whoever logs: this router's code, the server below it, the loop, the interpreter.
 """
@@ -6,7 +7,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import resource
 import sys
 import threading
 import traceback
@@ -19,7 +22,9 @@ MOST_CAUSES = 5
 
 
 def install() -> None:
-    """From now on, no record of a log and nothing that ends a thread or the process tells an exception's words."""
+    """From now on, no record of a log and nothing that ends a thread or the process tells an exception's words, and
+    no core is left behind."""
+    no_core()
     make = logging.getLogRecordFactory()
 
     def record(*given: Any, **more: Any) -> logging.LogRecord:
@@ -32,6 +37,19 @@ def install() -> None:
     sys.excepthook = _ended
     sys.unraisablehook = lambda given: _ended(given.exc_type, given.exc_value, given.exc_traceback)
     threading.excepthook = lambda given: _ended(given.exc_type, given.exc_value, given.exc_traceback)
+
+
+def no_core() -> None:
+    """Leave no core behind, here and in processes that are started from here.
+
+    By one byte and not by none: 0 forbids the file alone, and Linux gives the core to a program all the same where one
+    is set to take it; at 1 it gives it to nobody. PR_SET_DUMPABLE would do it too, but it also hides /proc/PID from the
+    very user: the keeper could no longer find what an earlier start left, nor anybody look into one that stands still.
+    """
+    with contextlib.suppress(OSError, ValueError):  # a sandbox that forbids the call has a limit of its own
+        most = resource.getrlimit(resource.RLIMIT_CORE)[1]
+        least = 1 if most == resource.RLIM_INFINITY else min(1, most)
+        resource.setrlimit(resource.RLIMIT_CORE, (least, least))
 
 
 def told(error: BaseException) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.console import Console
 
 from router.commands.context import (
     JsonOption,
     NotRunning,
+    Silent,
     Stop,
     ask_socket,
     console,
@@ -23,6 +25,12 @@ from router.door import book, closing
 from router.door.closing import Shut
 from serving.home import Home
 
+INSIDE = "docker compose exec door python -P -m router.cli"
+"""How a command is given where the door's own files are, in deploy/compose.yaml."""
+WITHIN_S = 5.0
+"""Seconds the door has to say that it is closed."""
+TO_BE_SURE = "to be sure end it: headgate down, in containers: docker compose stop door"
+
 app = typer.Typer(
     no_args_is_help=True, help="Close the only way out at once, open it again, or see how it stands."
 )  # fmt: skip
@@ -34,15 +42,21 @@ def close(
 ) -> None:
     """Let nothing leave from now on, over restarts too; what is under way is cut off, and local models go on.
 
+    It ends well only where the door itself says that it is closed.
+
     Example: headgate door close --reason "we look into something"
     """
     home, out = open_home(), console()
-    shut = Shut(time.time(), operator(), reason)
-    closing.close(closing.marker(home.book), shut)
-    said = _tell(home, "door_closed", {"by": "operator", "since": shut.at, "user": shut.by, "reason": reason})
-    if said is not None and said["open"]:
-        raise Stop("the door was told and says that it is open; end it with: headgate down")
-    out.print("The door is closed: nothing leaves, local models go on. To open it: headgate door open")
+    shut = Shut(time.time(), operator(), reason[: closing.LONGEST])
+    try:
+        word = orjson.dumps({"by": shut.by, "reason": shut.reason})
+        said = ask_socket(home, "door", "/close", word, patience_s=WITHIN_S)
+    except Stop as silent:
+        said = _left_word(home, shut, silent)
+    if said["open"]:
+        raise Stop(f"the door was told and says that it is open; {TO_BE_SURE}")
+    out.print("The door is closed, by its own word: nothing leaves, local models go on.")
+    out.print("To open it: headgate door open")
 
 
 @app.command("open")
@@ -54,7 +68,11 @@ def open_(as_json: JsonOption = False) -> None:
     home, out = open_home(), console()
     before = closing.look(closing.marker(home.book))
     closing.reopen(closing.marker(home.book))
-    said = _tell(home, "door_opened", {"by": "operator", "since": before.at}) if before else _ask(home)
+    if (said := _ask(home)) is None and before is not None:
+        _write_down(home, "door_opened", {"by": "operator", "since": before.at})
+    if said is not None and said["operator"]:
+        raise Stop(f"the door is still closed: the file that says so lies with the door and not in {home.book.parent}; "
+                   f"in containers: {INSIDE} door open")  # fmt: skip
     if as_json:
         say_json({"was_closed": before is not None, "door": said})
     elif before is None:
@@ -72,7 +90,10 @@ def status(as_json: JsonOption = False) -> None:
     Example: headgate door status --json
     """
     home = open_home()
-    shut, said = closing.look(closing.marker(home.book)), _ask(home)
+    said = _ask(home)
+    shut = closing.look(closing.marker(home.book))
+    if said is not None:  # its own word, and not what a file says that it may not have
+        shut = Shut(**said["operator"]) if said["operator"] else None
     try:
         last = book.latest(home.book, "sending", "provider")
         ends = book.latest(home.book, "ended", "permit")
@@ -95,21 +116,38 @@ def _ask(home: Home) -> dict[str, Any] | None:
         return None
 
 
-def _tell(home: Home, kind: str, entry: dict[str, Any]) -> dict[str, Any] | None:
-    """Let the running door see what was changed, and write it down; where none runs it is written down here."""
-    if (said := _ask(home)) is not None:
+def _left_word(home: Home, shut: Shut, silent: Stop) -> dict[str, Any]:
+    """No door takes the word: leave it where a door of this folder looks before each sending, and ask again.
+
+    Returns what the door says then. Raises Stop where it says nothing: it was not seen to be closed.
+    """
+    path = closing.marker(home.book)
+    try:
+        closing.close(path, shut)
+    except OSError as full:
+        raise Stop(f"{silent}; and {path} cannot be written: {full.strerror}; {TO_BE_SURE}") from full
+    if isinstance(silent, Silent):
+        raise Stop(f"the door was not seen to close ({silent}); where it has {path} it lets nothing more out, for that "
+                   f"is written; {TO_BE_SURE}") from silent  # fmt: skip
+    if (said := _ask(home)) is not None:  # one that has started meanwhile
         return said
+    _write_down(home, "door_closed", {"by": "operator", "since": shut.at, "user": shut.by, "reason": shut.reason})
+    raise Stop(f"no door runs, so none was seen to close; one that starts with {path} stays closed, for that is "
+               "written; once it runs, look: headgate door status") from silent  # fmt: skip
+
+
+def _write_down(home: Home, kind: str, entry: dict[str, Any]) -> None:
+    """Write it into the book of a door that does not run. Where no book lies there is none of a door's here."""
+    if not home.book.exists():
+        return
     try:
         opened = book.open_book(home.book, "")
     except book.BookError as taken:
-        if (said := _ask(home)) is not None:  # it has started meanwhile
-            return said
-        raise Stop(f"it holds from now on, but is not in the book: {taken}") from taken
+        raise Stop(f"it is done, but does not stand in the book: {taken}") from taken
     try:
         opened.write(kind, entry, sync=True)
     finally:
         opened.close()
-    return None
 
 
 def _sending(entry: dict[str, Any], ended: dict[str, Any]) -> dict[str, Any]:
@@ -120,7 +158,7 @@ def _sending(entry: dict[str, Any], ended: dict[str, Any]) -> dict[str, Any]:
 
 def _show(shut: Shut | None, said: dict[str, Any] | None, rows: list[dict[str, Any]], out: Console) -> None:
     if said is None:
-        state = "closed" if shut else "does not run"
+        state = "does not run, and is to stay closed" if shut else "does not run"
         why = str(shut) if shut else "it runs where a provider is enabled: headgate up"
     else:
         state, why = ("open", "") if said["open"] else ("closed", said["closed_because"])

@@ -25,6 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m router.door", description=__doc__)
     parser.add_argument("--config", type=Path, help="the headgate.yaml to use")
     parser.add_argument("--parent-pipe", action="store_true", help="stop when stdin ends")
+    parser.add_argument("--beat", type=int, default=-1, help=argparse.SUPPRESS)  # the keeper's end of child.Beats
     given = parser.parse_args()
     traces.install()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -33,14 +34,14 @@ def main() -> int:
     try:
         home.make()
         found = catalogue.load(catalogue.find_site(given.config, (Path.cwd(), home.root)))
-        asyncio.run(_run(found, home, given.parent_pipe))
+        asyncio.run(_run(found, home, given.parent_pipe, given.beat))
     except (ConfigError, BookError, OSError) as wrong:
         print(f"headgate door: {wrong}", file=sys.stderr)
         return 2
     return 0
 
 
-async def _run(found: catalogue.Catalogue, home: Home, parent_pipe: bool) -> None:
+async def _run(found: catalogue.Catalogue, home: Home, parent_pipe: bool, beat: int) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(traces.unhandled)
@@ -49,7 +50,7 @@ async def _run(found: catalogue.Catalogue, home: Home, parent_pipe: bool) -> Non
     if parent_pipe:
         # A daemon, since a blocked read cannot be cancelled; it holds no lock that the interpreter needs to end.
         threading.Thread(target=_until_parent_ends, args=(loop, stop), daemon=True).start()
-    await serve(found, home, dict(os.environ), stop)
+    await serve(found, home, dict(os.environ), stop, beat)
 
 
 def _until_parent_ends(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

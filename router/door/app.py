@@ -1,4 +1,4 @@
-"""The door's two routes as a raw ASGI application: what it says of itself, and the only way out.
+"""The door's routes as a raw ASGI application: what it says of itself, the word that closes it, the only way out.
 
 `_send` is the whole story of a request: check, judge, write down, carry, write down.
 """
@@ -30,10 +30,14 @@ log = logging.getLogger("headgate.door")
 
 SLACK = 64 * 1024
 """Bytes a body may have beyond what the router takes from a client: fields the router adds."""
+MOST_SAID = 4096
+"""Bytes of the operator's word on closing it."""
 LOOK_S = 1.0
 """How often it is looked whether the operator has closed it, besides before each sending."""
 TEST_EVERY_S = 60.0
 """How often the scanner tests itself."""
+TIME_EVERY_S = 600.0
+"""How often it is written down what time it is: a clock that is set back while the door is down takes no more away."""
 
 
 class ClientLeft(Exception):
@@ -51,7 +55,7 @@ class Door:
         """The id that permits are bound to; the book's entries of this boot carry it too."""
         self._catalogue, self._ledger, self._book, self._search = catalogue, home.ledger, book, search
         self._secret, self._clock = home.secret("permit"), clock
-        self._judge = Judge(catalogue, home.ledger, search, environ, clock)
+        self._judge = Judge(catalogue, home.ledger, search, environ, book.time.now)
         self._used = policy.Used()
         self._limit = int(catalogue.site.router.max_body_mb * 2**20) + SLACK
         self._busy: set[asyncio.Task[Any]] = set()
@@ -84,7 +88,7 @@ class Door:
 
     async def watch(self) -> None:
         """Look for the operator's word each second, and let the scanner test itself each minute. Until cancelled."""
-        await asyncio.gather(self._watch_marker(), self._watch_scanner())
+        await asyncio.gather(self._watch_marker(), self._watch_scanner(), self._watch_time())
 
     async def look(self) -> None:
         """Whether the operator has closed it since; a change goes into the book, and ends what is under way."""
@@ -124,6 +128,11 @@ class Door:
             await asyncio.sleep(TEST_EVERY_S)
             await self.test()
 
+    async def _watch_time(self) -> None:
+        while True:
+            await asyncio.sleep(TIME_EVERY_S)
+            await self._book.remember()
+
     async def _note(self, kind: str, entry: dict[str, Any]) -> None:
         log.warning("%s: by the %s %s", kind, entry["by"], entry.get("reason", ""))
         try:
@@ -158,11 +167,28 @@ class Door:
                 await answer.whole(200 if status["open"] else 503, orjson.dumps(status), None)
             case "POST", "/look":  # the operator's commands, which want no error for an answer
                 await answer.whole(200, orjson.dumps(await self.status()), None)
+            case "POST", "/close":
+                await self._close(receive, answer)
             case "POST", "/send":
                 await self._send(scope, receive, answer)
             case _:
-                missing = NotFound("the door has GET /door, POST /look and POST /send")
+                missing = NotFound("the door has GET /door, POST /look, POST /close and POST /send")
                 await answer.whole(missing.status, missing.envelope(), "refused")
+
+    async def _close(self, receive: Receive, answer: Answer) -> None:
+        """The operator's word by the socket: it may come from where this door's files are not. There is no such way to
+        open it, for the router can speak here too."""
+        try:
+            word = await _read_body(receive, MOST_SAID)
+        except TooLarge:
+            word = b""
+        try:
+            await asyncio.to_thread(closing.close, self._marker, closing.told(word, self._clock()))
+        except OSError as full:
+            failed = Closed(f"the door cannot write that it is closed: {full.strerror}", code="door_closed")
+            await answer.error(failed, "refused")
+        else:
+            await answer.whole(200, orjson.dumps(await self.status()), None)
 
     # ---- the way out
 
@@ -256,6 +282,7 @@ class Door:
             "status": progress.status,
             "bytes_in": progress.bytes_in,
             "head_bytes_in": progress.head_bytes_in,
+            "connections": progress.connections,
             "left": progress.left,
             "ms": round(ms, 1),
             "ended": progress.ended,

@@ -3,7 +3,9 @@
 It knows no permits and no network, only entries. It never holds any text of a request. Every entry has `kind`, `at`
 (Unix seconds), `boot`, `seq`, `prev` and `hash`. By kind, and in this order for one sending:
 
-`opened`       the first of a boot: `policy`, `pid`, `torn` where a crash left something
+`opened`       the first of a boot: `policy`, `pid`, `format`; what was found: `torn` where a crash left something, how
+               many bytes at the end were `missing`, or `unsynced` (missing, and never surely on the disk), `unnoted`
+               where the note beside the book was gone
 `door_closed`  nothing leaves from here on: `by` (`operator`, `scanner`), `reason`; of the operator `user`, `since`
 `door_opened`  it does again: `by`, and what `door_closed` said
 `refused`      a request that nothing left of: `permit`, `request`, `key`, `model`, `code`
@@ -13,7 +15,8 @@ It knows no permits and no network, only entries. It never holds any text of a r
                the door's scanner found each kind; `declassified`, why a class was lowered; `received_sha256`,
                `sent_sha256`; `sent_bytes`, the body, and `head_bytes`, its line and headers, without TLS or a proxy
 `ended`        how that ended: `permit`, `request`, `status`, `bytes_in` (body), `head_bytes_in`, `ms`, `ended`,
-               `error`; `left` is false where not a byte of it can have left, after all
+               `error`; `left` is false where not a byte of it can have left, after all; `connections` is how many
+               were opened for it
 `reopened`     the book can be written again: `after`
 """
 
@@ -30,15 +33,33 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
+from router.clock import Forward
+
+FORMAT = 2
+"""Which fields entries have; the first releases wrote no number, and fewer fields."""
 TAIL = 1 << 20
 """Bytes at the end of the book that are looked at on opening; an entry has about 1 KB."""
 NOTE = ".head"
 """Added to the book's name: the file that holds its length and last hash, for a chain does not show that its end is
-missing."""
+missing; up to where it was surely on the disk, for a power cut takes the rest, and not the note; and what time it
+was."""
+NOBODY = "-"
+"""Stands for the hash where there is no entry yet."""
+
+
+class Noted(NamedTuple):
+    """How long the book was by the note beside it, its last hash, and up to where it was synced."""
+
+    length: int = 0
+    digest: str = ""
+    """Empty where there is no note, or none that can be read."""
+    synced: int = 0
+    latest: float = 0.0
+    """The latest moment that the door knew then, which a clock that is set back does not bring back."""
 
 
 class BookError(Exception):
@@ -47,18 +68,20 @@ class BookError(Exception):
 
 @dataclass(slots=True)
 class _Head:
-    """Where the chain stands: the next number of this boot, the last hash, and the length up to there."""
+    """Where the chain stands: the next number of this boot, the last hash, the length up to there, and what of it is
+    surely on the disk."""
 
     seq: int
     prev: str
     length: int
+    synced: int
 
 
 class Book:
     """The open book of one boot. Writes go through one thread, in order; the loop goes on meanwhile."""
 
     def __init__(
-        self, path: Path, file: int, note: int, head: _Head, boot: str, clock: Callable[[], float]
+        self, path: Path, file: int, note: int, head: _Head, boot: str, clock: Callable[[], float], time: Forward
     ) -> None:  # fmt: skip
         self.path = path
         self.boot = boot
@@ -67,6 +90,8 @@ class Book:
         self._file, self._note = file, note
         self._head = head
         self._clock = clock
+        self.time = time
+        """What approvals and keys are held against: it never goes back below what this book has seen."""
         self._lost = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="book")
 
@@ -94,6 +119,15 @@ class Book:
         """After trouble, try whether the book can be written again. Raises BookError."""
         await self._in_thread("reopened", {"after": self.trouble}, True)
 
+    async def remember(self) -> None:
+        """Write beside the book what time it is, for a door that has nothing to write down for days."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._remember)
+
+    def _remember(self) -> None:
+        head = self._head
+        with contextlib.suppress(OSError):  # in place: the disk need not have room for it
+            _note(self._note, Noted(head.length, head.prev, head.synced, self.time.now()))
+
     async def _in_thread(self, kind: str, entry: dict[str, Any], sync: bool) -> None:
         # Shielded: a caller that is cancelled must not leave a write without its turn in the chain.
         loop = asyncio.get_running_loop()
@@ -117,10 +151,10 @@ class Book:
             except OSError as failed:
                 # After a failed sync nobody can tell what is on the disk: no more writing until a new boot has read it.
                 self._lose(f"the book {self.path} could not be synced: {failed.strerror}; restart the door")
-        self._head = _Head(head.seq + 1, digest, head.length + len(line))
+        length = head.length + len(line)
+        self._head = _Head(head.seq + 1, digest, length, length if sync else head.synced)
         self.trouble = ""
-        with contextlib.suppress(OSError):  # in place: the disk need not have room for it
-            os.pwrite(self._note, f"{self._head.length:020d} {digest}\n".encode(), 0)
+        self._remember()
 
     def _take_back(self, full: OSError) -> None:
         """Cut off what a failed write left behind; the entry was never acted on."""
@@ -138,6 +172,11 @@ class Book:
     def close(self) -> None:
         """Wait for what is under way, and let go of the lock."""
         self._thread.shutdown(wait=True)
+        head = self._head
+        with contextlib.suppress(OSError):
+            if head.synced < head.length and not self._lost:
+                os.fdatasync(self._file)
+                _note(self._note, Noted(head.length, head.prev, head.length, self.time.now()))
         _close(self._file, self._note)
 
 
@@ -157,12 +196,14 @@ def open_book(path: Path, policy: str, clock: Callable[[], float] = time.time) -
         # flock and not lockf: those locks would be dropped as soon as anything in this process read the book.
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.fchmod(file, 0o600)
-        prev, length, torn = _mend(path, file, boot)
-        missing = max(0, noted(path)[0] - length - torn.get("bytes", 0))
-        book = Book(path, file, note, _Head(0, prev, length), boot, clock)
-        found = {"torn": torn} if torn else {}
-        found |= {"missing": missing} if missing else {}
-        book.write("opened", {"policy": policy, "pid": os.getpid(), **found}, sync=True)
+        before = noted(path)
+        prev, length, torn, last = _mend(path, file, boot)
+        if not length and not before.digest:  # first of all, so that an entry without a note is no first start
+            _note(note, Noted(0, NOBODY, 0))
+        seen = Forward(max(last, before.latest), clock)
+        book = Book(path, file, note, _Head(0, prev, length, length), boot, clock, seen)
+        found = _found(before, length, torn)
+        book.write("opened", {"policy": policy, "pid": os.getpid(), "format": FORMAT, **found}, sync=True)
     except BlockingIOError as taken:
         _close(file, note)
         raise BookError(f"another door of this installation writes {path}; stop it first") from taken
@@ -172,38 +213,51 @@ def open_book(path: Path, policy: str, clock: Callable[[], float] = time.time) -
     return book
 
 
-def _mend(path: Path, file: int, boot: str) -> tuple[str, int, dict[str, Any]]:
-    """The last good hash, the length up to it, and what was moved aside from behind it."""
+def _found(before: Noted, length: int, torn: dict[str, Any]) -> dict[str, Any]:
+    """What is wrong with a book that is opened again: for from now on the note is that of the new end."""
+    there = length + torn.get("bytes", 0)
+    found: dict[str, Any] = {"torn": torn} if torn else {}
+    if length and not before.digest:
+        found["unnoted"] = True
+    elif there < before.length:
+        found["missing" if there < before.synced else "unsynced"] = before.length - there
+    return found
+
+
+def _mend(path: Path, file: int, boot: str) -> tuple[str, int, dict[str, Any], float]:
+    """The last good hash, the length up to it, what was moved aside from behind it, and when that entry was written."""
     size = os.fstat(file).st_size
     start = max(0, size - TAIL)
     tail = os.pread(file, size - start, start)
-    prev, good = "", tail.rfind(b"\n") + 1
+    prev, good, last = "", tail.rfind(b"\n") + 1, 0.0
     while good:
         begin = tail.rfind(b"\n", 0, good - 1) + 1
         if prev := _own_hash(tail[begin:good]):
+            last = _written(tail[begin:good])
             break
         good = begin
     if start and not prev:
         raise BookError("no whole entry stands at its end; move it away to begin a new one")
     length, rest = start + good, tail[good:]
     if not rest:
-        return prev, length, {}
+        return prev, length, {}, last
     aside = path.with_name(f"{path.name}.torn-{boot}")
     with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as copy:
         copy.write(rest)
         copy.flush()
         os.fsync(copy.fileno())
     os.ftruncate(file, length)
-    return prev, length, {"file": aside.name, "bytes": len(rest), "sha256": hashlib.sha256(rest).hexdigest()}
+    torn = {"file": aside.name, "bytes": len(rest), "sha256": hashlib.sha256(rest).hexdigest()}
+    return prev, length, torn, last
 
 
-def noted(path: Path) -> tuple[int, str]:
-    """The length of the book and its last hash as they were noted beside it; 0 and nothing where that is not known."""
+def noted(path: Path) -> Noted:
+    """What the note beside the book says."""
     try:
-        length, digest = path.with_name(path.name + NOTE).read_text().split()
-        return int(length), digest
+        length, digest, *rest = path.with_name(path.name + NOTE).read_text().split()
+        return Noted(int(length), digest, int(rest[0] if rest else length), float(rest[1]) if rest[1:] else 0.0)
     except (OSError, ValueError):
-        return 0, ""
+        return Noted()
 
 
 def latest(path: Path, kind: str, field: str, most: int = 8 << 20) -> dict[str, dict[str, Any]]:
@@ -244,6 +298,12 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) else None
 
 
+def _written(line: bytes) -> float:
+    """When an entry was written, as far as it says."""
+    at = (_parse(line) or {}).get("at")
+    return float(at) if isinstance(at, int | float) else 0.0
+
+
 def _own_hash(line: bytes) -> str:
     """The entry's hash where it is right, else nothing."""
     entry = _parse(line) or {}
@@ -256,6 +316,11 @@ def _own_hash(line: bytes) -> str:
 def _digest(fields: dict[str, Any]) -> str:
     """SHA-256 over the canonical JSON (sorted keys, no spaces), in hex."""
     return hashlib.sha256(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _note(file: int, noted: Noted) -> None:
+    line = f"{noted.length:020d} {noted.digest} {noted.synced:020d} {noted.latest:020.6f}\n"
+    os.pwrite(file, line.encode(), 0)
 
 
 def _close(*files: int) -> None:

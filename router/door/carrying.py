@@ -56,11 +56,16 @@ class Progress:
     bytes_in: int = 0
     head_bytes_in: int = 0
     """Bytes of the answer's headers; `bytes_in` is its body."""
+    connections: int = 0
+    """Opened for it, or tried; none where one was there from before."""
     left: bool = True
     """False where not a byte of the request can have left."""
     ended: Literal["answered", "failed", "client_left"] = "failed"
     error: str = ""
     """One word of ours, never a provider's text."""
+
+    def connecting(self) -> None:
+        self.connections += 1
 
 
 class Answer:
@@ -132,7 +137,7 @@ async def _gone(receive: Receive) -> None:
 
 async def _relay(parcel: Parcel, answer: Answer, progress: Progress) -> None:
     try:
-        response = await parcel.way.post(parcel.url, parcel.headers, parcel.body)
+        response = await parcel.way.post(parcel.url, parcel.headers, parcel.body, progress.connecting)
     except (aiohttp.ClientError, TimeoutError) as error:
         failure, mark = _explain(error, parcel.model.provider)
         progress.error, progress.left = failure.code, mark == "sent"

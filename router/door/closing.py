@@ -1,6 +1,7 @@
 """Whether the operator has closed the door: a file beside the book, looked at before each sending.
 
-A file, so that closing works while nothing runs, and lasts over restarts. Whatever is odd about it means closed.
+A file, so that closing works while nothing runs, and lasts over restarts. Whatever is odd about it means closed. Where
+the door has a folder of its own (a container), whoever can reach its socket may close it; opening takes this file.
 """
 
 from __future__ import annotations
@@ -31,6 +32,15 @@ class Shut(NamedTuple):
 ODD = Shut(0.0, "", "the file that says so cannot be read")
 
 
+def told(raw: bytes, at: float) -> Shut:
+    """The operator's word as it came to the door's socket. Never raises: what is odd is left out, and it closes."""
+    try:
+        said = orjson.loads(raw)
+        return Shut(at, _line(str(said["by"])), str(said["reason"]))
+    except (ValueError, LookupError, TypeError):
+        return Shut(at, "", "")
+
+
 def marker(book: Path) -> Path:
     """Where the file lies."""
     return book.with_name("closed.json")
@@ -50,10 +60,9 @@ def look(path: Path) -> Shut | None:
 
 def close(path: Path, shut: Shut) -> None:
     """Write the file, whole and on the disk once this returns. Raises OSError."""
-    reason = " ".join(shut.reason.split())[:LONGEST]
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(orjson.dumps({"at": shut.at, "by": shut.by, "reason": reason}))
+        file.write(orjson.dumps({"at": shut.at, "by": shut.by, "reason": _line(shut.reason)}))
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
@@ -64,6 +73,10 @@ def reopen(path: Path) -> None:
     """Take the file away, on the disk too once this returns. Raises OSError."""
     path.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:LONGEST]
 
 
 def _sync(folder: Path) -> None:

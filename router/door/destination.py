@@ -11,7 +11,7 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -147,6 +147,7 @@ class Destination:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             trust_env=False,
+            trace_configs=[_telling()],
             max_line_size=HEADER_LINE,
             max_field_size=HEADER_LINE,
         )
@@ -178,18 +179,36 @@ class Destination:
         vet(str(address[0]), self._ranges, cleartext=self._scheme == "http")
         return socket.socket(family, kind, proto)
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> aiohttp.ClientResponse:
-        """Send once; the answer's body is still to be read. Raises aiohttp.ClientError or TimeoutError."""
+    async def post(
+        self, url: str, headers: Mapping[str, str], body: bytes, connecting: Callable[[], None] | None = None
+    ) -> aiohttp.ClientResponse:
+        """Send once; the answer's body is still to be read. Raises aiohttp.ClientError or TimeoutError.
+
+        `connecting`: called where a connection is opened for it.
+        """
         # From a stream, so that a large body goes out in pieces and the loop goes on in between.
         return await self._session.post(
-            url, data=io.BytesIO(body), headers=headers, allow_redirects=False, proxy=self._proxy or None
-        )
+            url, data=io.BytesIO(body), headers=headers, allow_redirects=False, proxy=self._proxy or None,
+            trace_request_ctx=connecting,
+        )  # fmt: skip
 
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
         # TLS transports close in the loop's next turn.
         await asyncio.sleep(0)
+
+
+def _telling() -> aiohttp.TraceConfig:
+    """Tells whoever posts of a connection that is opened for it."""
+
+    async def begins(_session: object, context: Any, _params: object) -> None:
+        if connecting := context.trace_request_ctx:
+            connecting()
+
+    telling = aiohttp.TraceConfig()
+    telling.on_connection_create_start.append(begins)
+    return telling
 
 
 def refused(error: BaseException) -> AddressRefused | None:

@@ -37,6 +37,7 @@ class Judge:
         self, catalogue: Catalogue, ledger: Path, search: Search, environ: Mapping[str, str],
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
+        """`clock`: the time that approvals and keys are held against, which never goes back."""
         self._catalogue, self._ledger, self._search = catalogue, ledger, search
         self._environ, self._clock = environ, clock
         self._ways: dict[str, Destination] = {}

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import Iterator, Mapping
 
 import uvicorn
 
+from router import proxies
+from router.child import beating
 from router.door.app import Door
 from router.door.book import open_book
 from router.door.searching import Search
@@ -19,6 +22,7 @@ from router.door.witness import counting
 from serving.catalogue import Catalogue
 from serving.home import Home, listen_privately
 
+LOG = logging.getLogger("headgate.door")
 DRAIN_S = 10
 """Seconds that answers under way get on stopping."""
 
@@ -30,9 +34,18 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def serve(catalogue: Catalogue, home: Home, environ: Mapping[str, str], stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, then drain. Raises BookError, OSError."""
+async def serve(
+    catalogue: Catalogue, home: Home, environ: Mapping[str, str], stop: asyncio.Event, beat: int = -1
+) -> None:  # fmt: skip
+    """Serve until `stop` is set, then drain. Raises BookError, OSError.
+
+    `beat`: where it shows that it goes on, once it answers: compiling the rules before that takes its time.
+    """
+    if told := proxies.ignored(environ):
+        LOG.warning("%s", told)
     book = open_book(home.book, catalogue.version)
+    if behind := book.time.trouble():
+        LOG.warning("%s", behind)
     path = home.socket("door")
     search = Search(catalogue.site.privacy, home.book.with_name("rules"))
     try:
@@ -42,7 +55,7 @@ async def serve(catalogue: Catalogue, home: Home, environ: Mapping[str, str], st
             await door.test()
             # The book's lock says that no other door runs, so a socket that lies there is a dead one's.
             listener = listen_privately(path)
-            async with counting(home.book, catalogue.version):
+            async with counting(home.book, catalogue.version), beating(beat):
                 await _run(door, listener, stop)
         finally:
             await door.close()

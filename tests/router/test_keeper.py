@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +19,7 @@ from router.keeper import Keeper, Part, last_words, only_one, parts, running
 from serving import catalogue, processes
 from serving.home import Home
 from tests.conftest import free_port, listens, until
+from tests.fakes.rules import lay_out
 
 SITE = """
 providers:
@@ -62,7 +66,7 @@ def test_only_the_door_gets_keys_of_providers(tmp_path: Path) -> None:
     for one in kept.values():
         assert "--parent-pipe" in one.args and str(tmp_path / "headgate.yaml") in one.args
     assert kept["serving"].args[-1] == "--model=m" and kept["router"].args[-1] == "--port=1"
-    assert [p.name for p in kept.values() if p.beats] == ["router"]
+    assert [p.name for p in kept.values() if p.beats] == ["door", "router"]
 
 
 def test_no_door_without_an_enabled_provider(tmp_path: Path) -> None:
@@ -107,6 +111,41 @@ async def test_a_router_that_stands_still_is_ended_and_started_again(
         said = "keeper: router stood still for 4 s and was ended; starting it again in 0.01 s"
         await until(lambda: said in capfd.readouterr().out, task, within_s=30)
         await until(lambda: listens(port), task)
+    finally:
+        await ended(made, task)
+
+
+async def test_a_door_that_stands_still_is_ended_and_started_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(keeper, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(child, "STILL_GRACE_S", 0.05)
+    (home.root / "headgate.yaml").write_text(SITE)
+    lay_out(home)
+    found = catalogue.load(home.root / "headgate.yaml")
+    inherited = keeper.environment(home, os.environ)
+    (door,) = (p for p in parts(found, inherited, serving=[], listen=[]) if p.name == "door")
+    made = Keeper(home, [door], silent_s=4.0)
+    task = asyncio.create_task(made.run())
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+            asking.settimeout(1)
+            asking.connect(str(home.socket("door")))
+            asking.sendall(b"GET /door HTTP/1.1\r\nHost: door\r\n\r\n")
+            return bool(asking.recv(1))
+        return False
+
+    def pids() -> list[int]:
+        return [one["pid"] for one in map(json.loads, home.book.read_bytes().splitlines()) if one["kind"] == "opened"]
+
+    try:
+        await until(answers, task, within_s=60)
+        os.kill(pids()[0], signal.SIGSTOP)
+        said = "keeper: door stood still for 4 s and was ended; starting it again in 0.01 s"
+        await until(lambda: said in capfd.readouterr().out, task, within_s=60)
+        await until(answers, task, within_s=60)
+        assert len(pids()) == 2
     finally:
         await ended(made, task)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from router.listen import Listen, certificate_names, check_free, check_public, url
+from router import listen
+from router.listen import Listen, bound, certificate_names, check_free, check_public, shared, url
 from serving.catalogue import ConfigError
 from tests.conftest import free_port
 
@@ -78,6 +81,55 @@ def test_a_port_in_use_is_named_with_the_setting() -> None:
         with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port} .*in use.* choose another port with --port"):
             check_free(Listen(port=port))
     check_free(Listen(port=port))
+
+
+NOBODYS = "2001:db8::1"
+"""An address of the documentation: no machine has it."""
+
+
+def named(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """`localhost` stands for these."""
+
+    def found(_: str, port: int, **__: Any) -> list[Any]:
+        families = [socket.AF_INET6 if ":" in one else socket.AF_INET for one in addresses]
+        return [(family, 1, 6, "", (one, port)) for family, one in zip(families, addresses, strict=True)]
+
+    monkeypatch.setattr(listen.socket, "getaddrinfo", found)
+
+
+@pytest.mark.parametrize("open_", [bound, shared])
+def test_of_a_name_what_this_machine_has_is_bound_and_the_rest_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, open_: Callable[[Listen], list[socket.socket]]
+) -> None:
+    """`localhost` is ::1 too by many an /etc/hosts, also where the kernel has no IPv6."""
+    named(monkeypatch, NOBODYS, "127.0.0.1")
+    at = Listen("localhost", free_port())
+    check_free(at)
+    assert not caplog.messages
+    (made,) = open_(at)
+    with made:
+        assert made.getsockname() == ("127.0.0.1", at.port)
+    assert caplog.messages == [f"localhost: answers at 127.0.0.1, not at {NOBODYS}: not an address of this machine"]
+
+
+def test_a_name_of_which_this_machine_has_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, NOBODYS)
+    with pytest.raises(ConfigError, match="choose an address of this machine with --host"):
+        check_free(Listen("localhost", free_port()))
+    with pytest.raises(OSError):
+        bound(Listen("localhost", free_port()))
+
+
+def test_a_port_that_is_taken_at_one_of_its_addresses_is_no_half_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    named(monkeypatch, "127.0.0.2", "127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = Listen("localhost", taken.getsockname()[1])
+        with pytest.raises(ConfigError, match="choose another port"):
+            check_free(at)
+        with pytest.raises(OSError, match="in use"):
+            bound(at)
+    with socket.create_server(("127.0.0.2", at.port)):  # nothing of the half that could be had was kept
+        pass
 
 
 @pytest.mark.reaches("no such host")

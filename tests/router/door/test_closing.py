@@ -158,3 +158,46 @@ async def test_the_door_notices_by_itself(house: Any, far: Any, monkeypatch: pyt
     async with asyncio.timeout(10):
         while "door_closed" not in kinds(house):
             await asyncio.sleep(0.01)
+
+
+async def told(house: Any, word: bytes) -> tuple[int, Any]:
+    """What the door answers to the operator's word at its socket."""
+    async with house.client() as client, client.post("/close", data=word) as answer:
+        return answer.status, await answer.json()
+
+
+async def test_it_can_be_closed_by_its_socket_and_never_opened_so(house: Any, far: Any) -> None:
+    """The socket is the router's too: a router in a stranger's hands may close the door, and that is all."""
+    await house.start()
+    status, said = await told(house, b'{"by": "jo", "reason": "two\\nlines"}')
+    assert (status, said["open"], said["operator"]["by"], said["operator"]["reason"]) == (200, False, "jo", "two lines")
+    await refused(house, far)
+    (entry,) = [one for one in house.book() if one["kind"] == "door_closed"]
+    assert (entry["user"], entry["reason"]) == ("jo", "two lines")
+    async with house.client() as client:
+        for path in ("/open", "/reopen", "/close/"):
+            async with client.post(path, data=b"{}") as answer:
+                assert answer.status == 404
+    await refused(house, far)
+    reopen(house)
+    assert (await house.send())[0] == 200
+
+
+@pytest.mark.parametrize("word", [b"", b"{", b"[]", b'{"by": "jo"}', b"x" * 100_000], ids=len)
+async def test_whatever_form_the_word_has_it_closes(house: Any, far: Any, word: bytes) -> None:
+    await house.start()
+    status, said = await told(house, word)
+    assert (status, said["open"]) == (200, False)
+    await refused(house, far)
+
+
+async def test_a_word_that_cannot_be_written_is_not_taken_for_done(
+    house: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    await house.start()
+    monkeypatch.setattr(closing, "close", full)
+    status, said = await told(house, b"{}")
+    assert status == 503 and "No space left" in said["error"]["message"]
