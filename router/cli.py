@@ -43,19 +43,19 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run the command line. What is wrong is one sentence on stderr and exit code 1."""
+    """Run the command line. What is wrong is one sentence on stderr and exit code 1, or a command's own."""
     try:
         build()(prog_name="headgate")
     except (Stop, ConfigError, LedgerError, EngineError, AlreadyRunning) as wrong:
-        _end(str(wrong))
+        _end(str(wrong), wrong.code if isinstance(wrong, Stop) else 1)
     except OSError as wrong:
         mend = MENDS.get(wrong.errno or 0, "see: headgate doctor")
         _end(f"{wrong.filename or 'the system'}: {wrong.strerror or wrong}; {mend}")
 
 
-def _end(sentence: str) -> NoReturn:
+def _end(sentence: str, code: int = 1) -> NoReturn:
     print(f"headgate: {sentence}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,25 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from router import keeper
+from router.clock import Forward
 from router.commands import foreign
-from router.commands.context import Context, Stop, ask_admin, ask_socket, see_log
+from router.commands.context import Context, NotRunning, Stop, ask_admin, ask_socket, see_log
 from router.commands.keys import all_keys
 from router.commands.progress import sentence
 from router.commands.status import isolation_words, silent
 from router.door.provider_keys import KeyMissing, provider_key
 from router.ledger.keys import Key
-from router.ledger.released import lost_until
+from router.ledger.released import killed_at, lost_until
+from router.ledger.store import latest
 from serving import engines, isolation, probe, processes
 from serving.catalogue import DataClass, Model, Provider
 from serving.engines import EngineError
 from serving.gpus import read as read_gpus
+
+RECENT_S = 7 * 86_400.0
+"""So long a router that was killed is told of."""
+DOOR_S = 3.0
+"""Seconds the door has to say how it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +46,8 @@ class Finding:
 def examine(context: Context) -> list[Finding]:
     """Everything `doctor` knows to look at."""
     checks = (
-        _configuration, _engine, _compiler, _gpus, _keys, _history, _hosted, _cleartext, _isolation, _running, _others,
+        _configuration, _clock, _engine, _compiler, _gpus, _keys, _history, _hosted, _way_out, _cleartext, _isolation,
+        _running, _others,
     )  # fmt: skip
     return [finding for check in checks for finding in check(context)]
 
@@ -49,6 +57,11 @@ def _configuration(context: Context) -> Iterator[Finding]:
     yield Finding("ok", f"configuration: {path or 'none, the defaults are used'}",
                   "" if path else "to change something: headgate config init")  # fmt: skip
     yield Finding("ok", f"state lies in {context.home.root}")
+
+
+def _clock(context: Context) -> Iterator[Finding]:
+    if context.home.ledger.exists() and (trouble := Forward(latest(context.home.ledger)).trouble()):
+        yield Finding("wrong", trouble, "set the clock right; what ended by one that was ahead needs a later end")
 
 
 def _engine(context: Context) -> Iterator[Finding]:
@@ -96,10 +109,14 @@ def _keys(context: Context) -> Iterator[Finding]:
 
 
 def _history(context: Context) -> Iterator[Finding]:
-    if (until := lost_until(context.home.ledger)) > time.time():
+    if until := lost_until(context.home.ledger):
         day = time.strftime("%Y-%m-%d", time.localtime(until))
         what = f"the history of what was private was lost, so everything counts as private until {day}"
         yield Finding("wrong", what, "see: headgate privacy why lost")
+    if time.time() - (at := killed_at(context.home.ledger)) < RECENT_S:
+        day = time.strftime("%Y-%m-%d %H:%M", time.localtime(at))
+        yield Finding("note", f"a router was killed before {day}; what it was answering then may not be remembered as "
+                      "private", "stop it with: headgate down")  # fmt: skip
 
 
 def _hosted(context: Context) -> Iterator[Finding]:
@@ -132,6 +149,26 @@ def _door(context: Context) -> dict[str, str] | None:
     except Stop:
         return None
     return found or None
+
+
+def _way_out(context: Context) -> Iterator[Finding]:
+    """Whether the door lets anything out, by its own word."""
+    if not context.found.hosted():
+        return
+    kept = keeper.running(context.home) is not None
+    mend = "it is ended and started again by itself within half a minute; if it stays so: headgate logs door"
+    try:
+        said = ask_socket(context.home, "door", "/look", b"{}", patience_s=DOOR_S)
+    except NotRunning:
+        if kept:
+            yield Finding("wrong", "the door does not run, so nothing leaves", mend)
+    except Stop:
+        by_hand = "restart it by what started it; see deploy/README.md"
+        yield Finding("wrong", "the door stands still, so nothing leaves", mend if kept else by_hand)
+    else:
+        why = said["closed_because"]
+        yield Finding("wrong" if why else "ok", f"the door is closed: {why}" if why else "the door answers and is open",
+                      "headgate door status" if why else "")  # fmt: skip
 
 
 def key_trouble(name: str, provider: Provider) -> str:
@@ -197,6 +234,11 @@ def _running(context: Context) -> Iterator[Finding]:
         state = ask_admin(context.home, "/status")
         if not state["ledger"]["healthy"]:
             yield Finding("wrong", f"the ledger: {state['ledger']['trouble']}", "free some space, or mend the disk")
+        if forgets := (state.get("history") or {}).get("trouble"):
+            yield Finding("wrong", f"the history: {forgets}", "free some space, or mend the disk; headgate logs router")
+        if broken := (state.get("scanner") or {}).get("trouble"):
+            mend = "it is tried again each minute; if it stays so: headgate logs router"
+            yield Finding("wrong", f"the router's scanner does not work, so nothing leaves: {broken}", mend)
         yield from _workers(state.get("workers") or {"count": 1, "answer": [1]}, context.found.site.router.workers)
     except Stop:
         yield Finding("wrong", "the router does not answer", "headgate logs router")

@@ -30,7 +30,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 
 
 class Stop(Exception):
-    """A command cannot go on; the text is one sentence with the remedy, printed before exit code 1."""
+    """A command cannot go on; the text is one sentence with the remedy, printed before its exit code."""
+
+    code = 1
 
 
 class NotRunning(Stop):

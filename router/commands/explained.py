@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 
+from router.commands.codes import sentence
 from router.commands.status import known, share
+from router.decision.sensitivity import UNASKED
 
 SOURCES = {"set": ", by the price that is set", "list": ", by list price", "gpu-hours": ", by GPU-hours"}
 """Where the price of an answer came from."""
@@ -50,10 +52,22 @@ def _show_class(found: dict[str, Any], out: Console) -> None:
     for source in found.get("classes", ()):
         if source != found["why_class"]:
             _line("", source if found.get("declassified") else f"also: {source}", out)
+    if marks := found.get("marks"):
+        _line("entries", f"{' '.join(marks)} (of the history; see: headgate privacy why ID)", out)
     if "unsearched" in found:
-        _line("searched", f"no: {found['unsearched']}" if found["unsearched"] else "every byte of it", out)
+        _line("searched", _searched(found), out)
     if found.get("requires"):
         _line("requires", ", ".join(found["requires"]), out)
+
+
+def _searched(found: dict[str, Any]) -> str:
+    """Whether it was searched, and why not: what could not leave whatever was found in it is not searched first."""
+    why = found["unsearched"]
+    if why != UNASKED:
+        return f"no: {why}" if why else "every byte of it"
+    barred = dict.fromkeys(one["model"] for one in found["refusals"] if one["rule"] == "data_class_not_cleared")
+    alone = f"; its class alone ({found['why_class']}) keeps it from {_listed(barred)}" if barred else ""
+    return f"no: {why}{alone}; what a search finds in a text: headgate privacy test FILE"
 
 
 def _show_promises(candidate: dict[str, Any], out: Console) -> None:
@@ -87,9 +101,15 @@ def _alike(refusals: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]
         if len(names) == 1:
             found += [(names[0], each[0])]
             continue
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        found += [(f"{', '.join(names[:SHOWN])}{more}", {"rule": rule, "reason": reason, "remedy": remedy})]
+        found += [(_listed(names), {"rule": rule, "reason": reason, "remedy": remedy})]
     return found
+
+
+def _listed(models: Iterable[str]) -> str:
+    """Names of models, the first ones where they are many."""
+    names = list(models)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def _unnamed(refusal: dict[str, Any], field: str, put: str) -> str:
@@ -121,24 +141,30 @@ def _show_load(candidate: dict[str, Any], out: Console) -> None:
 def show_record(found: dict[str, Any], out: Console) -> None:
     """A request that was made: its decision, how it went on and what it cost."""
     _line("request", found["request"], out)
-    decided = ""
+    decided, told = "", set[str]()
     for event in found["events"]:
         if event["kind"] == "opened":
             _line("key", f"{event['key']} (team {event['team']}), {event['route']}", out)
             show_decision(event, out)
-            decided = event.get("trigger", "")
+            decided, told = event.get("trigger", ""), {refusal["rule"] for refusal in event["refusals"]}
         elif event["kind"] == "closed":
-            _show_closed(event, decided, out)
+            _show_closed(event, decided, told, out)
         elif event["kind"] == "sending":
             what = f"{event['bytes']} bytes for {event['model']}, as {event['data_class']}"
             _line("to the door", what, out)
+        elif event["kind"] == "repeated":
+            _line("key", f"{event['key']} (team {event['team']}), {event['route']}", out)
+            _line("ended", f"given the answer to {event['first']} again, status {event['status']}, at no cost", out)
+        elif event["kind"] == "released":
+            _line("released", f"what was remembered of it ({event['mark']}), by {event['user']}", out)
         else:  # refused before there was anything to decide
             _line("key", f"{event['key']} (team {event['team']}), {event['route']}", out)
             _line("ended", f"{event['outcome']}, status {event['status']}: {event['error']}", out)
+            _show_meaning(event, out)
 
 
-def _show_closed(event: dict[str, Any], decided: str, out: Console) -> None:
-    """`decided`: the trigger of the decision; another one showed only afterwards."""
+def _show_closed(event: dict[str, Any], decided: str, told: Collection[str], out: Console) -> None:
+    """`decided`: the trigger of the decision; another one showed only afterwards. `told`: rules that gave a reason."""
     if (queued := event.get("queued_ms")) is not None:
         _line("waited", f"{queued:.0f} ms in all for local room", out)
     if event.get("trigger", "") not in ("", decided):
@@ -149,7 +175,11 @@ def _show_closed(event: dict[str, Any], decided: str, out: Console) -> None:
         _line("tried", f"{attempt['endpoint']}: {attempt['outcome']}{took} {attempt['ms']:.0f} ms{detail}", out)
     if event.get("check"):
         _line("checked", event["check"], out)
-    _line("ended", f"{event['outcome']}, status {event['status']}, {event['total_ms']} ms", out)
+    error = f": {event['error']}" if event.get("error") else ""
+    _line("ended", f"{event['outcome']}, status {event['status']}, {event['total_ms']} ms{error}", out)
+    by_door = {attempt["detail"].partition(":")[0] for attempt in event["attempts"]}
+    if error and event["error"] not in {*told, *by_door}:
+        _show_meaning(event, out)
     guess = " (estimated)" if event["estimated"] else ""
     prompt, output = (event[f] if event[f] is not None else "unknown" for f in ("prompt_tokens", "output_tokens"))
     if event["attempts"]:
@@ -157,6 +187,12 @@ def _show_closed(event: dict[str, Any], decided: str, out: Console) -> None:
     source = SOURCES.get(event.get("price_source", ""), "")
     cost = "unpriced" if event["cost_usd"] is None else f"${event['cost_usd']:.6f}{source}{guess}"
     _line("cost", cost, out)
+
+
+def _show_meaning(event: dict[str, Any], out: Console) -> None:
+    """What its error code means, and what to do."""
+    if meaning := sentence(event["error"], event.get("key") or "KEY"):
+        _line("", meaning, out)
 
 
 def _line(name: str, text: str, out: Console) -> None:

@@ -1,4 +1,4 @@
-"""`keys create|set|list|rotate|revoke`: who may ask, and what class of data their requests carry."""
+"""`keys create|set|list|rotate|revoke|log`: who may ask, and what class of data their requests carry."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from router.commands.context import (
     console,
     open_context,
     open_home,
+    operator,
+    plain,
     say_json,
     table,
 )  # fmt: skip
@@ -42,6 +44,8 @@ from router.commands.keyoptions import (
     scopes,
     team_name,
 )
+from router.ledger.changed import Change
+from router.ledger.changed import read as read_changes
 from router.ledger.keys import SCOPES, Key, KeyBook, KeyError_, well_formed
 from serving.catalogue import LANES, DataClass
 from serving.home import Home
@@ -181,6 +185,43 @@ def revoke(key: Annotated[str, typer.Argument(help="Its id.")]) -> None:
     console().print(f"{key_id(key)} is revoked.")
 
 
+@app.command("log")
+def changed(
+    key: Annotated[str, typer.Argument(help="Its id; without one, those of all keys.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Show who made or changed a key, when, and how, out of the ledger's chain.
+
+    Example: headgate keys log KEY
+    """
+    found = read_changes(open_home().ledger, key_id(key))
+    if as_json:
+        say_json([change._asdict() for change in found])
+        return
+    rows = table("when", "key", "what", "by", "settings", whole=2)
+    for one in found:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.at))
+        what = f"{one.what} in place of {one.instead}" if one.instead else one.what
+        rows.add_row(when, one.key, what, plain(one.user), plain(_differing(one)))
+    console().print(rows if found else "Nothing was written down of it; earlier releases kept no record of this.")
+
+
+def _differing(one: Change) -> str:
+    """What a change made different; of a new key, what it was given."""
+    said = [
+        f"{name}: {_setting(one.old[name])} → {_setting(new)}" if name in one.old else f"{name}: {_setting(new)}"
+        for name, new in one.new.items()
+        if name in one.old or new not in (None, [], False)
+    ]
+    return "; ".join(said).replace("_", " ")
+
+
+def _setting(value: Any) -> str:
+    if isinstance(value, float) and value > 1e9:  # a moment
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
+    return (",".join(value) or "none") if isinstance(value, list) else "none" if value is None else str(value)
+
+
 def first_key(context: Context) -> tuple[Key, str, str]:
     """The key that `up` prints and `chat` uses, kept in a file only its owner can read.
 
@@ -238,7 +279,7 @@ def _write_first(home: Home, text: str) -> None:
 
 @contextlib.contextmanager
 def _book(home: Home) -> Iterator[KeyBook]:
-    book = KeyBook(home.ledger, home.secret("pepper"))
+    book = KeyBook(home.ledger, home.secret("pepper"), operator())
     try:
         yield book
     except KeyError_ as wrong:

@@ -20,7 +20,7 @@ from router.commands.clearance import clearance
 from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json, table
 from serving import catalogue, placement, yamlfile
 from serving.attached import provider_hosts, refusal
-from serving.catalogue import Catalogue, ConfigError, Model, Shipped
+from serving.catalogue import Catalogue, ConfigError, Model, Privacy, Shipped
 from serving.gpus import main_memory_free_gb
 from serving.gpus import read as read_gpus
 from serving.home import find_home
@@ -292,6 +292,22 @@ def _unusable(found: Catalogue) -> Iterator[str]:
         path = Path(file) if setting.endswith("ca_file") else Path(file).expanduser()
         if file and not path.is_file():
             yield f"{setting}: {file} does not exist"
+    if found.site.privacy.own and (wrong := _unfound(found.site.privacy)):
+        yield f"privacy.own: {wrong}"
+
+
+def _unfound(privacy: Privacy) -> str:
+    """Why a start would find the site's own words and patterns not usable; "" where they are."""
+    # Here, since the package that compiles them takes long to import.
+    from router.scanner import rules
+    from router.scanner.scanner import Scanner, ScannerError
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            Scanner(rules.of(Privacy(own=privacy.own), ()), Path(folder))
+        except ScannerError as wrong:
+            return str(wrong)
+    return ""
 
 
 def _edit(context: Context, change: Callable[[dict[str, Any]], object]) -> Context:

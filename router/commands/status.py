@@ -161,6 +161,10 @@ def _show_trouble(state: dict[str, Any], silent_s: float, out: Console) -> None:
         out.print("router: it does not answer; see: headgate logs router")
     elif not state["ledger"]["healthy"]:
         out.print(f"ledger: {state['ledger']['trouble']}", soft_wrap=True)
+    if forgets := (state.get("history") or {}).get("trouble"):
+        out.print(f"history: {forgets}", soft_wrap=True)
+    if broken := (state.get("scanner") or {}).get("trouble"):
+        out.print(f"scanner: {broken}; nothing leaves until it works", soft_wrap=True)
     if silent_s > STALE_S:
         out.print(f"serving: it has not answered for {silent_s:.0f} s; see: headgate logs serving")
     closed: dict[str, list[str]] = {}

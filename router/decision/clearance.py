@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from router.decision.question import Question, Rule, refuse
-from router.decision.sensitivity import UNASKED
+from router.decision.sensitivity import BROKEN, UNASKED
 from router.records import Candidate, Refusal, Source
 from serving.catalogue import DataClass
+
+LONG = 100
+"""Characters of ids from which on a remedy names the request that they held back instead."""
 
 
 def cleared(candidate: Candidate, question: Question) -> Refusal | None:
@@ -29,9 +32,7 @@ def _clearing(candidate: Candidate, question: Question, clearance: DataClass) ->
     wanted, model = question.traits.data_class, candidate.model
     above = [_line(source, question, clearance) for source in question.traits.sources if source.data_class > clearance]
     lines = ["; and ".join(filter(None, above))]
-    if model.place == "local":
-        lines.append(f"in headgate.yaml, models.{model.name}: {{clearance: {wanted.name}}}")
-    elif wanted is not DataClass.secret:
+    if wanted is not DataClass.secret:
         approved = "approved: {by, contract, regions, until}"
         lines.append(f"in headgate.yaml, models.{model.name}: {{clearance: {wanted.name}, {approved}}}")
     else:
@@ -54,7 +55,7 @@ def _line(source: Source, question: Question, clearance: DataClass) -> str:
         case "request":
             return f"leave x-headgate-data-class: {source.data_class.name} out"
         case "past":
-            return f"headgate privacy release {name}" if name else ""
+            return f"headgate privacy release {name if len(name) < LONG else f'--from {ask.id}'}" if name else ""
         case "found":
             return f"take it out of the request, or in headgate.yaml, privacy.effects: {{{name}: {clearance.name}}}"
     return ""
@@ -114,11 +115,23 @@ def searched(candidate: Candidate, question: Question) -> Refusal | None:
         return None
     why = question.traits.unsearched
     reason = f"nothing goes to {candidate.model.name} (hosted) that was not searched whole: {why}"
+    if why == BROKEN:  # no fault of this request, and mended one day
+        return refuse(candidate, "door_closed", reason, remedy="see: headgate status", passing=True)
     return refuse(candidate, "not_scannable", reason, remedy="name a local model or auto, or send less at once")
 
 
 PRIVACY: tuple[Rule, ...] = (searched, cleared, promised)
 """Where one of these refuses first, all of them that refuse are said: each has a line of its own that must change."""
+
+
+def idle(rule: Rule, candidate: Candidate, question: Question) -> bool:
+    """Whether a refusal by this rule helps nobody, since the scanner does not work: its class from that alone is no
+    reason to change anything; and where it has too high a class without that, no working scanner would help."""
+    if question.traits.unsearched != BROKEN or candidate.model.place == "local":
+        return False
+    known = (source.data_class for source in question.traits.sources if source.kind != "unread")
+    lasting = max(known, default=DataClass.public) > candidate.model.cleared_for(question.snapshot.today)
+    return rule is (searched if lasting else cleared)
 
 
 def refusals_of(candidate: Candidate, question: Question, first: Rule, refusal: Refusal) -> list[Refusal]:
@@ -128,6 +141,7 @@ def refusals_of(candidate: Candidate, question: Question, first: Rule, refusal: 
     """
     if not question.traits.requires and question.traits.unsearched in ("", UNASKED):
         return [refusal]  # no other has anything to say; nearly always
-    given = [refusal if rule is first else rule(candidate, question) for rule in PRIVACY]
+    told = (rule for rule in PRIVACY if not idle(rule, candidate, question))
+    given = [refusal if rule is first else rule(candidate, question) for rule in told]
     found = [each for each in given if each is not None]
     return found[1:] if len(found) > 1 and question.traits.unsearched == UNASKED else found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from router.decision.dialects import form_of
-from router.decision.eligibility import ROUNDING_USD, Question, judge, likely_fits, refuse, words, worst_cost
+from router.decision.eligibility import ROUNDING_USD, Question, against, judge, likely_fits, refuse, words, worst_cost
 from router.decision.escalation import CONTEXT, wished
 from router.decision.outgoing import dropped_for
 from router.decision.policies import POLICIES
@@ -79,8 +79,7 @@ def _question(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot) 
 
 def _eligible(question: Question) -> tuple[Question, list[Candidate], list[Refusal]]:
     """Those that may answer, and why not the others; with the question as it was asked in the end."""
-    snapshot = question.snapshot
-    candidates = [Candidate(snapshot.models[e.model], e) for e in snapshot.endpoints if e.model in snapshot.models]
+    candidates = _candidates(question.snapshot)
     eligible, refusals = judge(candidates, question)
     if _too_long(eligible, refusals, question) and not any(_met(c, question) for c in eligible):
         # What was wanted besides cannot be had, and a request that fits nowhere here helps nobody.
@@ -89,10 +88,16 @@ def _eligible(question: Question) -> tuple[Question, list[Candidate], list[Refus
     return question, eligible, refusals
 
 
+def _candidates(snapshot: Snapshot) -> list[Candidate]:
+    return [Candidate(snapshot.models[e.model], e) for e in snapshot.endpoints if e.model in snapshot.models]
+
+
 def _ranked(asked: Question, policy: str) -> tuple[Question, list[Candidate], list[Refusal]]:
-    """The same, the preferred first."""
+    """The same, the preferred first; where nobody may answer, with every rule that stands in the way."""
     question, eligible, refusals = _eligible(asked)
     snapshot, traits = question.snapshot, question.traits
+    if not eligible:
+        return question, eligible, against(_candidates(snapshot), question)
     if len(eligible) < 2:  # nothing to put in order
         return question, eligible, refusals
     ranked = POLICIES[policy](eligible, traits, snapshot.catalogue.site.run, snapshot.draw)

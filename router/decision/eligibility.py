@@ -1,20 +1,21 @@
 """Which candidates may answer: every rule passes, or refuses with its reason and the line that would change it.
 
-Pure. A rule is one function with the signature of `Rule`; RULES is their order, and the first that refuses is recorded;
-of those of privacy (clearance.py) all that do.
+Pure. A rule is one function with the signature of `Rule`; RULES is their order. While somebody may answer, the first
+that refuses is recorded, and of those of privacy (clearance.py) all that do; where nobody may, every rule that refuses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from router.decision.clearance import PRIVACY, cleared, promised, refusals_of, searched
+from router.decision.clearance import PRIVACY, cleared, idle, promised, refusals_of, searched
 from router.decision.dialects import LOCAL_ONLY
 from router.decision.escalation import LIKELY_BYTES_PER_TOKEN
 from router.decision.outgoing import may_drop
 from router.decision.question import Question as Question
 from router.decision.question import Rule as Rule
 from router.decision.question import refuse as refuse
+from router.decision.sensitivity import UNASKED
 from router.decision.traits import choices, prompts
 from router.records import Candidate, Gpu, Refusal, Traits
 from serving.catalogue import LANES
@@ -219,6 +220,26 @@ def judge(candidates: Iterable[Candidate], question: Question) -> tuple[list[Can
         else:
             eligible.append(candidate)
     return eligible, refusals
+
+
+def against(candidates: Iterable[Candidate], question: Question) -> list[Refusal]:
+    """Every rule that stands against each of these; the first of each candidate is the one that `judge` gives.
+
+    Asked where nobody may answer: whoever lifts the first obstacle alone would meet the next one. Another model than
+    the named one was not asked for, and nothing else about it is of interest.
+    """
+    found: list[Refusal] = []
+    for candidate in candidates:
+        telling = (rule for rule in RULES if not idle(rule, candidate, question))
+        given = [(rule, refusal) for rule in telling if (refusal := rule(candidate, question)) is not None]
+        if len(given) > 1 and question.traits.unsearched == UNASKED:
+            given = [(rule, refusal) for rule, refusal in given if rule is not searched]  # for the others it was not
+        if given and given[0][0] is same_identity:
+            given = given[:1]
+        elif given and given[0][0] in PRIVACY:
+            given.sort(key=lambda one: PRIVACY.index(one[0]) if one[0] in PRIVACY else len(PRIVACY))
+        found += [refusal for _, refusal in given]
+    return found
 
 
 def worst_cost(candidate: Candidate, traits: Traits, answers: int = 1) -> float | None:

@@ -40,11 +40,11 @@ def cheapest(
     ranked.sort(key=lambda pair: pair[0])
     order: list[Candidate] = []
     for _, group in groupby(ranked, key=lambda pair: pair[0]):
-        order += _by_work([candidate for _, candidate in group], draw)
+        order += _by_work([candidate for _, candidate in group], traits.prompt_tokens, draw)
     return order
 
 
-def _by_work(replicas: list[Candidate], draw: float) -> list[Candidate]:
+def _by_work(replicas: list[Candidate], tokens: int, draw: float) -> list[Candidate]:
     """Of two drawn by chance the one with fewer prompt tokens to work on comes first, then the rest by load.
 
     Two choices spread the load nearly as well as the least busy of all would, and many routers that look at the same
@@ -58,10 +58,18 @@ def _by_work(replicas: list[Candidate], draw: float) -> list[Candidate]:
         first, second = _two_of(len(well), draw)
         # As they are sorted: where the work is the same, load decides, and where that is the same too, the draw.
         a, b = well[first], well[second]
-        best = min(a, b, key=lambda c: (c.endpoint.outstanding, load(c.endpoint)))
+        best = min(a, b, key=lambda c: (work(c.endpoint, tokens), load(c.endpoint)))
         replicas.remove(best)
         replicas.insert(0, best)
     return replicas
+
+
+def work(endpoint: Endpoint, tokens: int) -> float:
+    """Prompt tokens it would have to work on with this request, those of one that comes back counted as more.
+
+    So replicas come to have work by their shares, whether or not anybody knows how many requests each takes at once.
+    """
+    return (endpoint.outstanding + max(1, tokens)) / endpoint.share
 
 
 def _two_of(count: int, draw: float) -> tuple[int, int]:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from typing import Any
 
 from router.records import Ask, Attempt, Caller, Candidate, Decision, Outcome
 from serving.catalogue import PROMISES, Model
 
 
-def opened(ask: Ask, caller: Caller, decision: Decision) -> dict[str, Any]:
-    """The body of an `opened` event: who asked for what, and the decision. Never any text of the request."""
+def opened(ask: Ask, caller: Caller, decision: Decision, secret: str) -> dict[str, Any]:
+    """The body of an `opened` event: who asked for what, and the decision. Never any text of the request.
+
+    `secret`: what names of sessions are hashed with.
+    """
     return {
         "route": ask.route, "asked": ask.model, "stream": ask.stream, "bytes": ask.size, "team": caller.team,
-        "session": _session(ask, caller), "escalate": ask.escalate, **decision_json(decision),
+        "session": _session(ask, caller, secret), "escalate": ask.escalate, **decision_json(decision),
     }  # fmt: skip
 
 
-def _session(ask: Ask, caller: Caller) -> str | None:
-    """A name for the session that groups requests of one key; the caller's own is text and may name a person."""
+def _session(ask: Ask, caller: Caller, secret: str) -> str | None:
+    """A name for the session that groups requests of one key; the caller's own is text and may name a person.
+
+    Made with a secret, for whoever has the ledger could try names.
+    """
     if ask.session is None:
         return None
-    return hashlib.sha256(f"{caller.key}\0{ask.session}".encode()).hexdigest()[:16]
+    said = f"{caller.key}\0{ask.session}".encode("utf-8", "surrogatepass")
+    return hmac.new(secret.encode(), said, hashlib.sha256).hexdigest()[:16]
 
 
 def decision_json(decision: Decision) -> dict[str, Any]:
@@ -31,6 +39,7 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "data_class": traits.data_class.name,
         "why_class": traits.why_class,
         "classes": list(traits.classes),
+        "marks": [mark for source in traits.sources if source.kind == "past" for mark in source.name.split()],
         "declassified": traits.declassified,
         "unsearched": traits.unsearched,
         "requires": sorted(traits.requires),
@@ -107,9 +116,13 @@ def closed(model: Model | None, outcome: Outcome, *, lane: str | None = None, pr
     }
 
 
+OURS = frozenset({"answered", "check_failed", "door_refused", "door_closed", "unreachable"})
+"""Outcomes whose words are ours, the last three the door's. With an error's status any other's are the upstream's, and
+engines quote what they refuse."""
+
+
 def _attempt(attempt: Attempt) -> dict[str, Any]:
-    # With an error's status the words are the upstream's, and engines quote what they refuse.
-    ours = attempt.status is None or attempt.outcome in ("answered", "check_failed")
+    ours = attempt.status is None or attempt.outcome in OURS
     found = {
         "model": attempt.model, "endpoint": attempt.endpoint, "place": attempt.place, "outcome": attempt.outcome,
         "status": attempt.status, "ms": round(attempt.ms, 2), "detail": attempt.detail if ours else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Collection
@@ -169,18 +170,29 @@ class Ledger:
 
     def __init__(
         self, store: Store, budgets: Budgets, metrics: Metrics, prices: Prices | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time, secret: str = "",
     ) -> None:  # fmt: skip
-        """Without `prices` an answer costs what its model's own entry says."""
+        """Without `prices` an answer costs what its model's own entry says. `secret`: what names of sessions are hashed
+        with; without one, one of this start alone."""
         self.store, self.budgets, self.metrics = store, budgets, metrics
         self.prices = prices or Prices(Catalogue(models={}, providers={}, site=Site()), {}, 0.0)
         self.clock = clock
+        self._secret = secret or secrets.token_hex(32)
 
     def refused(self, request: str, caller: Caller, route: str, error: HeadgateError) -> None:
         """Write down a request that was refused before anything could be decided. Never any text of it."""
         body = {"route": route, "team": caller.team, "outcome": "refused", "status": error.status, "error": error.code}
         self.store.append(Event(self.clock(), "refused", request, caller.key, body))
         self.metrics.refused(error.code)
+
+    def repeated(self, request: str, caller: Caller, route: str, first: str, status: int) -> None:
+        """Write down a request that is given the answer to an earlier one again: it costs nothing.
+
+        Raises Unavailable where no record can be kept.
+        """
+        self._room()
+        body = {"route": route, "team": caller.team, "outcome": "repeated", "status": status, "first": first}
+        self.store.append(Event(self.clock(), "repeated", request, caller.key, body, 0.0))
 
     def spent(self, caller: Caller) -> float:
         """US dollars settled and held this month by the caller's key."""
@@ -195,10 +207,9 @@ class Ledger:
 
     def open(self, entry: Entry) -> Hold:
         """Write down that the request is open, then hold its worst cost. For `Entry`."""
-        if self.store.full:
-            raise Unavailable("The ledger's disk takes no more records.", code="ledger_unavailable", retry_after=30)
+        self._room()
         now, decision = entry.started, entry.decision
-        body = opened(entry.ask, entry.caller, decision)
+        body = opened(entry.ask, entry.caller, decision, self._secret)
         self.store.append(Event(now, "opened", entry.ask.id, entry.caller.key, body, decision.hold))
         self.metrics.opened(decision)
         try:
@@ -207,6 +218,10 @@ class Ledger:
             _say_how(entry, failed)
             self.close(entry, None)
             raise
+
+    def _room(self) -> None:
+        if self.store.full:
+            raise Unavailable("The ledger's disk takes no more records.", code="ledger_unavailable", retry_after=30)
 
     def close(self, entry: Entry, hold: Hold | None) -> None:
         """Write down how it ended, and settle. For `Entry`."""

@@ -11,11 +11,12 @@ import secrets
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from router.ledger.changed import Changes
 from router.ledger.store import LedgerError, connect
 from router.records import Caller
 from serving.catalogue import DataClass, KeyDefaults
@@ -119,12 +120,15 @@ def _keyed(pepper: str) -> Callable[[str], str]:
 class KeyBook:
     """The table of keys: changed by the operator's commands, read by the router's `Keyring`.
 
-    Every method raises LedgerError where the file cannot be read or written.
+    No change without its event in the ledger's chain. Every method raises LedgerError where the file cannot be read or
+    written.
     """
 
-    def __init__(self, path: Path, pepper: str) -> None:
+    def __init__(self, path: Path, pepper: str, user: str = "") -> None:
+        """`user`: who changes keys, for the record."""
         self._pepper = pepper
         self._db = connect(path)
+        self._changes = Changes(self._db, user)
 
     def close(self) -> None:
         self._db.close()
@@ -140,9 +144,14 @@ class KeyBook:
             id=text.split("_")[1], team=team, data_class=data_class, mac=_mac(self._pepper, text), last4=text[-4:],
             created=time.time(), revoked=None, **fields,
         )  # fmt: skip
-        row = _row(key)
-        self._write(f"INSERT INTO keys ({COLUMNS}) VALUES ({','.join('?' * len(row))})", row)  # noqa: S608
+        with self._transaction():
+            self._add(key)
         return key, text
+
+    def _add(self, key: Key, instead: str = "") -> None:
+        row = _row(key)
+        self._db.execute(f"INSERT INTO keys ({COLUMNS}) VALUES ({','.join('?' * len(row))})", row)  # noqa: S608
+        self._changes.write(key.created, key.id, "created", {}, _settings(key), instead)
 
     def list(self) -> list[Key]:
         return _read(self._db)
@@ -157,39 +166,49 @@ class KeyBook:
     def set(self, name: str, **changed: Any) -> Key:
         """Change a key's settings, all of them or none; the text stays as it is. Raises KeyError_."""
         assert changed and set(changed) <= CHANGEABLE
-        self.find(name)
+        with self._transaction():
+            return self._set(name, "changed", changed)
+
+    def _set(self, name: str, what: str, changed: dict[str, Any]) -> Key:
+        old = self.find(name)
         for named in changed.keys() & {"data_class", "media_class"}:
             changed[named] = changed[named].name
         for listed in changed.keys() & {"lanes", "scopes", "requires"}:
             changed[listed] = ",".join(sorted(changed[listed]))
         columns = ", ".join(f"{column}=?" for column in changed)
-        self._write(f"UPDATE keys SET {columns} WHERE id=?", (*changed.values(), name))  # noqa: S608
-        return self.find(name)
+        self._db.execute(f"UPDATE keys SET {columns} WHERE id=?", (*changed.values(), name))  # noqa: S608
+        new = self.find(name)
+        self._changes.write(time.time(), name, what, _settings(old), _settings(new))
+        return new
 
     def rotate(self, name: str, overlap_s: float) -> tuple[Key, str]:
         """A new key with the same settings; the old one works for `overlap_s` seconds more. Raises KeyError_."""
-        old = self.find(name)
-        if not old.works(time.time()):
-            raise KeyError_(f"{name} no longer works; make a new one with: headgate keys create")
-        made = self.create(
-            old.team, old.data_class, KeyDefaults(), lanes=old.lanes, substitute=old.substitute, scopes=old.scopes,
-            budget_usd=old.budget_usd, expires=old.expires, requests_per_minute=old.requests_per_minute,
-            tokens_per_minute=old.tokens_per_minute, media_class=old.media_class, requires=old.requires,
-        )  # fmt: skip
-        ends = time.time() + overlap_s
-        self.set(name, expires=ends if old.expires is None else min(ends, old.expires))
-        return made
+        with self._transaction():
+            old, now, text = self.find(name), time.time(), new_text()
+            if not old.works(now):
+                raise KeyError_(f"{name} no longer works; make a new one with: headgate keys create")
+            mac, ends = _mac(self._pepper, text), now + overlap_s
+            made = replace(old, id=text.split("_")[1], mac=mac, last4=text[-4:], created=now)
+            self._add(made, name)
+            self._set(name, "changed", {"expires": ends if old.expires is None else min(ends, old.expires)})
+        return made, text
 
     def revoke(self, name: str) -> Key:
         """End it now and for good; when it was ended first stays on record. Raises KeyError_."""
-        found = self.find(name)
-        return self.set(name, revoked=time.time()) if found.revoked is None else found
+        with self._transaction():
+            found = self.find(name)
+            return self._set(name, "revoked", {"revoked": time.time()}) if found.revoked is None else found
 
-    def _write(self, statement: str, values: tuple[Any, ...]) -> None:
-        try:
-            self._db.execute(statement, values)
-        except sqlite3.Error as broken:
-            raise LedgerError(f"the table of keys cannot be changed: {broken}") from broken
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All of it, with what is written down of it, or nothing. Raises LedgerError."""
+        with self._changes.all_or_none():
+            try:
+                with self._db:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    yield
+            except sqlite3.Error as broken:
+                raise LedgerError(f"the table of keys cannot be changed: {broken}") from broken
 
 
 class Keyring:
@@ -253,6 +272,13 @@ class Keyring:
 
     def close(self) -> None:
         self._db.close()
+
+
+def _settings(key: Key) -> dict[str, Any]:
+    """What of a key is written down where it changes: nothing of its secret."""
+    found = {name: getattr(key, name) for name in sorted(CHANGEABLE)}
+    named = {name: found[name].name for name in ("data_class", "media_class")}
+    return found | named | {name: sorted(found[name]) for name in ("lanes", "scopes", "requires")}
 
 
 def _row(key: Key) -> tuple[Any, ...]:

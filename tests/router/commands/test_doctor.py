@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from router.commands import checks, context
 from router.commands.checks import _workers
 from router.commands.foreign import address
 from router.commands.status import isolation_words
+from router.ledger.store import Event, Store
 from serving import catalogue, isolation
 from serving.home import Home
 from tests.conftest import ROOT, free_port
@@ -198,3 +201,22 @@ def test_workers_that_are_silent_or_too_many_are_said(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     assert {found.what: found.level for found in _workers(running, wanted)} == levels
+
+
+def test_a_clock_that_was_set_back_is_told(say: Say, home: Home) -> None:
+    said = say("keys", "create", "--team", "a")
+    assert said.code == 0 and not [what for what in findings(say("doctor", "--json")) if "behind" in what]
+    with contextlib.closing(Store(home.ledger)) as store:
+        store.append(Event(time.time() + 3 * 86_400, "refused", "req_1", "", {}))
+        store.flush()
+    (what,) = [what for what in findings(say("doctor", "--json")) if "behind" in what]
+    assert "3.0 days behind" in what
+
+
+def test_a_scanner_of_the_router_that_does_not_work_is_told(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"ledger": {"healthy": True}, "scanner": {"trouble": "a planted card was not found"}}
+    monkeypatch.setattr(checks, "ask_admin", lambda home, path: state)
+    monkeypatch.setattr(checks, "ask_socket", lambda home, name, path: {"instances": []})
+    monkeypatch.setenv("HEADGATE_HOME", str(home.root))
+    found = [one for one in checks._running(context.open_context(None)) if "scanner" in one.what]
+    assert [(one.level, "a planted card was not found" in one.what) for one in found] == [("wrong", True)]

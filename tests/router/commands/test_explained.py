@@ -11,7 +11,7 @@ from rich.console import Console
 
 from router.commands.explained import show_decision
 from router.ledger.bodies import decision_json
-from router.records import Caller, Decision, Findings, Found
+from router.records import Caller, Decision, Findings, Found, Past
 from serving.catalogue import DataClass
 from tests.fakes.asking import TODAY, approval, ask, caller, decided, hosted, local, searched
 
@@ -38,9 +38,24 @@ def test_the_class_is_told_with_everything_that_had_a_part_in_it() -> None:
     ]
 
 
+def test_every_entry_of_the_history_that_counts_is_named() -> None:
+    answers = Past(DataClass.private, "a text of it is an answer to an earlier request", "a1 a2 a3 a4 a5 a6")
+    session = Past(DataClass.internal, "its session was internal before", "b1")
+    said = shown(decided(ask(), caller("public"), local(), findings=searched({}, past=(answers, session))))
+    assert "entries    a1 a2 a3 a4 a5 a6 b1 (of the history; see: headgate privacy why ID)" in said
+    whole = " ".join(said)
+    assert "(entries a1, a2, a3, a4 and 2 more of the history)" in whole and "(entry b1 of the history)" in whole
+
+
 def test_what_was_not_searched_says_so_and_why() -> None:
     unasked = shown(decided(ask(), caller("private"), local(), findings=Findings(10, ())))
-    assert "searched   no: it was not searched, for it could not leave" in unasked
+    hint = "what a search finds in a text: headgate privacy test FILE"
+    assert f"searched   no: it was not searched, for it could not leave; {hint}" in unasked
+    alone = shown(decided(ask("frontier"), caller("private"), local(), *FOUR, findings=Findings(10, ())))
+    assert (
+        "searched   no: it was not searched, for it could not leave; its class alone (key k1 is private) keeps it from "
+        f"far-0, far-1, far-2, far-3; {hint}"
+    ) in alone
     failed = shown(decided(ask(), caller("public"), local(), findings=searched({}, unread="error")))
     assert "searched   no: its search failed" in failed
     assert "class      private: its search failed, so it counts as private" in failed

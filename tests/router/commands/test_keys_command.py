@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from router.commands.context import Stop, open_context
+from router.commands.context import Stop, open_context, operator
 from router.commands.keys import existing_first_key, first_key
 from serving.home import Home
 from tests.fakes.command_line import Said
@@ -149,3 +149,24 @@ def test_a_key_can_be_ended_while_the_configuration_is_broken(say: Say, home: Ho
 def test_no_keys_yet(say: Say) -> None:
     assert "make one with: headgate keys create --team NAME" in say("keys", "list").out
     assert say("keys", "list", "--json").json() == []
+
+
+def test_the_log_tells_who_let_a_key_send_what(say: Say) -> None:
+    key = say("keys", "create", "--team", "a", "--json").json()
+    say("keys", "set", key["id"], "--data-class", "public", "--declassify")
+    made = say("keys", "rotate", key["id"], "--json").json()
+    say("keys", "revoke", key["id"])
+    found = say("keys", "log", key["id"], "--json").json()
+    assert [one["what"] for one in found] == ["created", "changed", "changed", "revoked"]
+    assert {one["user"] for one in found} == {operator()}
+    assert found[1]["old"] == {"data_class": "private", "scopes": []}
+    assert found[1]["new"] == {"data_class": "public", "scopes": ["declassify"]}
+    told = say("keys", "log")
+    words = " ".join(told.out.split())
+    for said in ("data class: private → public", "scopes: none → declassify", f"created in place of {key['id']}"):
+        assert said in words
+    assert made["id"] in words and made["key"].split("_")[2] not in words
+
+
+def test_a_log_without_an_entry_says_so(say: Say) -> None:
+    assert "Nothing was written down" in say("keys", "log").out

@@ -102,6 +102,14 @@ def test_how_a_request_went_on_after_its_decision_is_shown() -> None:
     assert [line for line in record(trigger="overflow") if line.startswith("trigger")] == ["trigger    overflow"]
 
 
+def test_a_repeat_and_a_release_are_shown_as_what_they_are() -> None:
+    repeated = {"kind": "repeated", "key": "k1", "team": "t", "route": "embeddings", "first": "req_1", "status": 200}
+    released = {"kind": "released", "mark": "m1", "user": "ann", "at": 1.0, "key": "", "cost": None}
+    shown = lines(show_record, {"request": "req_2", "events": [repeated, released]})
+    assert "ended      given the answer to req_1 again, status 200, at no cost" in shown
+    assert "released   what was remembered of it (m1), by ann" in shown
+
+
 def test_a_record_of_an_earlier_release_is_shown_without_what_it_does_not_hold() -> None:
     old = {name: value for name, value in DECISION.items() if name not in ("trigger", "check")}
     old["order"] = [{"model": "near", "endpoint": "near-1", "place": "local"}]
@@ -109,3 +117,29 @@ def test_a_record_of_an_earlier_release_is_shown_without_what_it_does_not_hold()
     assert "goes to    near (local)" in shown
     assert not any(line.startswith(("load", "trigger", "check")) for line in shown)
     assert "cost       $0.000123" in record()
+
+
+def test_a_refusal_of_the_door_is_told_with_its_own_reason() -> None:
+    why = "data_class_not_cleared: it holds what counts as private (card), and big may receive public data at most"
+    tried = {"endpoint": "big", "outcome": "door_refused", "detail": why, "ms": 11}
+    shown = record(outcome="failed", status=403, error="data_class_not_cleared", attempts=[tried], cost_usd=0)
+    assert f"tried      big: door_refused after 11 ms: {why}" in shown
+    (ended,) = [number for number, line in enumerate(shown) if line.startswith("ended")]
+    assert shown[ended] == "ended      failed, status 403, 1200.1 ms: data_class_not_cleared"
+    assert not shown[ended + 1].startswith(" "), "the reason was told already"
+
+
+def test_an_end_for_which_no_rule_spoke_is_told_in_words() -> None:
+    shown = record(outcome="queue_full", status=503, error="queue_full")
+    assert shown[-2].strip() == "local models are full and router.queue_length requests wait already; Retry-After"
+    assert record(outcome="failed", status=502, error="a_providers_own")[-2].startswith("ended")
+
+
+def test_what_was_refused_before_a_decision_is_told_in_words_with_what_would_change_it() -> None:
+    event = {"kind": "refused", "key": "k1", "team": "t", "route": "chat/completions", "outcome": "refused",
+             "status": 403, "error": "declassify_not_allowed"}  # fmt: skip
+    shown = lines(show_record, {"request": "req_1", "events": [event]})
+    assert shown[-2:] == [
+        "ended      refused, status 403: declassify_not_allowed",
+        "           the key may not lower the data class; headgate keys set k1 --declassify",
+    ]

@@ -132,20 +132,20 @@ def test_price_and_clearance_are_copied_too(say: Say, home: Home) -> None:
     path = home.root / "headgate.yaml"
     path.write_text(
         "models:\n  ours:\n    {place: local, lanes: [cheap], context: 10, output: 5, repo: a/b, revision: abc,\n"
-        "     clearance: public, price: {input: 0.5, output: 1, as_of: 2026-01-01}}\n"
+        "     clearance: secret, price: {input: 0.5, output: 1, as_of: 2026-01-01}}\n"
     )
     assert say("models", "add", "ours").code == 0
     entry = yaml.safe_load(path.read_text())["models"]["ours"]
-    assert entry["clearance"] == "public" and entry["price"]["input"] == 0.5 and entry["revision"] == "abc"
+    assert entry["clearance"] == "secret" and entry["price"]["input"] == 0.5 and entry["revision"] == "abc"
 
 
 def test_diff_shows_what_an_upgrade_would_change(say: Say, home: Home) -> None:
     say("models", "add", "qwen3.5-0.8b")
     assert "Nothing in headgate.yaml differs" in say("models", "diff").out
     path = home.root / "headgate.yaml"
-    path.write_text("models: {qwen3.5-0.8b: {lanes: [cheap], clearance: internal}}\n")
+    path.write_text("models: {qwen3.5-0.8b: {lanes: [cheap], clearance: secret}}\n")
     found = {d["field"]: (d["here"], d["shipped"]) for d in say("models", "diff", "--json").json()["differences"]}
-    assert found["lanes"][0] == '["cheap"]' and found["clearance"] == ('"internal"', "not set")
+    assert found["lanes"][0] == '["cheap"]' and found["clearance"] == ('"secret"', "not set")
     assert set(found) == {"lanes", "clearance"}
 
 
@@ -187,6 +187,22 @@ def test_check_does_not_call_correct_what_a_start_refuses(say: Say, home: Home, 
     said = say("config", "check")
     assert said.code == 1 and "correct" not in said.out
     assert f"{path}: {says}" in said.err
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ({"pattern": r"CASE-[0-9]{6}", "example": "CASE-1"}, "a planted own:cases was not found"),
+        ({"pattern": "(?=a)b"}, "own:cases: the patterns do not compile"),
+        ({"pattern": r"CASE-[0-9]{6}", "example": "CASE-000000"}, ""),
+    ],
+)
+def test_check_tries_own_patterns_on_their_examples(say: Say, home: Home, own: dict[str, str], says: str) -> None:
+    path = home.root / "headgate.yaml"
+    path.write_text(yaml.safe_dump({"privacy": {"own": [{"name": "cases", **own}]}}))
+    said = say("config", "check")
+    assert said.code == (1 if says else 0) and says in said.err
+    assert ("privacy.own: " in said.err) == bool(says)
 
 
 def test_a_plan_says_what_is_fetched_first(

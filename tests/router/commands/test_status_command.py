@@ -119,6 +119,9 @@ def test_without_a_router_servings_own_readings_are_shown() -> None:
 def test_what_is_wrong_is_shown_and_how_a_log_ends() -> None:
     broken = instance("small", URL, state="failed", detail="died", restarts=2, log=["\x1b[31mKeyError\x1b[0m [/x]"])
     closed = [endpoint(n, state="closed", detail="no key", address="door", in_flight=0) for n in ("a", "b")]
+    assert "history: the disk is full" in said([], [], [], history={"trouble": "the disk is full"})
+    broken_scanner = said([], [], [], scanner={"trouble": "a planted card was not found"})
+    assert "scanner: a planted card was not found; nothing leaves until it works" in broken_scanner
     lines = said([broken], [], closed, ledger={"healthy": False, "trouble": "the disk is full"})
     for line in (
         "ledger: the disk is full", "a, b: closed: no key", "small: FAILED: died (started again 2 times)",

@@ -55,8 +55,6 @@ PRIVATE = {"clearance": "private", "approved": approval()}
     ("data_class", "model", "passes"),
     [
         ("secret", local(), True),
-        ("private", local(clearance="private"), True),
-        ("secret", local(clearance="private"), False),
         ("public", hosted(), True),
         ("internal", hosted(), False),
         ("private", hosted(), False),
@@ -88,7 +86,6 @@ def test_cleared(data_class: str, model: Model, passes: bool) -> None:
         ("private", None, hosted(**INTERNAL), ["keys set k1 --data-class internal"], []),
         # Two who say the same: both lines must change.
         ("private", "private", FAR, ["keys set k1 --data-class public; and leave x-headgate-data-class"], []),
-        ("public", "secret", local(clearance="private"), ["models.near: {clearance: secret}"], ["approved", "never"]),
     ],
 )  # fmt: skip
 def test_cleared_names_the_lines_that_would_change_it(
@@ -107,7 +104,7 @@ def test_cleared_says_who_may_receive_what_and_why() -> None:
 
 SEEN = Findings(
     10, ("messages[0].content[1]",), searched=True, found=(Found("card", DataClass.private, 1, "messages[0].content"),),
-    past=Past(DataClass.private, "a text of it was private before", "h1"),
+    past=(Past(DataClass.private, "a text of it was private before", "h1"),),
 )  # fmt: skip
 
 
@@ -122,6 +119,17 @@ def test_a_refusal_names_the_line_for_every_source_above_the_clearance() -> None
         "privacy.effects: {card: public}; and headgate keys set k1 --media-class public; or in headgate.yaml, "
         "models.far: {clearance: private, approved: {by, contract, regions, until}}"
     )
+
+
+def test_many_entries_of_the_history_are_released_by_the_request_that_they_held_back() -> None:
+    many = " ".join(f"{number:016x}" for number in range(7))
+    findings = SEEN._replace(past=(Past(DataClass.private, "a text of it was private before", many),))
+    (found,) = decided(ask("far"), caller("public"), FAR, findings=findings).refusals
+    assert f"headgate privacy release --from {ask().id};" in found.remedy
+    few = many[:33]
+    (found,) = decided(ask("far"), caller("public"), FAR, findings=findings._replace(
+        past=(findings.past[0]._replace(id=few),))).refusals  # fmt: skip
+    assert f"headgate privacy release {few};" in found.remedy
 
 
 # promised
@@ -243,3 +251,15 @@ def test_every_reason_of_privacy_is_said_at_once() -> None:
         "Besides, far (hosted) does not",
     ):
         assert words in told.message
+
+
+def test_a_scanner_that_does_not_work_is_no_fault_of_the_request() -> None:
+    """It is told to come again, and of nothing that would have to be changed for ever."""
+    decision = decided(ask("far"), caller(), FAR, findings=searched({}, unread="scanner"))
+    assert [r.rule for r in decision.refusals] == ["door_closed"]
+    told = refused(decision, 7)
+    assert (told.status, told.code, told.retry_after) == (503, "door_closed", 7)
+    assert "the scanner does not work" in told.message and "keys set" not in told.message
+    lasting = decided(ask("far"), caller("internal"), FAR, findings=searched({}, unread="scanner"))
+    assert [r.rule for r in lasting.refusals] == ["data_class_not_cleared"]
+    assert refused(lasting, 7).status == 403, "it is internal whatever the scanner says"

@@ -8,10 +8,13 @@ import pytest
 
 from router.decision import eligibility
 from router.decision.clearance import PRIVACY
-from router.decision.eligibility import RULES, Rule, judge, worst_cost
-from router.records import Ask, Caller, Candidate, Gpu, Refusal
+from router.decision.eligibility import RULES, Rule, against, judge, worst_cost
+from router.decision.reasons import refused
+from router.decision.traits import describe
+from router.records import Ask, Caller, Candidate, Findings, Gpu, Refusal
 from serving.catalogue import DataClass, Model, Price
 from tests.fakes.asking import (
+    approval,
     ask,
     caller,
     candidate,
@@ -20,6 +23,7 @@ from tests.fakes.asking import (
     hosted,
     local,
     question,
+    searched,
     snapshot,
 )
 
@@ -50,6 +54,43 @@ def test_only_the_first_refusal_of_a_candidate_is_recorded() -> None:
     asked, who = ask("frontier", tools=[{}]), caller("private", lanes=frozenset())
     eligible, refusals = judge([candidate(FAR, state="closed")], question(asked, who, snapshot(FAR)))
     assert (eligible, [r.rule for r in refusals]) == ([], ["data_class_not_cleared"])
+
+
+def test_where_nobody_may_answer_every_rule_that_stands_against_a_candidate_is_told() -> None:
+    """A compliance officer who lifts one obstacle must not meet the next one only then."""
+    who = caller("private", lanes=frozenset({"private"}), budget_usd=0.0001)
+    asked = ask("frontier", tools=[{}], size=999_999)
+    found = decided(asked, who, NEAR, hosted(abilities={"chat"}), findings=Findings(10, ()))
+    rules = [r.rule for r in found.refusals if r.model == "far"]
+    assert rules == ["data_class_not_cleared", "lane_not_allowed", "ability_missing", "context_length_exceeded",
+                     "budget_exceeded"]  # fmt: skip
+    on_messages = decided(ask("far", route="messages"), who, NEAR, FAR, findings=Findings(10, ()))
+    assert [r.rule for r in on_messages.refusals if r.model == "far"] == [
+        "route_not_offered", "data_class_not_cleared", "lane_not_allowed", "budget_exceeded",
+    ]  # fmt: skip
+    assert [r.rule for r in on_messages.refusals if r.model == "near"] == ["other_model"], "nobody asked for that one"
+    told = refused(found, 10).message
+    assert all(r.reason in told and r.remedy in told for r in found.refusals if r.model == "far")
+
+
+@pytest.mark.parametrize("who", [caller("private"), caller("internal", requires=frozenset({"no-training"})), caller()])
+@pytest.mark.parametrize("seen", [searched({}), searched({}, unread="error"), Findings(10, ())])
+def test_what_a_caller_is_told_first_is_the_same_however_many_are_told(who: Caller, seen: Findings) -> None:
+    models = (NEAR, FAR, hosted("inner", clearance="private", approved=approval(), lanes=("cheap",)))
+    asked = question(ask("frontier"), who, snapshot(*models))._replace(ask=ask("frontier"))
+    traits = describe(ask("frontier"), who, seen, snapshot().catalogue.site)
+    asked = asked._replace(traits=traits)
+    each = [candidate(model) for model in models]
+    barred = [c for c in each if judge([c], asked)[1]]
+    for one in barred:
+        assert against([one], asked)[0] == judge([one], asked)[1][0]
+
+
+def test_an_ask_that_is_answered_pays_for_no_more_than_the_first() -> None:
+    found = decided(
+        ask(), caller("private", lanes=frozenset({"private", "cheap"})), NEAR, FAR, findings=Findings(9, ())
+    )
+    assert [r.rule for r in found.refusals] == ["data_class_not_cleared"] and found.order
 
 
 # allowed

@@ -111,3 +111,17 @@ def test_what_failed_just_now_comes_behind_its_replicas_and_before_other_models(
     slow = candidate(near, name="b", in_flight=9, outstanding=90_000)
     for draw in (0.0, 0.5, 0.9):
         assert first_of(draw, fast, slow, candidate(other)) == ["near@b", "near@a", "other"]
+
+
+def test_what_comes_back_after_a_rest_gets_work_by_its_share() -> None:
+    """Nobody knows how many requests either takes at once; without a share half of a burst would go to the one back."""
+    near, taken = local("near"), {"a": 0, "b": 0}
+    for number in range(1000):
+        shares = {"a": 1.0, "b": 0.1}
+        both = [candidate(near, name=n, outstanding=taken[n] * 100, share=share) for n, share in shares.items()]
+        taken[first_of(number / 1000, *both)[0].removeprefix("near@")] += 1
+    assert 80 < taken["b"] < 100
+    alone = candidate(near, name="b", share=0.1)
+    assert first_of(0.5, alone) == ["near@b"]
+    well, back = candidate(near, name="a", failing=True), candidate(near, name="b", share=0.1)
+    assert first_of(0.5, well, back)[0] == "near@b", "what fails now is worse"

@@ -43,7 +43,7 @@ def situations(draw: st.DrawFn, **asked: Any) -> tuple[Ask, Caller, Findings, Si
     found = draw(st.lists(st.builds(Found, st.sampled_from(["card", "email"]), st.sampled_from(DataClass)), max_size=4))
     opaque = draw(st.sampled_from([(), ("messages[0].content[1]",)]))
     unread = draw(st.sampled_from(["", "", *UNREAD, "another word"]))
-    findings = Findings(10, opaque, False, True, tuple(found), past(before) if before is not None else None, unread)
+    findings = Findings(10, opaque, False, True, tuple(found), (past(before),) if before is not None else (), unread)
     alone = [DataClass[key], DataClass[team], DataClass[route], *(one.effect for one in found)]
     alone += [DataClass[label]] if label else []
     alone += [before] if before is not None else []
@@ -75,7 +75,7 @@ def test_lowering_leaves_alone_what_was_found_what_was_private_before_and_what_i
     if asked.data_class is None:
         return
     found = data_class_of(asked, who, findings, where)
-    seen = [one.effect for one in findings.found] + ([findings.past.data_class] if findings.past else [])
+    seen = [one.effect for one in findings.found] + [one.data_class for one in findings.past]
     seen += [who.media_class] if findings.opaque else []
     seen += [PRIVATE] if findings.unread else []
     assert found.data_class >= max([asked.data_class, *seen])
@@ -119,11 +119,11 @@ def test_a_key_without_the_scope_lowers_nothing_whatever_else_holds(
         ),
         (caller("public", media_class=PUBLIC), None, Findings(10, ("prompt",)), Site(), "public", "key k1 is public"),
         (
-            caller("public"), None, CLEAN._replace(past=past()), Site(), "private",
+            caller("public"), None, CLEAN._replace(past=(past(),)), Site(), "private",
             "a text of it was private before (entry h1 of the history), so it is private",
         ),
         (
-            caller("public"), None, CLEAN._replace(past=past()._replace(id="", why="it cannot be looked up")), Site(),
+            caller("public"), None, CLEAN._replace(past=(Past(PRIVATE, "it cannot be looked up", ""),)), Site(),
             "private", "it cannot be looked up, so it is private",
         ),
         (
@@ -155,7 +155,7 @@ def test_it_says_where_it_comes_from(
 
 
 def test_every_source_is_named_the_highest_first_and_of_equal_ones_the_key() -> None:
-    findings = CLEAN._replace(found=(Found("private_key", SECRET, 1, "input"),), past=past(INTERNAL))
+    findings = CLEAN._replace(found=(Found("private_key", SECRET, 1, "input"),), past=(past(INTERNAL),))
     found = classed(ask(raised="private"), caller("private"), findings, site("private", "internal"))
     assert [source.kind for source in found.sources] == ["found", "key", "team", "request", "route", "past"]
     assert found.why == found.sources[0].why
@@ -224,7 +224,7 @@ def test_what_was_not_searched_whole_says_why(findings: Findings, why: str) -> N
         ("private", "public", CLEAN._replace(found=(Found("email", INTERNAL),)), Site(), "internal", True),
         ("private", "public", CLEAN._replace(found=(Found("card", PRIVATE),)), Site(), "private", False),
         ("public", "public", CLEAN._replace(found=(Found("private_key", SECRET),)), Site(), "secret", False),
-        ("private", "public", CLEAN._replace(past=past()), Site(), "private", False),
+        ("private", "public", CLEAN._replace(past=(past(),)), Site(), "private", False),
         ("private", "public", Findings(10, ("prompt",), searched=True), Site(), "private", False),
         ("private", "public", CLEAN._replace(unread="error"), Site(), "private", False),
     ],

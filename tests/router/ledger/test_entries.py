@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import hashlib
 import json
 import secrets
 from collections.abc import Iterator
@@ -110,6 +111,18 @@ def test_upstream_failure(ledger: Ledger) -> None:
     assert (closed["outcome"], closed["status"], closed["error"]) == ("failed", 502, "upstream_bad_response")
     assert closed["attempts"][0]["detail"] == "near did not give a usable answer"  # our own words may stay
     settled(ledger, 0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kept"),
+    [("door_refused", True), ("door_closed", True), ("unreachable", True), ("error", False), ("bad_request", False)],
+)
+def test_the_door_s_reason_is_kept_and_an_upstream_s_words_are_not(ledger: Ledger, outcome: str, kept: bool) -> None:
+    reason = "data_class_not_cleared: it holds what counts as private (card)"
+    with pytest.raises(Forbidden), ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)) as entry:
+        entry.attempts.append(attempt(outcome, 403, reason))
+        raise Forbidden("no", code="data_class_not_cleared")
+    assert both(ledger)[1]["attempts"][0]["detail"] == (reason if kept else "")
 
 
 class Surprise(Exception):
@@ -474,6 +487,19 @@ def test_no_word_of_a_request_is_in_the_ledgers_files_or_metrics(ledger: Ledger,
         kept = " ".join(str(row) for row in db.execute("SELECT * FROM events"))
     assert word not in kept
     assert '"chat_template_kwargs"' in kept  # names of the API's own fields are kept
+
+
+def test_whoever_has_the_ledger_cannot_try_names_of_sessions(store: Store) -> None:
+    """The same name under another installation's secret is another one; under its own it stays the same one."""
+    names = []
+    for number, secret in enumerate(("ours", "ours", "theirs", "", "")):
+        ledger = Ledger(store, Budgets(), Metrics(), secret=secret)
+        asked = ask(id=f"req_s{number}", session="jones")
+        with ledger.entry(asked, WHO, decided(asked, WHO, NEAR)) as entry:
+            entry.model = NEAR
+        names.append(both(ledger, f"req_s{number}")[0]["session"])
+    assert names[0] == names[1] and len(set(names)) == 4
+    assert hashlib.sha256(f"{WHO.key}\0jones".encode()).hexdigest()[:16] not in names
 
 
 def test_the_session_groups_requests_of_one_key_without_its_words(ledger: Ledger) -> None:

@@ -25,6 +25,7 @@ DECLARED = {
     "headgate_instance_tokens_total", "headgate_gpu_memory_total_bytes", "headgate_gpu_memory_free_bytes",
     "headgate_gpu_utilisation", "headgate_gpu_power_watts", "headgate_gpu_temperature_celsius", "headgate_gpu_fault",
     "headgate_gpu_throttled", "headgate_door_open", "headgate_ledger_healthy", "headgate_tasks",
+    "headgate_history_healthy", "headgate_scanner_healthy",
     "headgate_router_workers", "headgate_router_workers_expected",
     "headgate_attempts_total", "headgate_retries_total", "headgate_endpoint_resting",
 }  # fmt: skip
@@ -231,6 +232,8 @@ def test_queue_door_and_ledger() -> None:
     found = live(queue_length=7, door_open=False, ledger_healthy=True)
     assert (found["headgate_queue_length", ""], found["headgate_door_open", ""]) == (7, 0)
     assert found["headgate_ledger_healthy", ""] == 1
+    assert live(history_healthy=False)["headgate_history_healthy", ""] == 0
+    assert ("headgate_history_healthy", "") not in live()  # nothing is remembered: neither well nor not
     assert ("headgate_door_open", "") not in live(door_open=None)  # there is none: neither open nor closed
 
 
