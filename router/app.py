@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,11 +19,13 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from router import proxies
 from router.api import admin, pages, shedding
 from router.api.bridge import Bridge
 from router.api.edge import Edge
 from router.api.inference import Inference
 from router.api.protocol import protocol_of
+from router.clock import Forward
 from router.decision.checking import checked
 from router.decision.outgoing import body_for
 from router.gate import Gate
@@ -35,9 +38,9 @@ from router.ledger.keys import Keyring
 from router.ledger.metrics import Live, Metrics
 from router.ledger.prices import Prices
 from router.ledger.rates import Rates
-from router.ledger.store import Store, connect
+from router.ledger.store import Store, connect, latest
 from router.ledger.totals import Totals
-from router.listen import Listen, Opened, shared
+from router.listen import Listen, Opened, bound, shared
 from router.pipeline import Pipeline
 from router.siblings import Siblings
 from router.upstream.attempts import Attempts
@@ -49,7 +52,7 @@ from router.upstream.room import Room
 from router.upstream.sending import Sending
 from router.workers import BUDGETS, DRAIN_S, RATES, Share, one_of_several, only_one
 from serving import isolation
-from serving.catalogue import Catalogue, Privacy
+from serving.catalogue import Catalogue, DataClass, Privacy
 from serving.home import Home, listen_privately
 
 if TYPE_CHECKING:
@@ -91,6 +94,9 @@ def build(home: Home, catalogue: Catalogue, share: Share | None = None) -> Built
 def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.ExitStack) -> Built:
     settings, now = catalogue.site.router, time.time()
     store, metrics = Store(home.ledger, share.writer), Metrics()
+    forward = Forward(latest(home.ledger))
+    if behind := forward.trouble():
+        LOG.warning("%s", behind)
     budgets, rates = _money(home, store, share, now, stack)
     keyring = Keyring(home.ledger, home.secret("pepper"))
     deadlines = Deadlines(
@@ -102,23 +108,24 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     door = Address.parse(f"unix:{home.socket('door')}") if catalogue.hosted() else None
     prices, room = Prices.of(catalogue, now), Room(share.part(settings.queue_length), settings.queue_wait_s)
     serving = Address.parse(f"unix:{home.socket('serving')}")
-    fleet = Fleet(prices.catalogue, connections, serving, door, room, prices.rate, share.part, health)
-    ledger = Ledger(store, budgets, metrics, prices)
-    metrics.watch(lambda: _live(fleet, room, store, share.of))
+    fleet = Fleet(prices.catalogue, connections, serving, door, room, prices.rate, share.part, health, forward.now)
+    ledger = Ledger(store, budgets, metrics, prices, secret=home.secret("session"))
     sending = Sending(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
     attempts = Attempts(sending, fleet, room, checked, health)
     gate, forms = _gate(home, catalogue, stack), Forms(settings.schemas_per_minute)
-    pipeline = Pipeline(fleet, ledger, attempts, gate, forms, max(1, settings.queue_wait_s))
-    rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store), metrics.refused)
+    metrics.watch(lambda: _live(fleet, room, store, gate, share.of))
+    aside = _aside(stack)
+    pipeline = Pipeline(fleet, ledger, attempts, gate, forms, max(1, settings.queue_wait_s), aside)
+    rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store), metrics.refused, forward.now)
     memory = shedding.own_share(settings.memory_limit_mb, settings.workers, shedding.read_text)
     max_body = int(settings.max_body_mb * 2**20)
     load = shedding.Load(settings.max_requests, memory, max_body=max_body)
-    inference = Inference(pipeline, keyring, rates, load, max_body, _aside(stack))
+    inference = Inference(pipeline, keyring, rates, load, max_body, aside, today=forward.now)
     edge = Edge(settings, inference, Bridge(rest), rates, load, metrics.refused)
     others = {n: home.socket(share.socket(n)) for n in range(1, share.of + 1) if n != share.number}
     siblings = Siblings(connections, share.number, others)
     totals = Totals(successor=bool(share.gone))
-    state = functools.partial(_state, fleet, catalogue.site.isolate)
+    state = functools.partial(_state, fleet, gate, catalogue.site.isolate)
     operator = admin.build(pipeline, ledger, keyring, state, catalogue.site.keys, siblings, totals)
     return Built(edge, rest, operator, fleet, keyring, store, connections, gate, share, stack.pop_all())
 
@@ -145,48 +152,67 @@ def _gate(home: Home, catalogue: Catalogue, stack: contextlib.ExitStack) -> Gate
     """
     if not catalogue.hosted():
         return Gate(None)
-    secret, begun = home.secret("history"), home.root / "history-begun"
-    history = open_history(home.ledger, secret, begun, catalogue.site.privacy.history_days)
+    privacy, secret, begun = catalogue.site.privacy, home.secret("history"), home.root / "history-begun"
+    scanner, effects = _scanner(home, privacy), _effects(privacy)
+    history = open_history(home.ledger, secret, begun, privacy.history_days, effects)
     stack.callback(history.close)
-    gate = Gate(_scanner(home, catalogue.site.privacy), history)
+    if history.killed:
+        LOG.warning("a router before this one was killed: what it was answering then may not be remembered as private")
+    gate = Gate(scanner, history, make=functools.partial(_scanner, home, privacy))
     stack.callback(gate.close)  # before the history
     return gate
 
 
-def _scanner(home: Home, privacy: Privacy) -> Scanner | None:
-    """The scanner; None where it cannot be used, which closes the way out and nothing else."""
+def _scanner(home: Home, privacy: Privacy) -> Scanner | str:
+    """The scanner, or why it cannot be used, which closes the way out alone."""
     try:
         # Here, since it needs packages and memory that a router without providers does not.
         from router.scanner import rules
         from router.scanner.scanner import Scanner, ScannerError
     except ImportError as missing:
         LOG.error("nothing leaves: the scanner needs %s", missing.name)
-        return None
+        return f"it needs {missing.name}"
     try:
         return Scanner(rules.of(privacy), home.root / "rules")
     except (ScannerError, rules.UnknownKind) as wrong:
         LOG.error("nothing leaves: %s", wrong)
-        return None
+        return str(wrong)
+
+
+def _effects(privacy: Privacy) -> dict[str, DataClass]:
+    """What each kind of finding means now; where nobody can say, what was noted keeps the class it had."""
+    with contextlib.suppress(ImportError):
+        from router.scanner import rules
+
+        with contextlib.suppress(rules.UnknownKind):
+            return rules.effects(privacy)
+    return {}
 
 
 def _aside(stack: contextlib.ExitStack) -> Executor:
-    """A thread in which large bodies are parsed, one after the other: more would only share one interpreter."""
+    """A thread in which large bodies are parsed and looked through, one after the other: more would only share one
+    interpreter."""
     made = ThreadPoolExecutor(1, "bodies")
     stack.callback(made.shutdown, wait=False, cancel_futures=True)
     made.submit(bool)  # starts it now, and not with the first large body
     return made
 
 
-def _live(fleet: Fleet, room: Room, store: Store, workers: int) -> Live:
+def _live(fleet: Fleet, room: Room, store: Store, gate: Gate, workers: int) -> Live:
     """What the metrics show of now."""
     tasks = len(asyncio.all_tasks())
     endpoints, waiting = fleet.snapshot().endpoints, room.waiting()
-    return Live(endpoints, fleet.gpus, waiting, tasks, store.healthy, fleet.door_open, workers)
+    remembered, searched = (None, None) if fleet.door_open is None else (not gate.forgets, not gate.trouble)
+    return Live(endpoints, fleet.gpus, waiting, tasks, store.healthy, fleet.door_open, remembered, searched, workers)
 
 
-def _state(fleet: Fleet, isolate: bool) -> dict[str, Any]:
+def _state(fleet: Fleet, gate: Gate, isolate: bool) -> dict[str, Any]:
     """What the operator is told; of isolation what the kernel says now, not what was asked of it at the start."""
-    return fleet.state() | {"isolation": {"asked": isolate, "way_out": isolation.way_out() if isolate else ""}}
+    isolated = {"asked": isolate, "way_out": isolation.way_out() if isolate else ""}
+    scanner = "" if fleet.door_open is None else gate.trouble  # without a provider there is none
+    return fleet.state() | {
+        "isolation": isolated, "history": {"trouble": gate.forgets}, "scanner": {"trouble": scanner},
+    }  # fmt: skip
 
 
 def _unready(fleet: Fleet, store: Store) -> str:
@@ -220,6 +246,8 @@ async def serve(
 
     `made`: the sockets to listen on, where they had to be there first.
     """
+    if told := proxies.ignored(os.environ):
+        LOG.warning("%s", told)
     callers = _config(
         built.pages, host=listen.host, port=listen.port, cert=listen.tls_cert, key=listen.tls_key,
         http=protocol_of(built.edge),
@@ -230,15 +258,15 @@ async def serve(
         servers.append(Server(_config(admin.with_token(built.admin, tokens), port=port)))
     async with _background(built):
         # Callers' address first: whoever hears the admin socket answer may count on it.
-        bound = made.callers if made else None if built.share.alone else shared(listen)
-        running = [asyncio.create_task(servers[0].serve(bound))]
+        sockets = made.callers if made else bound(listen) if built.share.alone else shared(listen)
+        running = [asyncio.create_task(servers[0].serve(sockets))]
         up = asyncio.create_task(servers[0].up.wait())
         await asyncio.wait({running[0], up}, return_when=asyncio.FIRST_COMPLETED)
         up.cancel()
         for server in servers[1:]:
             operator = made.operator if made else None
-            sockets = [listen_privately(Path(server.config.uds))] if server.config.uds else operator
-            running.append(asyncio.create_task(server.serve(sockets=sockets)))
+            theirs = [listen_privately(Path(server.config.uds))] if server.config.uds else operator
+            running.append(asyncio.create_task(server.serve(sockets=theirs)))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({*running, stopping}, return_when=asyncio.FIRST_COMPLETED)
         for server in servers:
@@ -249,8 +277,10 @@ async def serve(
         stopping.cancel()
     await built.connections.close()
     built.keyring.close()
-    built.store.close()
-    built.held.close()
+    try:
+        built.store.close()
+    finally:  # what the history still has to write is told of whatever becomes of the ledger
+        built.held.close()
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import Executor
 from typing import Protocol
 
 from router.decision.decide import could_leave, decide
@@ -17,16 +18,21 @@ from router.errors import ClientLeft, HeadgateError
 from router.gate import Gate, Seen
 from router.ledger.entries import Ledger
 from router.ledger.forms import Forms
-from router.records import Ask, Caller, Decision, Route, Snapshot
+from router.records import Ask, Caller, Decision, Findings, Route, Snapshot
 from router.scanner import reading
 from router.upstream.answer import Answer as Answer
 from router.upstream.attempts import Attempts
 from router.upstream.fleet import Fleet
 
+AT_ONCE = 64 * 1024
+"""Bytes of a body that is looked through on the event loop: at most about 5 ms, in many small parts or tools. What is
+larger is looked through in a thread, and the loop turns meanwhile."""
+
 
 class Reply(Protocol):
     """Where an answer goes: the HTTP edge is one."""
 
+    def decided(self, decision: Decision) -> None: ...
     async def send(self, answer: Answer, decision: Decision) -> None: ...
 
 
@@ -34,10 +40,12 @@ class Pipeline:
     """Everything a request passes, in order."""
 
     def __init__(
-        self, fleet: Fleet, ledger: Ledger, attempts: Attempts, gate: Gate, forms: Forms, retry_after_s: int
+        self, fleet: Fleet, ledger: Ledger, attempts: Attempts, gate: Gate, forms: Forms, retry_after_s: int,
+        aside: Executor | None = None,
     ) -> None:  # fmt: skip
+        """`aside`: the thread in which large bodies are looked through; None is one of the loop's own."""
         self._fleet, self._ledger, self._attempts, self._gate = fleet, ledger, attempts, gate
-        self._forms, self._retry_after_s = forms, retry_after_s
+        self._forms, self._retry_after_s, self._aside = forms, retry_after_s, aside
 
     async def run(self, ask: Ask, caller: Caller, reply: Reply) -> None:
         """Answer `ask` into `reply`, or raise a HeadgateError before anything was sent."""
@@ -46,26 +54,32 @@ class Pipeline:
         except (Exception, asyncio.CancelledError) as error:  # ours or not: it is accounted for
             self.refuse(ask.id, caller, ask.route, _known(error))
             raise
+        reply.decided(decision)  # a stream may have to begin before anybody has answered
         answer: Answer | None = None
+        noting = self._gate.noting(ask, caller, seen)
         try:
             with self._ledger.entry(ask, caller, decision) as entry:  # 7 open, 10 close
                 if not decision.order:
                     raise refused(decision, self._retry_after_s)
                 self._forms.admit(caller, compiled(ask.route, ask.body), time.monotonic())
                 answer = await self._attempts.first_answer(ask, caller, decision, entry)  # 8 attempt
-                if self._gate.remembers:
-                    answer.keep()
+                if noting is not None:
+                    answer.keep(noting.expect)
                 try:
                     await reply.send(answer, decision)  # 9 relay
                 finally:
                     answer.close()
         finally:
-            if self._gate.remembers:  # what was private stays so, however this request ended
-                self._gate.ended(ask, caller, seen, None if answer is None else answer.said())
+            if noting is not None:  # what was private stays so, however this request ended
+                noting.ended(None if answer is None else answer.said())
 
     def refuse(self, request: str, caller: Caller, route: Route, error: HeadgateError) -> None:
         """Account for a request that ended before there was a decision."""
         self._ledger.refused(request, caller, route, error)
+
+    def repeat(self, request: str, caller: Caller, route: Route, first: str, status: int) -> None:
+        """Account for a request that is given the answer to an earlier one, `first`, again. Raises HeadgateError."""
+        self._ledger.repeated(request, caller, route, first, status)
 
     def snapshot(self) -> Snapshot:
         """What is served now."""
@@ -76,8 +90,10 @@ class Pipeline:
         return (await self._decided(ask, caller))[0]
 
     async def _decided(self, ask: Ask, caller: Caller) -> tuple[Decision, Seen]:
-        check(ask)  # 3 describe: what asks for too much is refused before it is read
-        seen = Seen(reading.read(ask.body))
+        if ask.size <= AT_ONCE:  # 3 describe
+            seen = Seen(_read(ask))
+        else:
+            seen = Seen(await asyncio.get_running_loop().run_in_executor(self._aside, _read, ask))
         spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
         snapshot = self._fleet.snapshot(spent)  # 4 snapshot
         if could_leave(ask, caller, seen.findings, snapshot):  # what can only stay is not searched before its answer
@@ -85,6 +101,12 @@ class Pipeline:
             spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
             snapshot = self._fleet.snapshot(spent)  # searching took its time
         return decide(ask, caller, seen.findings, snapshot), seen  # 5 eligible, 6 order
+
+
+def _read(ask: Ask) -> Findings:
+    """What nobody can read of it, and what it would fetch. What asks for too much is refused before it is read."""
+    check(ask)
+    return reading.read(ask.body)
 
 
 def _known(error: BaseException) -> HeadgateError:

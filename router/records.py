@@ -83,7 +83,7 @@ class Past(NamedTuple):
     why: str
     """One plain sentence, without any text of the request."""
     id: str
-    """The entry's id: `headgate privacy why ID` shows it."""
+    """The entry's id: `headgate privacy why ID` shows it. Several of which the same is said, with spaces between."""
 
 
 class Findings(NamedTuple):
@@ -98,8 +98,8 @@ class Findings(NamedTuple):
     searched: bool = False
     """Whether detectors and history were asked. What was not searched never leaves."""
     found: tuple[Found, ...] = ()
-    past: Past | None = None
-    """The highest class that the session or a text of it had before."""
+    past: tuple[Past, ...] = ()
+    """What the session and the texts of it were before."""
     unread: str = ""
     """Why not every byte was searched: `budget`, `timeout`, `error`, `scanner`; empty where every byte was."""
 
@@ -189,6 +189,8 @@ class Endpoint(NamedTuple):
     """Why it is left alone for now: it failed in a row, or it asked for a pause. It comes last in every order."""
     failing: bool = False
     """Whether it failed in the last moments: then it comes behind the other endpoints of its model."""
+    share: float = 1.0
+    """The share of what its replicas get that it may have; less than 1 for a while after a rest, and never 0."""
     running: int | None = None
     """Requests the engine itself says it runs; None is unknown."""
     waiting: int | None = None
@@ -213,14 +215,14 @@ class Endpoint(NamedTuple):
         return self.busy or 0 < self.limit <= self.in_flight
 
     def now(
-        self, in_flight: int, limit: int, busy: bool, outstanding: int, resting: str, failing: bool
+        self, in_flight: int, limit: int, busy: bool, outstanding: int, resting: str, failing: bool, share: float
     ) -> Endpoint:  # fmt: skip
         """The endpoint with what the router itself knows of it now. Field by field: `_replace` takes three times as
         long, for every endpoint at every request."""
         return Endpoint(
             self.name, self.model, self.address, self.state, self.detail, in_flight, limit, busy, outstanding, resting,
-            failing, self.running, self.waiting, self.kv_use, self.asleep, self.attached, self.served, self.context,
-            self.gpus, self.restarts, self.prompt_tokens, self.output_tokens,
+            failing, share, self.running, self.waiting, self.kv_use, self.asleep, self.attached, self.served,
+            self.context, self.gpus, self.restarts, self.prompt_tokens, self.output_tokens,
         )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ class Model(Record):
     context: int = Field(gt=0, description="tokens, prompt and answer together")
     output: int = Field(gt=0, description="output tokens allowed where the caller names no limit")
     price: Price | None = Field(None, description="hosted: list price. local: internal rate. Absent: unpriced")
-    clearance: Class | None = Field(None, description="highest data class it may receive")
+    clearance: Class | None = Field(None, description="hosted: highest data class it may receive; a local one: secret")
     approved: Approval | None = None
     same_as: Name | None = Field(None, description="the model whose weights these are, served elsewhere")
     # local
@@ -103,6 +103,12 @@ class Model(Record):
             raise ValueError("the lane private is for local models only; take it out of `lanes`")
         if self.place == "local" and self.provider:
             raise ValueError("a local model has no `provider`")
+        if self.place == "local" and self.clearance not in (None, DataClass.secret):
+            # What stays is not searched before its answer, so nothing would hold a lower one against what is in it.
+            raise ValueError(
+                "a local model may receive everything: take `clearance` out; one that may not is entered as hosted, of "
+                "a provider of yours with `private_ranges`, for then each request to it is searched"
+            )
         if self.clearance is not None and self.place == "hosted" and self.clearance > DataClass.public:
             if self.clearance is DataClass.secret:
                 raise ValueError("secret data never leaves; set `clearance` to private at most")

@@ -89,6 +89,7 @@ class Words(Record):
     data_class: Class = DataClass.private
     words: tuple[str, ...] = Field((), description="whole words, in any case")
     pattern: str = Field("", description="a regular expression, as Hyperscan takes it")
+    example: str = Field("", description="a text the pattern must find: the scanner tests itself with it")
 
 
 class Privacy(Record):

@@ -113,6 +113,7 @@ def of_all(number: int, own: dict[str, Any], others: dict[int, dict[str, Any] | 
         for part in ("in_flight", "limit", "outstanding"):
             endpoint[part] += sum(e[part] for e in same)
     ledgers = [own["ledger"], *(other["ledger"] for other in heard)]
+    histories, scanners = ([own[part], *(other[part] for other in heard)] for part in ("history", "scanner"))
     # Where one worker can get out, that is what counts.
     open_one = next(({"isolation": one["isolation"]} for one in heard if one.get("isolation", {}).get("way_out")), {})
     answer = sorted([number, *(n for n, other in others.items() if other is not None)])
@@ -122,6 +123,8 @@ def of_all(number: int, own: dict[str, Any], others: dict[int, dict[str, Any] | 
         "in_flight": sum(one["in_flight"] for one in (own, *heard)),
         "waiting": sum(one["waiting"] for one in (own, *heard)),
         "ledger": next((ledger for ledger in ledgers if not ledger["healthy"]), ledgers[0]),
+        "history": next((one for one in histories if one["trouble"]), histories[0]),
+        "scanner": next((one for one in scanners if one["trouble"]), scanners[0]),
         "workers": {"count": 1 + len(others), "answer": answer},
     }
 

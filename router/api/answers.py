@@ -8,7 +8,7 @@ from functools import lru_cache
 
 Headers = Iterable[tuple[bytes, bytes]]
 JSON = b"content-type: application/json\r\n"
-EVENTS = b"content-type: text/event-stream\r\ncache-control: no-cache\r\n"
+EVENTS = "text/event-stream"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment: clients of server-sent events read over it."""

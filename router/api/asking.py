@@ -89,8 +89,11 @@ def _label(value: Any, name: str) -> str | None:
 
 
 def _session(header: str | None, body: dict[str, Any]) -> str | None:
-    """The name a caller gave its conversation, in one of the three places that clients use."""
+    """The name a caller gave its conversation, in one of the two places that clients use.
+
+    Not what names more than one: `prompt_cache_key` is a bucket of a cache, which applications share among all their
+    users, and `user` and `safety_identifier` are a person.
+    """
     metadata = body.get("metadata")
     said = metadata.get("session_id") if isinstance(metadata, dict) else None
-    names = (header, body.get("prompt_cache_key"), said)
-    return next((name[:MAX_SESSION] for name in names if name and isinstance(name, str)), None)
+    return next((name[:MAX_SESSION] for name in (header, said) if name and isinstance(name, str)), None)

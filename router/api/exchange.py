@@ -35,7 +35,10 @@ class Line(Protocol):
 class Exchange:
     """One request being answered. For the pipeline it is the reply."""
 
-    __slots__ = ("_line", "_rates", "broken", "caller", "head", "id", "kept", "reply", "route", "started", "streams")
+    __slots__ = (
+        "_decision", "_line", "_rates", "broken", "caller", "head", "id", "kept", "reply", "route", "started",
+        "streams",
+    )  # fmt: skip
 
     def __init__(self, line: Line, rates: Rates, request_id: str) -> None:
         self._line, self._rates, self.id = line, rates, request_id
@@ -50,6 +53,7 @@ class Exchange:
         """Whether the answer ended before its end: the connection ends with it, so that nobody takes it for whole."""
         self.reply: Answer | None = None
         """What the upstream answered."""
+        self._decision: Decision | None = None
         self.kept: Kept | None = None
         """What was answered, where it is to be given again."""
 
@@ -78,6 +82,10 @@ class Exchange:
             lines += b"allow: POST\r\n"
         self.whole(error.status, lines, error.envelope(self.route))
 
+    def decided(self, decision: Decision) -> None:
+        """Who may answer is known by now, and who does is not."""
+        self._decision = decision
+
     def stream(self) -> None:
         """From now on the answer is a stream: should nothing come for long, it is kept alive."""
         self.streams = True
@@ -86,7 +94,8 @@ class Exchange:
     def keep_alive(self) -> None:
         """Nothing has come for long: say that the answer is still on its way."""
         if not self.started:
-            self._begin(answers.EVENTS)
+            why = () if self._decision is None else _why(self._decision)
+            self._begin(answers.fixed_lines(answers.EVENTS, why, stream=True))
         self._piece(answers.KEEP_ALIVE)
 
     def ping(self) -> None:
@@ -138,14 +147,18 @@ class Exchange:
         return answers.lines(self._rates.headers(caller, time.monotonic()))
 
 
+def _why(decision: Decision) -> tuple[tuple[str, str], ...]:
+    """What is known before anybody has answered."""
+    return ("x-headgate-lane", decision.lane), ("x-headgate-reason", decision.reason)
+
+
 def _lines(answer: Answer, decision: Decision) -> bytes:
     """Who answered, and why."""
     model = answer.candidate.model
     fields = [
         ("x-headgate-model", model.name),
         ("x-headgate-place", model.place),
-        ("x-headgate-lane", decision.lane),
-        ("x-headgate-reason", decision.reason),
+        *_why(decision),
     ]
     if answer.trigger:
         fields.append(("x-headgate-trigger", answer.trigger))

@@ -14,7 +14,7 @@ LONGEST_KEY = 255
 KEPT_S = 24 * 3600
 MOST_ENTRIES, MOST_BYTES = 10_000, 64 * 2**20
 PASSING = (403, 404, 429, 499)
-"""Errors that the operator or time may change, besides those with Retry-After; they are not kept."""
+"""Errors that the operator or time may change; they are not kept."""
 Name = tuple[str, str, str]
 """The caller's key, the route, and what the caller named the request."""
 
@@ -109,8 +109,11 @@ class Idempotency:
 
 
 def final(error: HeadgateError) -> bool:
-    """Whether an error is the answer for good, so that it is kept like any other."""
-    return error.status not in PASSING and not (error.status >= 500 and error.retry_after is not None)
+    """Whether an error is the answer for good, so that it is kept like any other.
+
+    A failure of ours or of an upstream is not: nobody was answered, and asking again has no effect but its cost.
+    """
+    return error.status < 500 and error.status not in PASSING
 
 
 def _size(kept: Kept) -> int:

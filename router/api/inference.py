@@ -41,10 +41,12 @@ class Inference:
     def __init__(
         self, pipeline: Pipeline, keyring: Keyring, rates: Rates, load: Load, max_body: int,
         aside: Executor | None = None, idempotency: Idempotency | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, today: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
+        """`clock`: seconds, for limits; `today`: Unix seconds that never go back, which the ends of keys are held
+        against."""
         self._pipeline, self._keyring, self._rates, self._load = pipeline, keyring, rates, load
-        self._max_body, self._clock = max_body, clock
+        self._max_body, self._clock, self._today = max_body, clock, today
         self._aside = aside
         """Where large bodies are parsed; None is the loop's own threads."""
         self._idempotency = Idempotency() if idempotency is None else idempotency
@@ -55,7 +57,7 @@ class Inference:
         exchange.route = BY_PATH[head.path]
         if head.method != "POST":
             raise WrongMethod("Use POST.")
-        exchange.caller = authenticate(head.headers, self._keyring, time.time())
+        exchange.caller = authenticate(head.headers, self._keyring, self._today())
         try:
             check_body(head, self._max_body)
             self._load.check(self._clock(), head.length)
@@ -83,6 +85,7 @@ class Inference:
         if claim is None:
             await self._run(exchange, exchange.caller, ask)
         elif claim.kept is not None:
+            self._pipeline.repeat(exchange.id, exchange.caller, route, claim.kept.request_id, claim.kept.status)
             exchange.repeat(claim.kept)
         else:
             await self._run_once(exchange, exchange.caller, ask, claim)

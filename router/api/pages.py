@@ -91,9 +91,13 @@ NOT_OFFERED = {
 
 
 def build(
-    pipeline: Pipeline, keyring: Keyring, ready: Callable[[], str], count: Callable[[str], None]
+    pipeline: Pipeline, keyring: Keyring, ready: Callable[[], str], count: Callable[[str], None],
+    today: Callable[[], float] = time.time,
 ) -> FastAPI:  # fmt: skip
-    """The application. `ready` says why the router is not ready, or "" where it is; `count` is told of refusals."""
+    """The application. `ready` says why the router is not ready, or "" where it is; `count` is told of refusals.
+
+    `today`: Unix seconds that never go back, which the ends of keys are held against.
+    """
     # No docs_url: FastAPI's pages load scripts from elsewhere, and nothing here phones home.
     app = FastAPI(title="Headgate", version="1", docs_url=None, redoc_url=None)
     _describe_inference(app)
@@ -114,7 +118,7 @@ def build(
         openapi_extra={"security": SECURITY}, responses=dict.fromkeys(ELSEWHERE, ERROR),
     )  # fmt: skip
     async def models(request: Request) -> dict[str, Any]:
-        caller = authenticate(request.scope["headers"], keyring, time.time())
+        caller = authenticate(request.scope["headers"], keyring, today())
         now = pipeline.snapshot()
         served = {e.model: now.models[e.model] for e in now.endpoints}
         entries = [

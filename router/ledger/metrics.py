@@ -47,6 +47,8 @@ LIVE: dict[str, tuple[str, ...]] = {
     "headgate_router_workers_expected": ("Workers it should have, by router.workers.",),
     "headgate_door_open": ("1 where the door lets requests out; absent without a provider.",),
     "headgate_ledger_healthy": ("1 where records reach the ledger's disk.",),
+    "headgate_history_healthy": ("1 where what was private is remembered; absent without a provider.",),
+    "headgate_scanner_healthy": ("1 where the router's scanner works; absent without a provider.",),
 }
 """What is read when somebody asks: help text and labels. Gauges, but for those that end in `_total`."""
 
@@ -63,6 +65,10 @@ class Live:
     ledger_healthy: bool = True
     door_open: bool | None = None
     """None where there is no door."""
+    history_healthy: bool | None = None
+    """None where nothing is remembered."""
+    scanner_healthy: bool | None = None
+    """None where there is none."""
     workers: int = 1
     """How many the router should have; of those that answer each counts itself."""
 
@@ -302,6 +308,8 @@ def _readings(live: Live) -> Iterator[Reading]:
     yield "headgate_router_workers_expected", (), live.workers
     yield "headgate_door_open", (), live.door_open
     yield "headgate_ledger_healthy", (), live.ledger_healthy
+    yield "headgate_history_healthy", (), live.history_healthy
+    yield "headgate_scanner_healthy", (), live.scanner_healthy
 
 
 def _of_instance(endpoint: Endpoint, where: tuple[str, str]) -> Iterator[Reading]:

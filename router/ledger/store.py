@@ -47,6 +47,11 @@ GROUP_WAIT_S = 0.01
 events, so each one of its own would cost a request more than all else that is done for it."""
 LOOK_S = (0.0002, 0.002)
 """Seconds between two looks at a lock that another process holds."""
+LATEST = (
+    "SELECT MAX(at) FROM events WHERE kind = 'opened'",
+    "SELECT MAX(at) FROM events WHERE kind = 'refused'",
+    "SELECT MAX(CAST(value AS REAL)) FROM history WHERE name = 'seen'",
+)
 RETRY_S = 0.25
 """Seconds between two tries at a disk that takes nothing."""
 
@@ -238,6 +243,18 @@ class Store:
             self._asked = [asked for asked in self._asked if asked[0] > self._written]
         for tell in ready:
             tell()
+
+
+def latest(path: Path) -> float:
+    """The latest moment that the ledger tells of, in Unix seconds; 0 where of none. Raises LedgerError.
+
+    By the indices of what was asked; the history says each hour what time it is.
+    """
+    try:
+        with contextlib.closing(connect(path, read_only=True)) as db:
+            return max(float(db.execute(question).fetchone()[0] or 0.0) for question in LATEST)
+    except (sqlite3.Error, ValueError) as broken:
+        raise LedgerError(f"the ledger {path} cannot be read: {broken}") from broken
 
 
 @functools.cache

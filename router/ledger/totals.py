@@ -22,6 +22,7 @@ JOINED: dict[str, Callable[[float, float], float]] = {
     "headgate_router_workers": operator.add,
     "headgate_endpoint_resting": max,
     "headgate_ledger_healthy": min,
+    "headgate_history_healthy": min,
 }
 """Gauges of which each worker has a reading of its own, and how two of them make one."""
 

@@ -71,11 +71,10 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds each phase may take. `first_byte_s` runs from sending to the first byte of the body (of a stream: its
-    first event), since engines send their head before the prompt is read; `first_token_s` to a stream's first delta,
-    and only where whoever asks says that somebody else may answer; `idle_s` is for what brings the answer on after
-    that, an event of a stream or some bytes of another body, and for an upstream that does not take the request;
-    `total_s` covers all of it."""
+    """Seconds each phase may take. `first_byte_s` runs from sending to the first byte of the body, of a stream to its
+    head; `first_token_s` from sending to a stream's first delta, and only where whoever asks says that somebody else
+    may answer; `idle_s` is for what brings the answer on after that, an event of a stream or some bytes of another
+    body, and for an upstream that does not take the request; `total_s` covers all of it."""
 
     connect_s: float = 1.0
     first_byte_s: float = 300.0

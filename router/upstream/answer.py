@@ -14,7 +14,7 @@ import orjson
 from router.errors import UpstreamFailed
 from router.records import Attempt, Candidate, Route, Usage
 from router.upstream.address import UpstreamError
-from router.upstream.response import NEVER, Response
+from router.upstream.response import Response
 from router.upstream.said import Kept, Said
 from router.upstream.sse import StreamError, StreamReader, usage_of
 from serving.catalogue import Model
@@ -23,6 +23,10 @@ BYTES_PER_TOKEN = 4
 """How the tokens of a whole answer are estimated where it does not count them."""
 MOST_BEFORE = 16 * 1024 * 1024
 """Bytes of a stream that are kept until its first delta; responses repeat the whole request there."""
+MOST_STREAM = 1024 * 1024 * 1024
+"""Bytes of a stream in all. A deadline alone bounds nothing that comes fast. It is sixteen times a whole answer, since
+each token comes in an event of its own: a thousand tokens a second for ten minutes, each with 20 log probabilities
+(1.7 KB an event), do not reach it."""
 NUMBER = re.compile(rb'"sequence_number":\s*(\d{1,9})\b')
 """The number of an event of responses. Inside a text the quotes would be escaped."""
 FEW = 16
@@ -63,8 +67,8 @@ class Answer:
     """One answer with status 200. Take it with `begin`, then `whole`, `relay` or `parts`; `close` whatever happens."""
 
     __slots__ = (
-        "_begun", "_closed", "_done", "_end", "_kept", "_last", "_log", "_problem", "_reader", "_rename", "_response",
-        "_route", "candidate", "content_type", "dropped", "status", "stream",
+        "_begun", "_closed", "_done", "_end", "_ends", "_kept", "_last", "_log", "_problem", "_reader",
+        "_rename", "_response", "_route", "_size", "candidate", "content_type", "dropped", "status", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +83,9 @@ class Answer:
         self._reader = StreamReader(route, hide_usage=hide_usage) if stream else None
         self._begun = self._last = b""
         self._kept: Kept | None = None
+        self._ends: Callable[[], None] = lambda: None
+        self._size = 0
+        """Bytes that came after the commit point."""
         self._problem: UpstreamFailed | None = None
         self._end: End = "left"
         self._closed = False
@@ -155,8 +162,12 @@ class Answer:
         """The body of an answer that is no stream, once it has begun; of a stream what was read by then."""
         return self._begun
 
-    def keep(self) -> None:
-        """Keep what it says, for `said`. Once it has begun, and before it is passed on."""
+    def keep(self, ends: Callable[[], None] = lambda: None) -> None:
+        """Keep what it says, for `said`. Once it has begun, and before it is passed on.
+
+        `ends` is told before the last of it goes out: once or more often, and not where nobody took it to its end.
+        """
+        self._ends = ends
         if self.stream and self._kept is None:
             self._kept = Kept(self._route)
             self._kept.add(self._begun)
@@ -167,6 +178,7 @@ class Answer:
 
     def passed_on(self) -> bytes:
         """The body of an answer that is no stream, which goes to the caller now."""
+        self._ends()
         self._log.first_byte()
         return self._begun
 
@@ -177,6 +189,8 @@ class Answer:
         it is not, `resume` asks for more. The way it ended goes into the log, and usage when it is closed.
         """
         self._log.first_byte()
+        if self._reader is None or self._reader.done:
+            self._ends()
         if self._begun and not write(self._begun):
             self._response.pause()
         if self._reader is None or self._reader.done:
@@ -202,9 +216,11 @@ class Answer:
     async def parts(self) -> AsyncIterator[bytes]:
         """The same as `relay`, as pieces to iterate over."""
         self._log.first_byte()
+        reader = self._reader
+        if reader is None or reader.done:
+            self._ends()
         if self._begun:
             yield self._begun
-        reader = self._reader
         if reader is None:
             return
         try:
@@ -246,12 +262,8 @@ class Answer:
         relayed = reader.feed(data)
         if reader.events != events and (socket := self._response.socket) is not None:
             progress.heard_at = socket.loop.time()
-        if not started:
-            if reader.started:
-                progress.token_at, progress.patient, progress.heard_at = NEVER, False, self._now()
-                progress.flowing = True
-            elif not progress.patient and _has_event(relayed):
-                progress.flowing = progress.patient = True
+        if reader.started and not started:
+            progress.delta(self._now())
         if relayed and self._route == "responses":
             self._last = relayed
         return relayed if self._rename is None else self._renamed(relayed)
@@ -262,6 +274,11 @@ class Answer:
         assert reader is not None
         if reader.done or self._problem is not None:
             return b""
+        self._size += len(data)
+        if self._size > MOST_STREAM:
+            self._fail(f"The upstream's stream was cut: it is larger than {MOST_STREAM} bytes.")
+            self._response.close()
+            return b""
         try:
             relayed = self._feed(data)
         except StreamError as broken:
@@ -269,6 +286,7 @@ class Answer:
             self._response.close()
             return b""
         if reader.done:
+            self._ends()
             self._response.finish()
         elif reader.error is not None:
             self._fail("The upstream reported an error and ended the stream.")
@@ -292,6 +310,7 @@ class Answer:
         reader, rest = self._reader, b""
         if reader is None:
             return b""
+        self._ends()
         if self._problem is None and not reader.done:
             try:
                 rest = self._renamed(reader.end())
@@ -339,10 +358,6 @@ def _rename(candidate: Candidate) -> list[tuple[bytes, bytes]] | None:
     # Inside a text the quotes would be escaped, so a model's own words are never changed.
     there, here = orjson.dumps(served), orjson.dumps(name)
     return [(field + there, field + here) for field in (b'"model":', b'"model": ')]
-
-
-def _has_event(relayed: bytes) -> bool:
-    return relayed.startswith(b"data:") or b"\ndata:" in relayed or b"\rdata:" in relayed
 
 
 def _is_json(body: bytes) -> bool:

@@ -337,5 +337,8 @@ def _sorted(order: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate
 
 
 def _refused_for_room(candidate: Candidate, failed: Failure) -> bool:
-    """Whether an engine's own admission limit refused it (vLLM answers 503); of a provider nothing is waited for."""
-    return candidate.model.place == "local" and failed.outcome == OVERLOADED
+    """Whether an engine's own admission limit refused it (vLLM answers 503); of a provider nothing is waited for.
+
+    Nor of who says 529: that is none of an engine's words, and counts as a failure.
+    """
+    return candidate.model.place == "local" and failed.outcome == OVERLOADED and not failed.blamed

@@ -94,7 +94,7 @@ async def refusal(candidate: Candidate, response: Response) -> Failure:
     except UpstreamError:
         told = Said()
     message, code = told.message[:LONGEST], told.code
-    if by_door := _by_door(response, name, message, code):
+    if candidate.model.place == "hosted" and (by_door := _by_door(response, name, message, code)):
         return by_door
     pause_s = asked_pause(response.headers.get("retry-after"), time.time())
     if status in (400, 404, 413, 422):
@@ -150,27 +150,30 @@ def _told(pause_s: float | None) -> float:
 
 
 def _by_door(response: Response, name: str, message: str, code: str) -> Failure | None:
-    """What the door itself says, by its header; None where the provider answered. Nothing has left then."""
-    status = response.status
+    """What the door itself says, by its header; None where the provider answered. Nothing has left then.
+
+    Its sentence is kept for the record: it names rules, kinds and settings, and quotes nothing of a request.
+    """
+    status, said_so = response.status, f"{code}: {message}" if code and message else code or message
     error: HeadgateError
     match response.headers.get("x-headgate-door"):
         case "refused" if code in PASSING:
             error = Unavailable(f"The door did not take it: {message}", code="door_closed", retry_after=1)
-            return Failure(error, "door_refused", status, sent=False)
+            return Failure(error, "door_refused", status, sent=False, detail=said_so)
         case "refused" if status == 503:
             error = Unavailable(f"{name}: {message}", code=code or "door_closed", retry_after=30)
-            return Failure(error, "door_refused", status, sent=False)
+            return Failure(error, "door_refused", status, sent=False, detail=said_so)
         case "refused":
             error = Forbidden(f"The door refused it: {message}", code=code or "door_refused")
             # Used before means: sent over a connection that then broke, and asked again.
-            return Failure(error, "door_refused", status, sent=code == "permit_used")
+            return Failure(error, "door_refused", status, sent=code == "permit_used", detail=said_so)
         case "closed":
             error = Unavailable(f"The door is closed: {message}", code="door_closed", retry_after=30)
-            return Failure(error, "door_closed", status, sent=False)
+            return Failure(error, "door_closed", status, sent=False, detail=said_so)
         case "failed":
             kind = UpstreamTimeout if status == 504 else UpstreamFailed
             error = kind(f"{name} cannot be reached: {message}", code=code or None)
-            return Failure(error, "unreachable", status, sent=False, blamed=True)
+            return Failure(error, "unreachable", status, sent=False, blamed=True, detail=said_so)
     return None
 
 

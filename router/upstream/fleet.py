@@ -58,9 +58,13 @@ class Fleet:
     def __init__(
         self, catalogue: Catalogue, connections: Connections, serving: Address, door: Address | None, room: Room,
         rate: Callable[[str], Price | None] = lambda _: None, share: Callable[[int], int] = lambda limit: limit,
-        health: Health | None = None,
+        health: Health | None = None, clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        """`rate` gives the internal rate of a local model that no catalogue lists, `share` this worker's of a limit."""
+        """`rate` gives the internal rate of a local model that no catalogue lists, `share` this worker's of a limit.
+
+        `clock`: the time that approvals are held against, which never goes back.
+        """
+        self._clock = clock
         self._catalogue, self._connections, self._room, self._rate = catalogue, connections, room, rate
         self._share, self._health = share, health or Health()
         self._serving_address, self._door_address = serving, door
@@ -93,19 +97,19 @@ class Fleet:
         endpoints = [e.now(*self._live(e.name, e.limit)) for e in read]
         endpoints += [self._hosted(m, now) for m in self._far]
         return Snapshot(
-            at=now, today=_day(int(now // DAY_S)), catalogue=self._catalogue, models=self.models,
+            at=now, today=self.today(), catalogue=self._catalogue, models=self.models,
             endpoints=tuple(endpoints), spent=spent, draw=random.random(),  # noqa: S311, it spreads load
         )  # fmt: skip
 
-    def _live(self, name: str, limit: int) -> tuple[int, int, bool, int, str, bool]:
+    def _live(self, name: str, limit: int) -> tuple[int, int, bool, int, str, bool, float]:
         """What this router itself knows of an endpoint now, as `Endpoint.now` takes it."""
         room, health = self._room, self._health
         in_flight, full, outstanding = room.in_flight(name), room.is_told_full(name), room.outstanding(name)
         if health.well(name):  # nearly always
-            return in_flight, limit, full, outstanding, "", False
+            return in_flight, limit, full, outstanding, "", False, 1.0
         now = time.monotonic()
-        resting, failing = health.resting(name, now), health.failing(name, now)
-        return in_flight, health.limit(name, limit, now), full, outstanding, resting, failing
+        resting, failing, share = health.resting(name, now), health.failing(name, now), health.share(name, now)
+        return in_flight, health.limit(name, limit, now), full, outstanding, resting, failing, share
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -126,7 +130,7 @@ class Fleet:
 
     def today(self) -> dt.date:
         """The day that approvals are held against (UTC)."""
-        return _day(int(time.time() // DAY_S))
+        return _day(int(self._clock() // DAY_S))
 
     def access(self, endpoint: str) -> Access:
         """How to reach a local endpoint. Raises KeyError for one that is gone."""

@@ -18,7 +18,7 @@ FORGET_S = 300.0
 PENALTY_S = 5.0
 """For so long after a failure an endpoint comes behind its replicas: to fail fast must not look like being idle."""
 RAMP_S = 10.0
-"""After a rest, the time in which the share of its places grows that may be used."""
+"""After a rest, the time in which its share grows: of its places, and of what its replicas get."""
 FIRST_SHARE = 0.1
 PAUSE = "it asked for a pause"
 
@@ -92,7 +92,7 @@ def resting(known: Standing, now: float) -> str:
 
 
 def share(known: Standing, now: float) -> float:
-    """Which share of its places may be used: grows from FIRST_SHARE to 1 in RAMP_S after a rest."""
+    """Its share: grows from FIRST_SHARE to 1 in RAMP_S after a rest."""
     passed = (now - known.back) / RAMP_S
     return min(1.0, FIRST_SHARE + (1 - FIRST_SHARE) * max(passed, 0.0))
 
@@ -169,10 +169,14 @@ class Health:
         known = self._known.get(endpoint)
         return known is not None and now < known.penalty
 
-    def limit(self, endpoint: str, limit: int, now: float) -> int:
-        """How many of its `limit` places may be used; 0 stays 0, which is unknown."""
+    def share(self, endpoint: str, now: float) -> float:
+        """Its share of its places, and of what its replicas get: less than 1 for a while after a rest."""
         known = self._known.get(endpoint)
-        return limit if known is None or limit <= 0 else max(1, int(limit * share(known, now)))
+        return 1.0 if known is None else share(known, now)
+
+    def limit(self, endpoint: str, limit: int, now: float) -> int:
+        """How many of its `limit` places may be used; 0 stays 0, which is unknown: there the choice alone is slow."""
+        return limit if limit <= 0 else max(1, int(limit * self.share(endpoint, now)))
 
 
 AT_ONCE = frozenset({"refused", "outside"})

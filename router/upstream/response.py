@@ -45,10 +45,21 @@ class Progress:
         self.by_event = by_event
         """Whether the reader says what is progress; else some bytes are."""
         self.flowing = False
-        """Whether something of the body has come; of a stream, an event."""
+        """Whether something of the body has come; of a stream, its head."""
         self.patient = False
-        """Whether events come and no delta yet: the engine works, so silence is no sign of anything."""
+        """Whether a stream has begun and no delta has come: the engine works, so silence is no sign of anything."""
         self.little = 0
+
+    def begun(self, *, well: bool) -> None:
+        """The head has come. `well`: with status 200; any other answer is no stream, whatever was asked for."""
+        self.by_event = self.by_event and well
+        # Before its first event a server may queue, read a long prompt or think for long. Whether it is waited for then
+        # is for the deadline of the first token to say: it alone knows whether somebody else can be asked.
+        self.flowing = self.patient = self.by_event
+
+    def delta(self, now: float) -> None:
+        """A stream's first delta has come: from here on silence counts."""
+        self.token_at, self.patient, self.heard_at = NEVER, False, now
 
     def body(self, size: int, now: float) -> None:
         """Bytes of the body have come."""
@@ -78,10 +89,12 @@ class Progress:
         return None
 
     def next_look(self, now: float, deadlines: Deadlines) -> float:
-        """When to look again, at the latest: a first byte may come meanwhile, and be the last one."""
+        """When to look again, at the latest. Later than `now`, where nothing is overdue then."""
         if self.flowing and not self.patient:
             return min(self.end_at, self.token_at, self.heard_at + deadlines.idle_s)
-        return min(self.end_at, self.token_at, self.sent_at + deadlines.first_byte_s, now + deadlines.idle_s)
+        # A first byte may come meanwhile, and be the last one.
+        first = NEVER if self.patient else self.sent_at + deadlines.first_byte_s
+        return min(self.end_at, self.token_at, first, now + deadlines.idle_s)
 
 
 class Response:

@@ -307,8 +307,7 @@ class Wire(asyncio.Protocol):
         self._reusable = parser.should_keep_alive()  # asked here, since the parser forgets it at the message's end
         self._until_eof = coding is None and length is None
         self._oversized = length is not None and int(length) > self._bounds.body_bytes
-        if status != 200:  # an error, and no stream whatever was asked for
-            response.progress.by_event = False
+        response.progress.begun(well=status == 200)
         response.status = status
 
     def on_body(self, body: bytes) -> None:

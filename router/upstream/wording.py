@@ -92,9 +92,9 @@ def sentence(message: str) -> str:
 
 def cleaned(text: str) -> str:
     """On one line and without addresses, paths or inner state; empty where it is nothing but inner state."""
-    if INNER.search(text):
-        return ""
-    return PLACES.sub("…", " ".join("".join(c if c.isprintable() else " " for c in text).split()))
+    flat = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    # As it came, for some of it is told by its lines, and as it would be read.
+    return "" if INNER.search(text) or INNER.search(flat) else PLACES.sub("…", flat)
 
 
 def place(where: object) -> str:

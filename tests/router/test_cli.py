@@ -28,8 +28,8 @@ ALL = list(commands(ROOT))  # type: ignore[arg-type]
 def test_all_of_them_are_found() -> None:
     assert {" ".join(c) for c in ALL} >= {
         "up", "down", "status", "logs", "plan", "doctor", "chat", "explain", "test", "keys create", "keys set",
-        "keys list", "keys rotate", "keys revoke", "providers add", "providers list", "models add", "models diff",
-        "config init", "config check",
+        "keys list", "keys rotate", "keys revoke", "keys log", "providers add", "providers list", "models add",
+        "models diff", "config init", "config check",
     }  # fmt: skip
 
 

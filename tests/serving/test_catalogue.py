@@ -135,6 +135,15 @@ def test_secret_data_can_never_be_cleared_to_leave(shipped: Path) -> None:
     assert "secret data never leaves" in found
 
 
+@pytest.mark.parametrize("name", ["public", "internal", "private"])
+def test_a_local_model_that_may_not_have_everything_is_refused(shipped: Path, name: str) -> None:
+    """What stays here is not searched before its answer, so nothing would hold that clearance against its content."""
+    found = refusal(shipped, f"models:\n  small:\n    clearance: {name}\n")
+    assert "models.small" in found and "take `clearance` out" in found and "private_ranges" in found
+    small = with_site(shipped, "models:\n  small:\n    clearance: secret\n").models["small"]
+    assert small.cleared_for(TODAY) is DataClass.secret
+
+
 def test_a_wrong_data_class_is_answered_with_the_four(shipped: Path) -> None:
     found = refusal(shipped, "models:\n  small:\n    clearance: confidential\n")
     assert found.startswith("3: models.small: clearance: ")

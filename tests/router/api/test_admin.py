@@ -17,7 +17,8 @@ def state(in_flight: int = 0, limit: int = 2, **changed: Any) -> dict[str, Any]:
     endpoint = {"name": "small", "in_flight": in_flight, "limit": limit, "outstanding": 10 * in_flight, "kv_use": 0.5}
     return {
         "endpoints": [endpoint], "in_flight": in_flight, "waiting": 1, "door": None,
-        "ledger": {"healthy": True, "trouble": ""}, **changed,
+        "ledger": {"healthy": True, "trouble": ""}, "history": {"trouble": ""},
+        "scanner": {"trouble": ""}, **changed,
     }  # fmt: skip
 
 
@@ -36,6 +37,10 @@ def test_what_each_has_a_part_of_is_summed_and_what_all_see_is_not() -> None:
 def test_trouble_of_any_worker_is_shown() -> None:
     trouble = {"healthy": False, "trouble": "database or disk is full"}
     assert of_all(1, state(), {2: state(), 3: state(ledger=trouble)})["ledger"] == trouble
+    forgets = {"trouble": "what is private does not reach the disk: database is locked"}
+    assert of_all(1, state(), {2: state(), 3: state(history=forgets)})["history"] == forgets
+    broken = {"trouble": "a planted card was not found"}
+    assert of_all(1, state(), {2: state(), 3: state(scanner=broken)})["scanner"] == broken
 
 
 def test_a_worker_that_can_get_out_is_what_counts_of_isolation() -> None:

@@ -54,14 +54,15 @@ def test_a_reason_of_another_form_is_a_mistake(given: dict[str, Any]) -> None:
     [
         ({}, {}, None),
         ({"prompt_cache_key": "p", "metadata": {"session_id": "m"}}, {"x-headgate-session": "h"}, "h"),
-        ({"prompt_cache_key": "p", "metadata": {"session_id": "m"}}, {}, "p"),
+        ({"prompt_cache_key": "p", "metadata": {"session_id": "m"}}, {}, "m"),
+        ({"prompt_cache_key": "p", "user": "u", "safety_identifier": "s", "metadata": {"user_id": "u"}}, {}, None),
         ({"metadata": {"session_id": "m"}}, {"x-headgate-session": ""}, "m"),
-        ({"prompt_cache_key": 7, "metadata": {"session_id": ["m"]}}, {}, None),
+        ({"metadata": {"session_id": ["m"]}}, {}, None),
         ({"metadata": "session_id"}, {}, None),
-        ({"prompt_cache_key": "p" * 500}, {}, "p" * 200),
+        ({"metadata": {"session_id": "m" * 500}}, {}, "m" * 200),
     ],
 )
-def test_a_session_is_named_in_one_of_three_places(
+def test_a_session_is_named_by_what_names_one_conversation_and_never_by_a_cache_or_a_user(
     body: dict[str, Any], headers: dict[str, str], session: str | None
 ) -> None:
     assert made(headers, **body).session == session

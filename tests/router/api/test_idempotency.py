@@ -14,6 +14,7 @@ from router.errors import (
     Unavailable,
     Unprocessable,
     UpstreamFailed,
+    UpstreamTimeout,
 )
 
 
@@ -91,10 +92,12 @@ def test_a_name_that_cannot_be_taken_is_refused(name: bytes) -> None:
     [
         (BadRequest("no"), True),
         (Forbidden("no"), False),
-        (UpstreamFailed("no"), True),
+        (UpstreamFailed("no"), False),
+        (UpstreamTimeout("no"), False),
+        (HeadgateError("no"), False),
         (LimitReached("no"), False),
         (Unavailable("no", retry_after=1), False),
-        (Unavailable("no"), True),
+        (Unavailable("no"), False),
     ],
 )
 def test_only_what_trying_again_may_change_is_not_kept(error: HeadgateError, for_good: bool) -> None:

@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import socket
+import sqlite3
 import ssl
 import struct
 import time
@@ -20,6 +21,7 @@ from uvicorn.server import ServerState
 
 from router.api.idempotency import Claim
 from router.api.protocol import Connection, protocol_of
+from router.ledger import store
 from router.ledger.keys import KeyBook
 from tests.conftest import House, ask, until
 from tests.fakes.caller import RawCaller
@@ -669,6 +671,28 @@ async def test_a_named_request_is_answered_once(house: House) -> None:
         assert (await caller.answer()).error["param"] == "Idempotency-Key"
     assert (await house.post(ask("small"), house.key(), headers=named)).headers.get("x-headgate-replayed") is None
     assert (await house.post(ask("small"), key, headers={"Idempotency-Key": "x" * 256})).status == 400
+
+
+async def test_a_repeat_is_accounted_for_as_a_request_that_cost_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every answer stands in the ledger; where it takes no record there is no answer."""
+    await house.start()
+    assert house.built is not None
+    key, named = house.key(), {"Idempotency-Key": "order-1"}
+    first = await house.post(ask("small"), key, headers=named)
+    again = await house.post(ask("small"), key, headers=named)
+    assert again.headers["x-headgate-replayed"] == "true"
+    await house.built.store.durable()
+    with contextlib.closing(sqlite3.connect(house.home.ledger)) as db:
+        ((request, cost, body),) = db.execute("SELECT request, cost, body FROM events WHERE kind = 'repeated'")
+    told = json.loads(body)
+    assert told == {"route": "chat/completions", "team": told["team"], "outcome": "repeated", "status": 200,
+                    "first": first.headers["x-request-id"]}  # fmt: skip
+    assert cost == 0.0 and request not in (told["first"], "")
+    monkeypatch.setattr(store, "SPOOL_LIMIT", 0)
+    late = await house.post(ask("small"), key, headers=named)
+    assert (late.status, late.error["code"]) == (503, "ledger_unavailable")
 
 
 async def test_a_named_request_in_parallel_is_409_and_free_again_once_its_caller_left(house: House) -> None:

@@ -220,6 +220,42 @@ async def test_pushed_and_pulled_it_is_the_same(desk: Desk, script: Script) -> N
     assert (b"".join(pushed), desk.notes) == (pulled, pulled_notes)
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"chunks": TEXT, "pause_s": 0.01},
+        {"chunks": ["".join(TEXT)]},
+        {"chunks": TEXT[:3], "pause_s": 0.01},
+        {"chunks": [*TEXT[:3], FAILED]},
+        {"chunks": TEXT, "cut": 430, "pause_s": 0.01},
+    ],
+    ids=["in pieces", "at once", "ended early", "failed", "cut"],
+)
+@pytest.mark.parametrize("pulled", [False, True])
+async def test_that_it_ends_is_told_before_its_last_bytes_go_out(desk: Desk, script: Script, pulled: bool) -> None:
+    """Whoever has read all of it may come back at once, and then it must be known that there was an answer."""
+    answer = await desk.begin({"headers": SSE, **script})
+    order: list[bytes | None] = []
+    answer.keep(lambda: order.append(None))
+    if pulled:
+        async for part in answer.parts():
+            order.append(part)
+    else:
+        await answer.relay(lambda part: order.append(part) is None)
+    answer.close()
+    last_piece = len(order) - 1 - next(n for n, one in enumerate(reversed(order)) if one is not None)
+    assert None in order[:last_piece]
+
+
+async def test_that_a_whole_answer_ends_is_told_before_it_goes_out(desk: Desk) -> None:
+    answer, told = await desk.begin({"body": completion("hi")}, stream=False), list[bool]()
+    answer.keep(lambda: told.append(True))
+    assert told == []
+    answer.passed_on()
+    answer.close()
+    assert told == [True]
+
+
 async def test_a_writer_that_wants_no_more_makes_the_upstream_wait(desk: Desk) -> None:
     many = [f'data: {{"choices":[{{"delta":{{"content":"{"x" * 60_000}"}}}}]}}\n\n'] * 200
     answer = await desk.begin({"headers": SSE, "chunks": [*many, DONE]})
@@ -296,6 +332,18 @@ async def test_what_comes_before_the_first_delta_is_bounded(desk: Desk, monkeypa
     role = 'data: {"choices":[{"delta":{"role":"assistant"}}]}\n\n'
     with pytest.raises(Unusable, match="very much"):
         await desk.begin({"chunks": [role] * 100})
+    await desk.upstream.until(lambda: not desk.upstream.open)
+
+
+@pytest.mark.parametrize("split", [0, 700])
+async def test_a_stream_without_end_is_cut(desk: Desk, monkeypatch: pytest.MonkeyPatch, split: int) -> None:
+    """However fast it comes, and each of its deadlines is kept: no caller and no session holds so much."""
+    monkeypatch.setattr("router.upstream.answer.MOST_STREAM", 20_000)
+    delta = events(["x" * 1000])[1].decode()
+    relayed = await desk.take({"headers": SSE, "chunks": [delta] * 10_000, "split": split})
+    assert last(relayed) == "upstream_interrupted" and b"larger than 20000 bytes" in relayed
+    assert 15_000 < len(relayed) < 25_000
+    assert (desk.notes.outcome, desk.ends) == ("cut", ["cut"]) and desk.notes.estimated_output > 10
     await desk.upstream.until(lambda: not desk.upstream.open)
 
 

@@ -155,7 +155,9 @@ async def test_who_failed_before_the_wait_is_not_asked_after_it(rig: Rig) -> Non
     await until(lambda: rig.room.waiting() == 1, work)
     rig.near.script = {"body": BAD}
     assert await work == BAD.encode()
-    assert tries(rig.closed()) == [("near", "overloaded"), ("far", "error"), ("near", "answered")]
+    tried = tries(rig.closed())
+    assert tried.count(("far", "error")) == 1 and tried[-1] == ("near", "answered")
+    assert set(tried[:-1]) == {("near", "overloaded"), ("far", "error")}, "it may have been full more than once"
 
 
 async def test_what_cannot_be_judged_is_passed_on_and_says_nothing(rig: Rig) -> None:

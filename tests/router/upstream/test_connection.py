@@ -688,15 +688,17 @@ async def test_one_byte_at_a_time_is_no_progress(client: Connections, upstream: 
     await upstream.until(lambda: not upstream.open)
 
 
-async def test_a_stream_may_be_silent_before_its_first_event_as_long_as_any_answer(
+async def test_a_stream_that_has_begun_may_be_silent_before_its_first_event(
     client: Connections, upstream: Upstream
 ) -> None:
-    """Comments or single bytes are no sign of life, and none of death: the first byte's deadline counts."""
-    script = {"chunks": [": on it\n\n"] * 500, "pause_s": 0.02}
-    limits = Deadlines(idle_s=0.05, first_byte_s=0.4)
-    assert await failure(client, upstream, script, deadlines=limits, stream=True) == "first_byte_timeout"
-    late = {"chunks": [": on it\n\n"] * 8, "pause_s": 0.02}
+    """Nothing, comments and single bytes are no sign of life, and none of death: only the whole has a deadline."""
+    limits = Deadlines(idle_s=0.05, first_byte_s=0.1)
+    late = {"chunks": [0.2, *[": on it\n\n"] * 8], "pause_s": 0.02}
     assert await (await ask(client, upstream, late, deadlines=limits, stream=True)).read()
+    endless = {"chunks": [": on it\n\n"] * 500, "pause_s": 0.02}
+    limits = Deadlines(idle_s=0.05, first_byte_s=0.1, total_s=0.4)
+    assert await failure(client, upstream, endless, deadlines=limits, stream=True) == "idle_timeout"
+    assert await failure(client, upstream, "never", deadlines=limits, stream=True) == "first_byte_timeout"
 
 
 async def test_a_whole_body_that_comes_slowly_and_steadily_is_taken(client: Connections, upstream: Upstream) -> None:

@@ -129,6 +129,15 @@ async def test_what_the_door_says(
     assert (type(found.error), found.error.code) == (error, told)
     assert (found.error.retry_after, found.sent, found.final) == (retry_after, sent, False)
     assert "It went wrong" in found.error.message
+    if mark != "sent":  # the door's own words are written down
+        assert found.detail == (f"{code}: It went wrong" if code else "It went wrong")
+
+
+async def test_only_what_comes_from_the_door_speaks_for_the_door(upstream: Upstream) -> None:
+    """An engine's words quote what it refuses, whatever headers it sends."""
+    script = {"status": 403, "headers": {"x-headgate-door": "refused"}, "body": said("no to 'Anna'", "odd")}
+    found = await failed(upstream, script)
+    assert found.outcome == "error" and "Anna" not in found.detail
 
 
 TIMEOUT = (UpstreamTimeout, "upstream_timeout", None, True)

@@ -18,6 +18,7 @@ from router.records import Endpoint
 from router.upstream import fleet as fleets
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Door, Fleet
+from router.upstream.health import Health
 from router.upstream.room import Room
 from serving.home import Home
 from tests.conftest import instance, until
@@ -61,9 +62,24 @@ async def test_what_has_said_that_it_is_full_is_full(fleet: Fleet, room: Room) -
 
 def test_an_endpoint_keeps_all_that_serving_said_of_it() -> None:
     said: dict[str, Any] = {name: object() for name in Endpoint._fields}
-    known = {"in_flight": 3, "limit": 4, "busy": True, "outstanding": 5, "resting": "it failed", "failing": True}
+    known = {"in_flight": 3, "limit": 4, "busy": True, "outstanding": 5, "resting": "it failed", "failing": True,
+             "share": 0.5}  # fmt: skip
     found = Endpoint(**said).now(**known)
     assert {name: getattr(found, name) for name in said} == said | known
+
+
+def test_what_comes_back_has_a_small_share_whether_or_not_its_limit_is_known(
+    connections: Connections, room: Room, tmp_path: Path
+) -> None:
+    health = Health()
+    fleet = Fleet(CATALOGUE, connections, Address.parse(f"unix:{tmp_path}/none"), None, room, health=health)
+    fleet._take(document(*(instance(name, f"unix:/{name}", limit=limit) for name, limit in (("a", 40), ("b", 0)))))
+    for name in ("a", "b"):
+        health.failed(name, "refused", time.monotonic())
+        health.answered(name, time.monotonic())
+    a, b, _ = fleet.snapshot().endpoints
+    assert (a.limit, b.limit) == (4, 0) and a.share == pytest.approx(b.share, abs=0.01)
+    assert 0.1 <= b.share < 0.5
 
 
 def test_a_place_is_waited_for_only_where_requests_are_taken(fleet: Fleet) -> None:

@@ -87,6 +87,8 @@ def test_its_share_grows_slowly_after_a_rest_and_never_is_nothing(health: Health
     assert health.limit("a", 100, NOW + RAMP_S / 2) == pytest.approx(55, abs=1)
     assert health.limit("a", 100, NOW + RAMP_S) == 100
     assert (health.limit("a", 1, NOW), health.limit("a", 0, NOW)) == (1, 0)
+    assert [health.share("a", NOW + s) for s in (0, RAMP_S / 2, RAMP_S)] == pytest.approx([FIRST_SHARE, 0.55, 1])
+    assert health.share("b", NOW) == 1
 
 
 def test_a_pause_it_asked_for_is_kept_and_is_no_failure(health: Health) -> None:
