@@ -111,9 +111,13 @@ class Installation:
 
     def ask(self, name: str, path: str) -> str:
         """GET from one of the installation's Unix sockets."""
+        return self.get(self.home.socket(name), path)
+
+    def get(self, place: Path, path: str) -> str:
+        """GET from a Unix socket, an engine's for one."""
         connection = http.client.HTTPConnection("localhost")
         connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.connect(str(self.home.socket(name)))
+        connection.sock.connect(str(place))
         connection.request("GET", path)
         try:
             return connection.getresponse().read().decode()

@@ -18,6 +18,7 @@ CATCHES_ALL = {
     "router/api/protocol.py: Connection._answer": "the outermost handler: one well-formed answer, whatever it was",
     "router/door/searching.py: Search._aside": "whatever a scanner raises, nothing was searched, so nothing leaves",
     "router/gate.py: Gate.search": "whatever fails in a search, nothing was searched, so nothing leaves",
+    "router/gate.py: Gate._test": "a scanner that fails closes the door, and is tried again a minute later",
     "router/gate.py: Gate._note": "what cannot be noted makes its session private",
     "router/gate.py: Gate._mark": "the last thing a thread does: what fails is logged, and nobody waits for it",
     "router/pipeline.py: Pipeline.run": "what ends before its decision is in the ledger too; raised again",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import re
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -106,6 +109,43 @@ def test_vllm_parameters_pass(installation: Installation) -> None:
     )
     assert found.usage is not None
     assert found.usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+def test_a_client_that_leaves_stops_the_engine(installation: Installation, stream: bool) -> None:
+    """By vLLM's own count: the request of one that has left runs for a second at most (CL-001, CL-003)."""
+    (demo,) = [i for i in json.loads(installation.ask("serving", "/instances"))["instances"] if i["name"] == "demo"]
+    engine = Path(demo["address"].removeprefix("unix:"))
+
+    def until_it_runs(count: int) -> None:
+        end = time.monotonic() + 30
+        while counted(installation.get(engine, "/metrics")) != count:
+            assert time.monotonic() < end, f"it never ran {count}"
+            time.sleep(0.01)
+
+    body = {"model": "demo", "messages": MESSAGES, "max_tokens": 3500, "min_tokens": 3500, "stream": stream}
+    headers = {"authorization": f"Bearer {installation.first_key}", "content-type": "application/json"}
+    until_it_runs(0)
+    caller = http.client.HTTPConnection("127.0.0.1", installation.port, timeout=60)
+    with contextlib.closing(caller):
+        caller.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        until_it_runs(1)
+        answer = caller.getresponse() if stream else None
+        assert answer is None or answer.read(40)
+    if answer is not None:
+        answer.close()  # it holds the socket as well
+    left = time.monotonic()
+    until_it_runs(0)
+    took = time.monotonic() - left
+    print(f"vLLM runs none {took * 1000:.0f} ms after its caller left")
+    assert took < 1, took
+    last = installation.run("explain", "--last", "1", "--json").stdout
+    assert "client_left" in last, "it had come to its end by itself"
+
+
+def counted(metrics: str) -> int:
+    """The requests that vLLM says it runs."""
+    return int(sum(float(n) for n in re.findall(r"^vllm:num_requests_running\{[^}]*\} (\S+)$", metrics, re.MULTILINE)))
 
 
 def test_the_official_client_sees_ordinary_errors(installation: Installation) -> None:

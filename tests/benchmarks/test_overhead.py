@@ -18,10 +18,11 @@ from benchmarks import closed, cpu, kept, machine, nginx, overhead, peers, pictu
 from benchmarks.asking import Asking
 from benchmarks.closed import Done, read_wrk
 from benchmarks.figures import Case, Figure, Reading, figures, first_tokens
+from benchmarks.gateways import not_searched
 from benchmarks.goals import README, goals, markdown, missed, placed
 from benchmarks.installation import Stop, free_port, part_of
 from benchmarks.memory import held_kb
-from benchmarks.profiling import of_report, of_stacks
+from benchmarks.profiling import lines, of_script, of_stacks
 from benchmarks.upstream import Peer, Script
 from serving import probe
 from serving.probe import Target
@@ -122,8 +123,10 @@ def test_memory_of_a_stream_is_what_it_added() -> None:
 # ---- the goals
 
 
-def overloaded(ratio: float, behind: bool = False) -> dict[str, object]:
-    return {"ratio": ratio, "peak": {"behind": False}, "over": {"behind": behind}}
+def overloaded(ratio: float, behind: bool = False, slower: float = 2.0) -> dict[str, object]:
+    below = {"behind": False, "good_p99_s": 0.1}
+    over = {"behind": behind, "good_p99_s": 0.1 * slower}
+    return {"ratio": ratio, "slower": slower, "below": below, "peak": {"behind": False}, "over": over}
 
 
 def result(**changed: object) -> dict[str, object]:
@@ -142,7 +145,7 @@ def result(**changed: object) -> dict[str, object]:
 
 def test_goals_that_are_just_met_are_met() -> None:
     found = goals(result())
-    assert len(found) == 13 and [goal.met for goal in found] == [True] * 13
+    assert len(found) == 14 and [goal.met for goal in found] == [True] * 14
     assert "95 % interval 97.0 to 99.0" in found[11].said
 
 
@@ -150,6 +153,7 @@ def test_goals_that_are_just_met_are_met() -> None:
     ("changed", "name"),
     [
         ({"overload": overloaded(0.89)}, "goodput"),
+        ({"overload": overloaded(0.95, slower=2.1)}, "admitted"),
         ({"vllm": {"ratio": 0.979, "low": 0.97, "high": 0.99}}, "real vLLM"),
         ({"memory": [{"target": "headgate", "idle_mb": 121.0, "streams": 1000, "kb_per_stream": 1.0}]}, "idle router"),
         ({"first_token": [{"target": "headgate", "added_p50_ms": 0.5, "added_p99_ms": 5.1}]}, "p99"),
@@ -163,9 +167,10 @@ def test_a_goal_that_is_missed_is_said_to_be(changed: dict[str, object], name: s
 
 def test_an_interval_too_wide_to_judge_by_gives_no_verdict() -> None:
     noisy = goals(result(vllm={"ratio": 1.5, "low": 0.4, "high": 5.0}))[11]
-    assert noisy.met is None and "too noisy" in noisy.said
-    behind = goals(result(overload=overloaded(0.95, behind=True)))[12]
-    assert behind.met is None and "fell behind" in behind.said
+    assert (noisy.met, noisy.verdict) == (None, "no verdict") and "too noisy" in noisy.said
+    assert markdown([noisy]).endswith("| no verdict |")
+    for behind in goals(result(overload=overloaded(0.95, behind=True)))[12:]:
+        assert behind.verdict == "no verdict" and "fell behind" in behind.said
 
 
 def test_what_was_not_measured_is_neither_met_nor_missed() -> None:
@@ -214,10 +219,33 @@ def test_stacks_become_shares_by_function_and_by_module() -> None:
     assert of_stacks("")["by_function"] == []
 
 
-def test_perfs_report_becomes_shares_by_library() -> None:
-    assert of_report("# head\n\n    61.50%  libpython3.11.so.1.0  \n    20.00%  [kernel.kallsyms]\n") == {
-        "libpython3.11.so.1.0": 61.5, "[kernel.kallsyms]": 20.0,
+SCRIPT = """
+    ffffffff81a6 tcp_sendmsg ([kernel.kallsyms])
+    ffffffff8130 ksys_write ([kernel.kallsyms])
+    ffffffff8200 do_syscall_64 ([kernel.kallsyms])
+    7f00aa11 write (/lib/x86_64-linux-gnu/libc.so.6)
+
+    ffffffff81b2 do_epoll_wait ([kernel.kallsyms])
+    ffffffff81b1 __x64_sys_epoll_pwait ([kernel.kallsyms])
+
+    7f00bb22 std::foo(int) (/somewhere/loop.cpython-311-x86_64-linux-gnu.so)
+
+    7f00cc33 [unknown] (/usr/bin/python3.11)
+"""
+
+
+def test_perfs_stacks_become_shares_by_library_symbol_and_system_call() -> None:
+    found = of_script(SCRIPT)
+    assert found["samples"] == 4
+    assert found["by_library"] == {
+        "[kernel.kallsyms]": 50.0, "loop.cpython-311-x86_64-linux-gnu.so": 25.0, "python3.11": 25.0,
     }  # fmt: skip
+    assert found["by_system_call"] == {"write": 25.0, "epoll_pwait": 25.0}
+    assert found["by_symbol"]["std::foo(int) (loop.cpython-311-x86_64-linux-gnu.so)"] == 25.0
+    assert of_script("")["samples"] == 0
+    said = lines({"perf": found})
+    assert said == ["by library: [kernel.kallsyms] 50 %, loop.cpython-311-x86_64-linux-gnu.so 25 %, python3.11 25 %",
+                    "by system call: write 25 %, epoll_pwait 25 %"]  # fmt: skip
 
 
 # ---- the load
@@ -294,10 +322,25 @@ def test_a_part_that_cannot_be_measured_costs_no_other(capsys: pytest.CaptureFix
 
 
 def test_a_peer_that_is_not_installed_is_left_out_with_a_sentence(tmp_path: Path) -> None:
+    ways = {peer.name: peers.running(peer, tmp_path / "none", free_port(), tmp_path) for peer in peers.PEERS}
     with contextlib.ExitStack() as stack:
-        there, absent = overhead.installed(stack, tmp_path / "none", free_port(), tmp_path)
+        there, absent = overhead.started(stack, ways)
     assert there == [] and absent.keys() == {"smg", "litellm"}
     assert all("--install-peers" in why for why in absent.values())
+
+
+@pytest.mark.parametrize(
+    ("page", "why"),
+    [
+        ('headgate_requests_total{lane="auto",model="bench",outcome="answered",place="local"} 5.0', ""),
+        ("", "local model"),
+        ('headgate_requests_total{lane="auto",model="bench-far",outcome="answered",place="hosted"} 1.0', "local model"),
+        ('headgate_refusals_total{model="bench-far",rule="cleared"} 5.0\n'
+         'headgate_requests_total{lane="auto",model="bench",outcome="answered",place="local"} 5.0', "refused"),
+    ],
+)  # fmt: skip
+def test_the_row_that_searches_is_only_there_where_it_searches(page: str, why: str) -> None:
+    assert why in not_searched(page) and bool(why) == bool(not_searched(page))
 
 
 def test_a_peer_that_does_not_start_is_left_out_with_its_last_words(tmp_path: Path) -> None:

@@ -35,9 +35,11 @@ def test_overhead_measures_everything_that_is_here(
     found = written(tmp_path)
     assert found["absent"].keys() == {"smg", "litellm"}
     assert all(entry["errors"] == 0 for entry in [*found["figures"], *found["first_token"]])
-    assert [m["streams"] for m in found["memory"]] == [1000, 1000]
+    assert [m["streams"] for m in found["memory"]] == [1000] * 3
+    assert "router, searching" in {entry["target"] for entry in found["figures"]}
+    assert all(entry["reached_p50_ms"] and entry["back_p50_ms"] for entry in found["first_token"])
     assert found["accounted_for"] >= found["answered_through_headgate"] + found["held_open"]
-    unknown = [goal.name for goal in goals.goals(found) if goal.met is None]
+    unknown = [goal.name for goal in goals.goals(found) if goal.verdict == "not measured"]
     assert len(unknown) == 3 and all("smg" in name or "vLLM" in name for name in unknown), unknown
 
 

@@ -15,7 +15,7 @@ from benchmarks.figures import Case
 from benchmarks.gateways import Gateway
 from benchmarks.gateways import direct as direct_to
 from benchmarks.openloop import Kind, OpenLoop, Sent
-from benchmarks.upstream import LATE, SILENT, Capacity, Peer, Script
+from benchmarks.upstream import LATE, SILENT, STAMP, Capacity, Peer, Script
 from benchmarks.wire import Heard, Wire
 from tests.conftest import until
 from tests.fakes.faults import Upstream
@@ -95,6 +95,18 @@ async def test_a_silent_stream_is_held_and_a_late_one_comes() -> None:
         assert late[0].good and late[0].first - late[0].sent > 0.2
 
 
+async def test_a_stamped_stream_says_when_the_upstream_had_the_request() -> None:
+    async with upstream() as target:
+        (plain,) = await wire.closed([wire.place(target.asking(stream=True))], 1, 1)
+        (stamped,) = await wire.closed([wire.place(target.asking(STAMP, stream=True))], 1, 1)
+    assert plain.reached == 0 and (plain.good, stamped.good) == (True, True)
+    assert stamped.sent < stamped.reached + 1e-6 <= stamped.first + 1e-5, "the stamp has whole microseconds"
+    found = rounds.done([stamped])
+    assert found.reached_p50 is not None and found.back_p50 is not None
+    assert found.reached_p50 + found.back_p50 == pytest.approx(found.first_token_p50)
+    assert rounds.done([plain]).reached_p50 is None
+
+
 async def test_the_upstream_refuses_what_is_beyond_its_slots_and_its_queue() -> None:
     async with upstream(Capacity(slots=2, service_s=0.05, queue=3)) as target:
         where = wire.place(target.asking())
@@ -123,7 +135,10 @@ async def test_goodput_counts_what_came_in_time_and_refusals_apart() -> None:
     said = overload.said(made, 10.0)
     assert said["asked"] == 80 and said["good"] == 30 and said["refused"] == 40 and said["other"] == 10
     assert said["good_per_s"] == pytest.approx(30 / 8) and said["refusal_p99_s"] == pytest.approx(0.01)
+    assert said["good_p99_s"] == pytest.approx(0.1), "neither refusals nor what came too late is admitted"
     assert not said["behind"]
+    assert overload.slower(said, {**said, "good_p99_s": 0.3}) == pytest.approx(3)
+    assert overload.slower(overload.said([sent(0, 503, 0.01)], 10.0), said) is None, "nothing was admitted"
 
 
 def test_a_slow_gateway_is_given_less() -> None:

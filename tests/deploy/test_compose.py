@@ -291,3 +291,7 @@ def test_the_health_check_asks_the_part(home: Home, answer: bytes | None, code: 
             part.sendall(answer)
             part.shutdown(socket.SHUT_WR)
         assert asking.wait(20) == code
+
+
+def test_no_container_leaves_a_core(compose: Compose) -> None:
+    assert {name for name, service in compose["services"].items() if service.get("ulimits") != {"core": 1}} == set()

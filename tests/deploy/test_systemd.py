@@ -135,3 +135,8 @@ def test_the_target_and_the_simple_unit_do_not_run_together() -> None:
     for service in SERVICES[:3]:
         assert Unit(f"{service}.service").get("Unit", "Conflicts") == "headgate.service"
         assert f"{service}.service" in Unit("headgate.target").get("Unit", "Wants")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_no_part_leaves_a_core(name: str) -> None:
+    assert Unit(f"{name}.service").service("LimitCORE") == ["1"]

@@ -25,7 +25,8 @@ def card(text: str) -> bool:
 
 KINDS = (
     Kind(
-        "number", DataClass.private, (r"\b[0-9]{4}(?:[ -]?[0-9]{4}){3}\b",), card, planted=(NUMBER,), reach=32
+        "number", DataClass.private, (r"\b[0-9]{4}(?:[ -]?[0-9]{4}){3}\b",), card, planted=(NUMBER,), reach=32,
+        in_pieces=True,
     ),
     Kind("word", DataClass.secret, (r"\boperation-heron@[a-z]{2,10}\.test\b",), planted=(WORD,), reach=40),
     Kind(

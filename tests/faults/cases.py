@@ -12,6 +12,8 @@ from tests.faults.conftest import FaultHouse
 def each(cases: Mapping[str, Any] | Iterable[Any]) -> Callable[[Callable[..., Awaitable[None]]], Any]:
     """Run the test once for every case, in one house that its first `start` starts. A failure names its case.
 
+    The invariants are held after each, so what is left over or lost names its case as well.
+
     A case is what follows the house in the test's arguments: a tuple of them, or the only one. Several `@each` above
     each other make every combination.
     """
@@ -25,6 +27,7 @@ def each(cases: Mapping[str, Any] | Iterable[Any]) -> Callable[[Callable[..., Aw
             for name, case in named:
                 try:
                     await test(house, *(case if isinstance(case, tuple) else (case,)), *more)
+                    await house.hold_invariants()
                 except Exception as wrong:
                     raise AssertionError(f"case {name}: {wrong!r}") from wrong
                 house.start = _already  # type: ignore[method-assign]

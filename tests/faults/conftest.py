@@ -1,12 +1,14 @@
 """A house for faults: replicas that fail, a place behind the door where leaked bytes are counted, short deadlines.
 
-When a test ends, the global invariants are held against everything that happened in it; none can forget them:
+When a test ends, and after each case of one that has many, the global invariants are held against everything that
+happened in it; none can forget them:
 
 I1  data that may not leave: not a byte of it came to the door, nor to the provider behind it
 I2  one well-formed outcome: `wire.py` reads every answer strictly
-I3  the ledger: one opened and one closed event a request, one entry for each attempt, no hold left
+I3  the ledger: one opened and one closed event a request, one entry for each attempt, whoever it was made of, no hold
+    left, and no key ever held and spent more than its budget
 I4  nothing is left over: requests, tasks, threads, sockets, descriptors
-I5  memory is bounded, and the loop is never held up
+I5  memory is bounded, and the loop is never held up: by work (its CPU time), nor by waiting (`waits.py`)
 """
 
 from __future__ import annotations
@@ -14,11 +16,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
+import hashlib
 import json
-import os
 import socket
-import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -36,12 +36,18 @@ from serving.home import Home
 from tests.conftest import House, instance
 from tests.fakes.faults import Upstream
 from tests.faults import wire
+from tests.faults.waits import WAITS
+from tests.faults.watch import MIB as MIB
+from tests.faults.watch import Watch, descriptors, threads
 from tests.faults.wire import Outcome
 from tests.lookout import new_event_loop
 
-MIB = 2**20
 NOT_REACHED = {"refused", "outside", "pool_full", "connect_timeout", "no_key", "barred", "door_closed", "not_recorded"}
 """Outcomes of attempts that brought not a byte to the upstream."""
+NOT_LET_OUT = {"door_refused", "unreachable"}
+"""And those of the door that brought not a byte to the provider."""
+BUDGET_USD = 100.0
+"""Of every key, unless a test says otherwise: ample, and yet a hold that is not given back shows."""
 FAST: dict[str, Any] = {
     "first_byte_timeout_s": 1.0, "first_token_timeout_s": 0.3, "idle_timeout_s": 0.5, "total_timeout_s": 3.0,
     "keep_alive_s": 0.2, "queue_wait_s": 0, "header_timeout_s": 1.0, "body_timeout_s": 1.0, "write_timeout_s": 1.0,
@@ -54,36 +60,11 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[]
     return {"uvloop": new_event_loop}
 
 
-class Watch:
-    """Samples what the process takes: the most memory, and the longest time the loop's thread worked in one go."""
-
-    def __init__(self) -> None:
-        self.stall_s = 0.0
-        """CPU time, since wall time says more of a busy machine than of the code."""
-        self.most = self.start = resident()
-        gc.freeze()  # what other tests left behind is not collected at this one's expense
-        self._last = time.thread_time()
-        self._task = asyncio.create_task(self._sample())
-
-    async def _sample(self) -> None:
-        while True:
-            await asyncio.sleep(0.01)
-            now = time.thread_time()
-            self.stall_s, self._last = max(self.stall_s, now - self._last), now
-            self.most = max(self.most, resident())
-
-    def excuse(self) -> None:
-        """Leave out what the loop's thread has done since the last sample: it was the test's own work."""
-        self._last = time.thread_time()
-
-    async def end(self) -> None:
-        gc.unfreeze()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-
 class FaultHouse(House):
     """The router of one test, and what it must have kept to when the test ends."""
+
+    watch: Watch
+    """Since the start."""
 
     def __init__(self, home: Home, upstreams: list[Upstream], provider: Upstream) -> None:
         super().__init__(home, upstreams[0], provider)
@@ -99,6 +80,8 @@ class FaultHouse(House):
         self.unseen: set[str] = set()
         """Outcomes of attempts, beside NOT_REACHED, that upstreams other than ours had."""
         self.outcomes: list[Outcome] = []
+        self.overspent: list[str] = []
+        """Where holds and what was spent came to more than a budget."""
         self.door_sink: Upstream | None = None
         self.ledger: Ledger | None = None
 
@@ -129,7 +112,21 @@ class FaultHouse(House):
 
     def _remember(self, *given: Any, **more: Any) -> Ledger:
         self.ledger = Ledger(*given, **more)
+        budgets = self.ledger.budgets
+        hold = budgets.hold
+
+        def watched(caller: Any, amount: float, now: float) -> Any:
+            made = hold(caller, amount, now)
+            if caller.budget_usd is not None and (used := budgets.used(caller.key, now)) > caller.budget_usd + 1e-9:
+                self.overspent.append(f"{caller.key}: {used} of {caller.budget_usd}")
+            return made
+
+        budgets.hold = watched  # type: ignore[method-assign]
         return self.ledger
+
+    def key(self, data_class: str = "private", team: str = "tests", **settings: Any) -> str:
+        """A new key's text; with a budget, so that what is held for it is looked at."""
+        return super().key(data_class, team, **{"budget_usd": BUDGET_USD, **settings})
 
     async def _start_door(self, config: Path) -> None:
         if self._real_door:
@@ -192,15 +189,16 @@ class FaultHouse(House):
     # ---- the invariants
 
     async def hold_invariants(self) -> None:
-        """I1 to I5, over everything since the start."""
-        assert self.built is not None and self.ledger is not None
+        """I1 to I5, over everything since the start; may be asked again later."""
+        watch = self.watch
         await self._nothing_left()
-        await self.watch.end()
         self._nothing_leaked()
         await self.recorded()
         self._accounted()
-        assert self.watch.most - self.watch.start <= self.most_bytes, "I5: memory"
-        assert self.watch.stall_s <= self.most_stall_s, f"I5: the loop was held up for {self.watch.stall_s:.3f} s"
+        watch.excuse()  # the accounts are the test's own work
+        assert watch.most - watch.start <= self.most_bytes, "I5: memory"
+        assert watch.stall_s <= self.most_stall_s, f"I5: the loop was held up for {watch.stall_s:.3f} s"
+        assert not WAITS.seen, f"I5: the loop had to wait: {WAITS.seen}"
 
     def leaked(self) -> int:
         """Bytes of requests that came to the door, or to the provider behind it."""
@@ -224,32 +222,49 @@ class FaultHouse(House):
         rows = self.rows()
         seen = Counter(r.headers.get("x-request-id", "") for one in self.replicas for r in one.requests)
         spent: dict[str, float] = defaultdict(float)
-        again = 0
+        again, hosted = 0, list[dict[str, Any]]()
         for request, events in rows.items():
             events = [e for e in events if e["kind"] != "sending"]
             kinds = [e["kind"] for e in events]
-            assert kinds in (["opened", "closed"], ["refused"]), f"I3: {request} has {kinds}"
-            if kinds == ["refused"]:
-                assert not seen[request], "I3: what was refused was sent"
+            assert kinds in (["opened", "closed"], ["refused"], ["repeated"]), f"I3: {request} has {kinds}"
+            if len(kinds) == 1:
+                assert not seen[request], f"I3: what was {kinds[0]} was sent"
                 continue
             spent[events[1]["key"]] += events[1]["cost"] or 0.0
             attempts = events[1]["attempts"]
-            assert len(attempts) <= 3, f"I3: {len(attempts)} attempts"
+            assert len([a for a in attempts if not for_want_of_room(a)]) <= 3, f"I3: {len(attempts)} attempts"
             local = [a for a in attempts if a["place"] == "local" and a["outcome"] not in NOT_REACHED | self.unseen]
             again += seen[request] - len(local)
             assert seen[request] >= len(local), f"I3: {local} in the ledger, {seen[request]} at the upstreams"
+            hosted += [a for a in attempts if a["place"] == "hosted"]
         assert again <= self.sent_again, "I3: more came to the upstreams than is written down"
         assert set(seen) <= set(rows), "I3: an upstream saw a request that nobody wrote down"
+        self._accounted_outside(hosted)
         for one in self.outcomes:
             if one.status == 200 or one.status >= 500:
                 assert one.headers.get("x-request-id") in rows, "I3: an answer without a record"
         ids = [one.id for one in self.outcomes if "x-request-id" in one.headers]
         assert len(ids) == len(set(ids)), "I3: two answers with one id"
+        assert not self.overspent, f"I3: held and spent beyond the budget: {self.overspent}"
         for key, cost in spent.items():
             caller: Any = mock.Mock(key=key)
             assert self.ledger is not None
             held = self.ledger.spent(caller)
             assert abs(held - cost) < 1e-9, f"I3: {held} is used of the budget, {cost} was settled"
+
+    def _accounted_outside(self, attempts: list[dict[str, Any]]) -> None:
+        """Hosted attempts, against what came to the provider; behind the real door also bytes against its book."""
+        at_door = self.door_sink.requests if self.door_sink else []
+        arrived = self.provider.requests if self._real_door else [r for r in at_door if r.path == "/send"]
+        left = [a for a in attempts if a["outcome"] not in NOT_REACHED | NOT_LET_OUT | self.unseen]
+        assert len(arrived) == len(left), f"I3: {left} in the ledger, {len(arrived)} at the provider"
+        if not self._real_door:
+            return
+        book = [json.loads(line) for line in self.home.book.read_text().splitlines()]
+        sent = {e["permit"]: e["sent_sha256"] for e in book if e["kind"] == "sending"}
+        assert set(sent) <= {a.get("permit") for a in attempts}, "I3: the book has a permit that the ledger has not"
+        bodies = Counter(hashlib.sha256(r.body).hexdigest() for r in arrived)
+        assert bodies <= Counter(sent.values()), "I3: the provider got other bytes than stand in the book"
 
     async def _baseline(self) -> None:
         await self._quiet()
@@ -301,25 +316,9 @@ class FaultHouse(House):
             await asyncio.sleep(0.01)
 
 
-def resident() -> int:
-    """Bytes of memory this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def threads() -> int:
-    """The threads of this process, but for those of the gate: a few that begin with its first searches and stay."""
-    return sum(not one.name.startswith(("search_", "note_", "mark_")) for one in threading.enumerate())
-
-
-def descriptors() -> Counter[str]:
-    """What the descriptors of this process point at, sockets and pipes without their numbers."""
-    found: Counter[str] = Counter()
-    for one in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the one that listed them
-            found[str(one.readlink()).split(":[")[0]] += 1
-    for name in [name for name in found if ".sqlite" in name]:
-        del found[name]  # SQLite keeps one open until no connection of the process holds a lock on the file
-    return found
+def for_want_of_room(attempt: dict[str, Any]) -> bool:
+    """Whether an engine refused it since it was full: nothing was done there, and such tries are not counted."""
+    return attempt["place"] == "local" and (attempt["outcome"], attempt["status"]) == ("overloaded", 503)
 
 
 @pytest.fixture
@@ -327,12 +326,16 @@ async def house(home: Home) -> AsyncIterator[FaultHouse]:
     """See FaultHouse. The invariants are held when the test has passed."""
     async with Upstream() as one, Upstream() as two, Upstream() as three, Upstream() as provider:
         made = FaultHouse(home, [one, two, three], provider)
-        try:
-            yield made
-            if made.built is not None:
-                await made.hold_invariants()
-        finally:
-            await made.close()
+        with WAITS.looking():
+            try:
+                yield made
+                if made.built is not None:
+                    await made.hold_invariants()
+            finally:
+                WAITS.end()  # that a router waits for its threads when it stops is as it should be
+                if watch := getattr(made, "watch", None):
+                    await watch.end()
+                await made.close()
 
 
 @pytest.fixture

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import socket
+import statistics
 import threading
 import time
 from typing import Any
@@ -11,10 +14,14 @@ from typing import Any
 import openai
 import pytest
 
+from router.api.outlet import Outlet
+from router.scanner.scanner import Scanner
+from serving.catalogue import RouterSettings
 from tests.conftest import ask, until
 from tests.fakes.answers import event, streamed
 from tests.faults import wire
-from tests.faults.conftest import FaultHouse
+from tests.faults.cases import each
+from tests.faults.conftest import MIB, FaultHouse
 from tests.faults.line import Line
 
 SAID: dict[str, dict[str, Any]] = {
@@ -70,6 +77,23 @@ async def leaves(house: FaultHouse, route: str, script: dict[str, Any], *, strea
 @pytest.mark.parametrize("script", [{"never": True}, {"stream": [None], "bare": True}], ids=["no-head", "no-token"])
 async def test_cl_001_leaves_before_the_first_token(house: FaultHouse, script: dict[str, Any], reset: bool) -> None:
     await leaves(house, "chat/completions", script, stream=True, reset=reset)
+
+
+async def test_cl_001_the_upstream_is_let_go_in_a_moment(house: FaultHouse) -> None:
+    """Half of the time within 50 ms; the slowest ones say more of a busy machine."""
+    await house.start(router=PATIENT)
+    house.fail_all({"stream": [None], "bare": True})
+    key, engine, took = house.key(), house.local, list[float]()
+    for number in range(1, 41):
+        async with Line(house) as line:
+            await line.send(asked("chat/completions", key, stream=True))
+            await engine.until(lambda number=number: house.asked() == number)
+            started = time.monotonic()
+            line.leave()
+            await engine.until(lambda number=number: engine.left == number)
+            took.append(time.monotonic() - started)
+    assert statistics.median(took) < 0.05, took
+    assert {event["outcome"] for event in await ended(house, 40)} == {"client_left"}
 
 
 @pytest.mark.parametrize("script", [{"never": True}, {"chunks": ['{"id":', None]}], ids=["no-head", "half-a-body"])
@@ -131,6 +155,49 @@ async def test_cl_005_leaves_during_a_retry(house: FaultHouse) -> None:
         await house.local.until(lambda: sum(one.left for one in house.replicas) == 1)
     (event,) = await ended(house)
     assert (event["outcome"], len(event["attempts"]), house.asked()) == ("client_left", 2, 2)
+
+
+async def test_cl_005_leaves_while_it_waits_to_try_again(house: FaultHouse) -> None:
+    """The engine has refused it once for want of room, and is left alone for a moment."""
+    await house.start(router={**PATIENT, "queue_wait_s": 30})
+    assert house.built is not None
+    fleet = house.built.fleet
+    house.fail_all({"status": 503, "body": "{}"})
+    async with Line(house) as line:
+        await line.send(asked("chat/completions", house.key()))
+        await until(lambda: house.asked() == 1 and fleet.state()["waiting"] == 1)
+        line.leave()
+        await until(lambda: fleet.state()["waiting"] == 0, within_s=LEFT_WITHIN_S)
+    (event,) = await ended(house)
+    assert (event["outcome"], [one["outcome"] for one in event["attempts"]]) == ("left_queue", ["overloaded"])
+    assert house.asked() == 1, "it was asked again for somebody who had left"
+
+
+async def test_cl_005_leaves_while_the_gate_scans(house: FaultHouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is public and could leave, so it is searched first; nobody is asked once that is done."""
+    searching, go_on = threading.Event(), threading.Event()
+    search = Scanner.search
+
+    def slowly(scanner: Scanner, texts: Any) -> Any:
+        searching.set()
+        assert go_on.wait(20)
+        return search(scanner, texts)
+
+    await house.start(router=PATIENT)
+    monkeypatch.setattr(Scanner, "search", slowly)
+    try:
+        async with Line(house) as line:
+            await line.send(wire.request(ask("cheap"), house.key("public")))
+            await until(searching.is_set)
+            line.leave()
+            await until(lambda: house.rows(), within_s=LEFT_WITHIN_S)
+    finally:
+        go_on.set()
+    ((event,),) = house.rows().values()
+    assert (event["kind"], event["error"]) == ("refused", "client_left")
+    monkeypatch.undo()
+    assert (await house.tell(ask("small"), house.key())).status == 200, "by then its search has long ended"
+    assert house.asked() == 1 and house.leaked() == 0
 
 
 async def test_cl_005_leaves_while_its_body_is_on_the_way(house: FaultHouse) -> None:
@@ -207,20 +274,46 @@ async def test_cl_006_a_reader_that_is_slow_and_reads_on_is_served(house: FaultH
     assert house.local.blocked > 0
 
 
-async def test_cl_006_many_that_stop_hold_little_memory(house: FaultHouse) -> None:
+@pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])
+async def test_cl_006_many_that_stop_hold_little_memory(
+    house: FaultHouse, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Each at most 256 KB of the router's: what waits to be written, and what its answer holds back."""
+    descriptors_for(4 * count)
+    house.most_bytes, house.most_stall_s = count * MIB, 1.0  # the clients and the upstream are on this loop as well
+    outlets: list[Outlet] = []
+    made = Outlet.__init__
+    monkeypatch.setattr(Outlet, "__init__", lambda out, *given: (outlets.append(out), made(out, *given))[1])
     house.serve(house.local.address, limit=0)
-    await house.start(router={**PATIENT, "write_timeout_s": 30.0})
+    await house.start(router={**PATIENT, "write_timeout_s": 60.0})
+    assert house.built is not None
     house.fail_all(long_stream(4000))
-    key, lines = house.key(), [Line(house, receive=4096) for _ in range(60)]
+    key, lines = house.key(budget_usd=None), [Line(house, receive=4096) for _ in range(count)]
     async with All(lines):
         for line in lines:
             await line.send(asked("chat/completions", key, stream=True))
             await line.until(b"\n\n")
             line.stop_reading()
-        await house.local.until(lambda: house.local.blocked >= len(lines), within_s=20)
+        await house.local.until(lambda: house.local.blocked >= count, within_s=60)
         house.fail_all({})
         assert (await house.tell(ask("small"), key)).status == 200, "others are served meanwhile"
-    assert house.watch.most - house.watch.start < len(lines) * 2**20  # the upstream's own buffers are in it too
+        waiting = [out._transport.get_write_buffer_size() for out in outlets if not out._transport.is_closing()]
+        pools = house.built.connections._pools.values()
+        held = [wire._response.held for pool in pools for wire in pool.open if wire._response is not None]
+        assert sum(size > 0 for size in waiting) >= count, "they are not behind"
+        assert max(waiting) + max(held) <= 256 * 1024, (max(waiting), max(held))
+        assert house.built.edge.load.open == count
+    assert house.watch.most - house.watch.start < count * MIB  # the upstream's own buffers are in it too
+
+
+def descriptors_for(count: int) -> None:
+    """Let this process have so many more open files than usual, or skip the test."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + 512
+    if soft < wanted and hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip(f"this machine lets a process have {hard} descriptors, {wanted} are needed")
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 # ---- crowds and halves
@@ -242,6 +335,46 @@ async def test_cl_008_of_too_many_connections_the_oldest_idle_one_goes(house: Fa
             assert (await idle[-1].answer()).status == 200
             house.local.gate.set()
             assert (await busy.answer()).text == "Hello"
+
+
+async def test_cl_008_ten_thousand_that_wait_for_nothing(house: FaultHouse) -> None:
+    """With the cap that is shipped: whoever asks is answered, among the first, in the middle and at the end."""
+    crowd, cap = 10_000, RouterSettings().max_connections
+    descriptors_for(crowd + cap)
+    house.most_bytes, house.most_stall_s = 512 * MIB, 2.0  # both ends of them are in this process
+    await house.start(router=PATIENT, fast=False)
+    key, loop, idle = house.key(), asyncio.get_running_loop(), list[socket.socket]()
+    house.fail_all({"stream": ["Hel", True, "lo"]})
+    try:
+        async with Line(house) as busy:
+            await busy.send(asked("chat/completions", key, stream=True))
+            await house.local.until(lambda: house.asked() == 1)
+            house.local.script = {}
+            for start in range(0, crowd, 500):
+                some = [socket.socket() for _ in range(500)]
+                idle += some
+                for one in some:
+                    one.setblocking(False)
+                await asyncio.gather(*(loop.sock_connect(one, ("127.0.0.1", house.port)) for one in some))
+                assert (await house.tell(ask("small"), key)).status == 200, start
+            await until(lambda: sum(over(one) for one in idle) >= crowd - cap)
+            assert all(over(one) for one in idle[: crowd - cap - 500]), "others went than the oldest"
+            assert not over(idle[-1])
+            house.local.gate.set()
+            assert (await busy.answer()).text == "Hello"
+    finally:
+        for one in idle:
+            one.close()
+
+
+def over(one: socket.socket) -> bool:
+    """Whether the router has ended this connection, on which it never says anything."""
+    try:
+        return one.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -310,6 +443,46 @@ async def test_cl_012_the_official_client_hardly_asks_again(house: FaultHouse) -
     assert calls <= rows <= 1.2 * calls
 
 
+TEMPORARY: dict[str, dict[str, Any]] = {
+    "429": {"status": 429, "headers": {"retry-after": "7"}, "body": "{}"},
+    "503": {"status": 503, "body": "{}"},
+}
+
+
+@pytest.mark.parametrize("form", TEMPORARY)
+async def test_cl_012_the_official_client_comes_back_as_often_as_it_may_where_waiting_can_help(
+    house: FaultHouse, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """An outage that lasts is asked about three times by each call, each time after the wait that it was told.
+
+    So much more than 1.2 times: the other way would be to tell it that waiting is of no use, which is not so.
+    """
+    told: list[float] = []
+    reckoned = openai.AsyncOpenAI._calculate_retry_timeout
+
+    def at_once(client: openai.AsyncOpenAI, *given: Any, **more: Any) -> float:
+        told.append(reckoned(client, *given, **more))
+        return 0.0
+
+    monkeypatch.setattr(openai.AsyncOpenAI, "_calculate_retry_timeout", at_once)
+    house.most_stall_s = 2.0  # the client works on the same loop
+    await house.start()
+    house.fail_all(TEMPORARY[form])
+    calls = 10
+    async with openai.AsyncOpenAI(base_url=f"{house.url}/v1", api_key=house.key(), max_retries=2) as client:
+        for _ in range(calls):
+            with pytest.raises(openai.APIStatusError):
+                await client.chat.completions.create(model="small", messages=[{"role": "user", "content": "Hi"}])
+    await ended(house, 3 * calls)
+    house.threads = threading.active_count()  # the client looks names up in threads of its own
+    print(f"{calls} calls, {len(house.rows())} requests at the router, {house.asked()} at the upstreams")
+    assert len(house.rows()) == 3 * calls == len(told) + calls
+    assert all(1 <= one <= 7 for one in told), "it was not told how long to wait"
+    assert house.asked() <= 3 * calls, "the router multiplied it"
+    if form == "503":
+        assert house.asked() <= calls, "an engine that is full is left alone for a moment, whoever asks"
+
+
 async def test_cl_012_a_final_answer_says_so_and_a_wait_says_how_long(house: FaultHouse) -> None:
     await house.start()
     key = house.key()
@@ -359,18 +532,44 @@ async def test_cl_013_a_name_belongs_to_its_key(house: FaultHouse) -> None:
     assert house.asked() == 2
 
 
-async def test_cl_013_streams_and_failures_are_not_kept(house: FaultHouse) -> None:
+async def test_cl_013_streams_are_not_kept(house: FaultHouse) -> None:
     await house.start()
     key, named = house.key(), {"idempotency-key": "n1"}
     for _ in range(2):
         assert (await house.tell(ask("small", stream=True), key, headers=named)).text == "Hello wörld"
     assert house.asked() == 2
-    house.fail_first({"status": 503, "body": "{}"})
-    later = {"idempotency-key": "n2"}
-    assert (await house.tell(ask("small"), key, headers=later)).status == 503
-    async with asyncio.timeout(5):  # it said that it is full, and is left alone for a second
-        while (await house.tell(ask("small"), key, headers=later)).status != 200:
+
+
+FAILING: dict[str, dict[str, Any]] = {
+    "429": {"status": 429, "body": "{}"}, "500": {"status": 500, "body": "{}"}, "502": {"status": 502, "body": "{}"},
+    "503": {"status": 503, "body": "{}"}, "504": {"status": 504, "body": "{}"}, "page": {"body": "<html>"},
+    "reset": {"reset": 0}, "late": {"never": True},
+}  # fmt: skip
+
+
+@each({name: (name, script) for name, script in FAILING.items()})
+async def test_cl_013_what_went_wrong_is_not_kept(house: FaultHouse, name: str, script: dict[str, Any]) -> None:
+    """Nobody has been answered: whoever asks again under the same name is answered anew, as soon as that goes."""
+    await house.start(router={"first_byte_timeout_s": 0.3})
+    key, named = house.key(), {"idempotency-key": name}
+    house.fail_first(script)
+    assert (await house.tell(ask("small"), key, headers=named)).status in (429, 502, 503, 504)
+    async with asyncio.timeout(5):  # one that said it is full is left alone for a second
+        while (found := await house.tell(ask("small"), key, headers=named)).status != 200:
+            assert "x-headgate-replayed" not in found.headers
             await asyncio.sleep(0.1)
+    assert "x-headgate-replayed" not in found.headers
+    again = await wire.exchange(house.port, wire.request(ask("small"), key, headers=named))
+    assert (again.body, again.headers["x-headgate-replayed"]) == (found.body, "true")
+
+
+async def test_cl_013_what_is_wrong_with_the_request_itself_is_kept(house: FaultHouse) -> None:
+    await house.start()
+    wrong = {"error": {"message": "temperature must be at most 2", "type": "BadRequestError", "code": 400}}
+    house.fail_all({"status": 400, "body": json.dumps(wrong)})
+    asking = wire.request(ask("small"), house.key(), headers={"idempotency-key": "n1"})
+    first, again = await house.send(asking), await wire.exchange(house.port, asking)
+    assert (first.status, again.status, again.body, house.asked()) == (400, 400, first.body, 1)
 
 
 async def test_cl_013_one_that_left_does_not_block_its_name(house: FaultHouse) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from typing import Any
 
 from router.api.inference import ROUTES
 from tests.conftest import ask
+from tests.fakes.faults import completion
 from tests.faults import wire
 from tests.faults.cases import each
 from tests.faults.conftest import FaultHouse
@@ -117,9 +119,10 @@ async def test_ht_001_good_chunks_are_read_and_what_follows_is_a_request_of_its_
     assert next(request.body for request in house.local.requests) == house.local.requests[1].body
 
 
-async def test_ht_002_a_raw_line_end_ends_no_header(house: FaultHouse) -> None:
+@each(["X-Headgate-Session: a\rX-Evil: 1", "X-Headgate-Escalate: a\nX-Evil: 1", "X-Headgate-Reason: a\r b"])
+async def test_ht_002_a_raw_line_end_ends_no_header(house: FaultHouse, line: str) -> None:
     await house.start()
-    await refused(house, raw(house.key(), LENGTH, "X-Headgate-Session: a\rX-Evil: 1"), 400)
+    await refused(house, raw(house.key(), LENGTH, line), 400)
 
 
 EVIL = "a\r\nX-Evil: 1\r\n\r\n<script>"
@@ -145,9 +148,26 @@ async def test_ht_002_text_of_a_body_never_becomes_a_header(house: FaultHouse, v
         assert (await house.tell(body, key)).status == 400
 
 
-async def test_ht_002_an_upstreams_line_end_becomes_no_header(house: FaultHouse) -> None:
+WORDS = {"message": EVIL, "type": EVIL, "param": EVIL, "code": EVIL}
+UPSTREAMS: list[dict[str, Any]] = [
+    {"body": json.dumps({**json.loads(completion()), "model": EVIL, "id": EVIL, "system_fingerprint": EVIL})},
+    {"status": 400, "body": json.dumps({"error": WORDS})},
+    {"status": 500, "body": json.dumps({"error": WORDS})},
+    {"status": 429, "body": "{}", "headers": {"retry-after": "7\nX-Evil: 1"}},
+    {"body": completion(), "headers": {"content-type": "application/json\nX-Evil: 1"}},
+    {"body": completion(), "headers": {"x-request-id": "a\r\nX-Evil: 1", "x-headgate-model": "a\rX-Evil: 1"}},
+]
+
+
+@each(UPSTREAMS)
+async def test_ht_002_an_upstreams_line_end_becomes_no_header(house: FaultHouse, script: dict[str, Any]) -> None:
+    """Neither one in its JSON, nor one in the values of its headers. `send` reads the head strictly."""
     await house.start()
-    await refused(house, raw(house.key(), LENGTH, "X-Headgate-Escalate: a\nX-Evil: 1"), 400)
+    house.fail_all(script)
+    found = await house.tell(ask("small"), house.key())
+    assert found.status == script.get("status", 200) or found.status in (502, 503)
+    assert not [name for name in found.headers if "evil" in name]
+    assert not [value for value in found.headers.values() if "evil" in value.lower() or "\r" in value]
 
 
 HOSTS = [
@@ -363,7 +383,13 @@ async def test_ht_010_another_method_is_refused(house: FaultHouse, method: str) 
 
 
 @each(
-    [f"CONNECT {CHAT} HTTP/1.1", "CONNECT evil.example:443 HTTP/1.1", f"BREW {CHAT} HTTP/1.1", f"post {CHAT} HTTP/1.1"]
+    [
+        f"CONNECT {CHAT} HTTP/1.1",
+        "CONNECT  HTTP/1.1",
+        "CONNECT evil.example:443 HTTP/1.1",
+        f"BREW {CHAT} HTTP/1.1",
+        f"post {CHAT} HTTP/1.1",
+    ]
 )
 async def test_ht_010_an_unknown_method_is_refused(house: FaultHouse, first: str) -> None:
     await house.start()

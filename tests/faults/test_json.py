@@ -140,6 +140,16 @@ async def test_js_006_a_number_that_fits_arrives_exactly(house: FaultHouse, numb
     assert house.local.requests[-1].json()["seed"] == number
 
 
+@each(["-0", "-0.0", "0e0", "-0e9"])
+async def test_js_006_a_zero_is_a_zero_whatever_its_sign(house: FaultHouse, number: str) -> None:
+    await house.start()
+    for field in ("seed", "temperature"):
+        found = await house.tell(json.dumps(ask("small", **{field: "X"})).replace('"X"', number).encode(), house.key())
+        assert found.status == 200, found.error
+        assert house.local.requests[-1].json()[field] == 0
+    await refused(house, json.dumps(ask("small", n="X")).replace('"X"', number).encode())
+
+
 PLAIN = '{"model":"small","messages":[{"role":"user","content":"X"}]}'
 BYTES = {
     "invalid": PLAIN.encode().replace(b"X", b"\xff"),

@@ -23,7 +23,7 @@ async def crowd(house: FaultHouse, count: int, key: str) -> list[Outcome]:
 
 
 async def test_px_028_at_ten_times_the_load_what_is_admitted_is_answered(house: FaultHouse) -> None:
-    """The full measure, minutes long, is benchmarks/overhead.py; here that the form of it holds."""
+    """Goodput, and how long the admitted take, are measured by benchmarks/overhead.py; here the form of it."""
     house.most_bytes, house.most_stall_s = 64 * MIB, 1.0  # so many callers are on this loop as well
     house.serve(house.local.address, limit=4)
     await house.start(router={"queue_length": 8, "queue_wait_s": 5, **PATIENT})
@@ -195,3 +195,18 @@ async def test_one_request_alone_is_tried_three_times_and_no_more(house: FaultHo
     found = await house.tell(ask("small"), house.key())
     assert found.status in (502, 503)
     assert len(await house.attempts(found)) == house.asked() == 3
+
+
+async def test_what_is_held_at_once_never_passes_the_budget(house: FaultHouse) -> None:
+    """Far more at once than the key has money for: whatever is refused for it was not sent. The house looks at every
+    hold (I3)."""
+    house.may_leave = True
+    await house.start(hosted=True)
+    house.provider.script = {"gate": True}
+    key = house.key("public", budget_usd=0.26)  # for five: a thousand tokens of output at $50 a million, and a little
+    asked = [asyncio.create_task(house.tell(ask("big"), key)) for _ in range(20)]
+    await until(lambda: sum(one.done() for one in asked) == 15 and len(house.provider.requests) == 5)
+    refused = [one.result() for one in asked if one.done()]
+    assert {(one.status, one.code) for one in refused} == {(429, "budget_exceeded")}
+    house.provider.gate.set()
+    assert Counter([(await one).status for one in asked]) == {200: 5, 429: 15}

@@ -179,6 +179,11 @@ async def test_pg_013_letters_of_another_script_that_look_the_same(house: FaultH
     await held(house, said(f"Please keep {make().translate(CYRILLIC)} for me."))
 
 
+async def test_pg_013_a_word_of_two_scripts_is_suspicious_in_itself(house: FaultHouse) -> None:
+    await started(house)
+    await held(house, said(f"Please log in at {'paypal'.translate(CYRILLIC)} for me."))
+
+
 @each(CODED)
 async def test_pg_014_encoded(house: FaultHouse, code: Any) -> None:
     await started(house)
@@ -201,15 +206,20 @@ async def test_pg_019_a_search_that_fails_inside_is_no_search(house: FaultHouse)
 
 
 async def test_pg_021_rules_that_find_nothing_any_more_open_nothing(house: FaultHouse) -> None:
-    """The planted examples are not found, so the self-test fails; until it passes again nothing counts as searched."""
+    """The planted examples are not found, so the self-test fails; until it passes again nothing counts as searched.
+
+    It is no fault of the request, so the caller is told to come again.
+    """
     await started(house)
     assert house.built is not None
     key, scanner = house.key("public"), house.built.gate._scanner
     with mock.patch("router.scanner.matcher.Matcher.scan", return_value=([], True)):
         assert scanner is not None and scanner.test(), "a scanner that finds nothing passes its test"
-        await held(house, {}, key)
-    await held(house, said(f"My token is {credential()}"), key)
+        plain = await house.tell(ask("big"), key)
+    found = await house.tell({**ask("big"), **said(f"My token is {credential()}")}, key)
+    assert {(one.status, one.code) for one in (plain, found)} == {(503, "door_closed")}
     assert scanner.test() == ""
+    await held(house, said(f"My token is {credential()}"), key)
 
 
 async def test_pg_020_the_worst_text_ends_and_stays_or_was_read_whole(house: FaultHouse) -> None:

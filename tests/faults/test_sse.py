@@ -210,7 +210,21 @@ async def test_ss_009_nothing_follows_the_first_done(house: FaultHouse, form: st
     found = await stream(house, [chunk("one"), *AFTER_DONE[form]], house.key())
     assert (found.status, found.code, found.text) == (200, "ok", "one")
     assert found.events[-1] == "[DONE]" and found.events.count("[DONE]") == 1
-    assert (await house.closed(found))["outcome"] == "answered"
+    closed = await house.closed(found)
+    assert (closed["outcome"], closed["finish"]) == ("answered", "missing"), "no event of it says why it ends"
+
+
+@pytest.mark.parametrize("finish", ["stop", "length"])
+async def test_ss_009_why_it_ended_is_written_down(house: FaultHouse, finish: str) -> None:
+    await house.start()
+    ended = chunk("").replace(b'"finish_reason":null', b'"finish_reason":"%b"' % finish.encode())
+    ended = ended.replace(b'"finish_reason": null', b'"finish_reason": "%b"' % finish.encode())
+    assert finish.encode() in ended
+    key = house.key()
+    assert (await house.closed(await stream(house, [chunk("one"), ended, DONE], key)))["finish"] == finish
+    late = await stream(house, [chunk("one"), DONE, ended], key)
+    assert finish.encode() not in late.body
+    assert (await house.closed(late))["finish"] == "missing", "what follows the end was believed"
 
 
 async def test_ss_009_done_before_anything_was_said(house: FaultHouse) -> None:
@@ -218,7 +232,8 @@ async def test_ss_009_done_before_anything_was_said(house: FaultHouse) -> None:
     found = await stream(house, [DONE], house.key())
     assert found.status in (200, 502)
     if found.status == 200:
-        assert (await house.closed(found))["output_tokens"] in (0, None)
+        closed = await house.closed(found)
+        assert closed["output_tokens"] in (0, None) and closed["finish"] == "missing"
 
 
 BAD_TEXT = {
@@ -237,7 +252,9 @@ async def test_ss_010_wrong_utf_8_goes_on_and_touches_nothing_else(house: FaultH
         found = await stream(house, pieces, house.key())
         assert (found.status, found.code) == (200, "ok")
         assert "zwölf" in found.text and "vor–\ufffd" in found.text and "–nach" in found.text
-        assert found.body.decode("utf-8", "replace") == b"".join(pieces).decode("utf-8", "replace")
+        assert found.body == b"".join(pieces).decode("utf-8", "replace").encode(), "what goes on is UTF-8"
+        assert (await house.closed(found))["replaced"], "nobody can see that it was mended"
+    assert not (await house.closed(await stream(house, [chunk("zwölf \ufffd"), DONE], house.key())))["replaced"]
 
 
 async def test_ss_011_a_last_event_without_its_empty_line(house: FaultHouse) -> None:

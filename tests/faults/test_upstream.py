@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ from unittest import mock
 
 import pytest
 
+from router import app
 from router.api.exchange import Exchange
+from router.upstream.connection import HEAD_START_S, Connections
+from serving.catalogue import RouterSettings
 from tests.conftest import ask, until
-from tests.fakes.faults import Upstream
+from tests.fakes.faults import Upstream, events
 from tests.faults.conftest import FaultHouse
 from tests.faults.wire import Outcome
 
@@ -56,6 +61,8 @@ async def test_up_001_a_refused_replica_is_left_and_rests_at_once(house: FaultHo
     tried = [await house.attempts(one) for one in found]
     assert sum("refused" in one for one in tried) <= 1, "it was asked again though it refused"
     assert house.endpoint()["resting"] or not any("refused" in one for one in tried)
+    refused = [a for one in found for a in (await house.closed(one))["attempts"] if a["outcome"] == "refused"]
+    assert all(one["ms"] < 250 for one in refused), "what was refused was waited for"
     assert max(one.seconds for one in found) < 1
 
 
@@ -260,6 +267,23 @@ async def test_up_010_after_comments_another_may_still_answer_and_an_error_is_an
     assert "keep-alive" in found.comments and found.closed
 
 
+async def test_up_010_by_the_defaults_the_last_candidate_has_the_whole_time(house: FaultHouse) -> None:
+    """The deadlines as they are shipped, all of them made 250 times shorter: a first token after the one of the first
+    byte, and before the end."""
+    shipped = RouterSettings()
+    names = ("first_byte_timeout_s", "first_token_timeout_s", "idle_timeout_s", "total_timeout_s", "keep_alive_s")
+    short = {name: getattr(shipped, name) / 250 for name in names}
+    await house.start(router=short)
+    house.fail_all({"stream": [True, *events(["late"])], "bare": True})
+    asked, began = asyncio.create_task(house.tell(ask(stream=True), house.key())), time.monotonic()
+    await until(lambda: time.monotonic() - began > short["first_byte_timeout_s"] * 1.1, asked)
+    house.local.gate.set()
+    found = await asked
+    assert (found.status, found.code, found.text) == (200, "ok", "late")
+    assert "keep-alive" in found.comments
+    assert await house.attempts(found) == ["answered"]
+
+
 async def test_up_011_a_stall_in_the_middle_has_comments_and_is_cut(house: FaultHouse) -> None:
     await house.start()
     house.fail_all({"stream": ["one", None]})
@@ -304,18 +328,20 @@ def sockets_to(port: int) -> list[socket.socket]:
 
 
 async def test_up_013_a_slow_replica_gets_little_work_and_does_not_rest(house: FaultHouse) -> None:
+    """Twenty times slower. By number and not by time: what a busy machine does to both is the same."""
     await house.start(replicas=2)
-    house.replicas[0].script = {"delay_s": 0.4}
-    house.replicas[1].script = {"delay_s": 0.02}
-    key, end = house.key(), asyncio.get_running_loop().time() + 2.0
+    house.replicas[0].script = {"delay_s": 0.6}
+    house.replicas[1].script = {"delay_s": 0.03}
+    key, left = house.key(), list(range(200))
 
     async def go_on() -> None:
-        while asyncio.get_running_loop().time() < end:
+        while left:
+            left.pop()
             assert (await house.tell(ask(), key)).status == 200
 
-    await asyncio.gather(*(go_on() for _ in range(4)))
+    await asyncio.gather(*(go_on() for _ in range(6)))
     slow, fast = (len(one.requests) for one in house.replicas[:2])
-    assert slow / (slow + fast) < 0.2, (slow, fast)
+    assert slow / (slow + fast) < 0.1, (slow, fast)
     assert not house.endpoint()["resting"]
 
 
@@ -420,7 +446,10 @@ async def test_up_018_a_local_name_that_leads_outside_is_not_connected_to(
     for _ in range(3):
         found = await house.tell(ask(), key)
         assert found.status in (502, 503)
+        assert await house.attempts(found) == ["outside"]
     assert not {"203.0.113.9", "8.8.8.8"} & set(connected), "something went out of the house"
+    said = [one for one in caplog.records if one.levelname == "ERROR" and "leads out of this site" in one.getMessage()]
+    assert said and all("small" in one.getMessage() for one in said), "nobody was told"
 
 
 async def test_up_021_an_address_without_a_route_costs_a_moment(
@@ -430,6 +459,7 @@ async def test_up_021_an_address_without_a_route_costs_a_moment(
         if port is None:
             pytest.skip("no IPv6 on this machine")
         asked: list[str] = []
+        began: list[float] = []
 
         def lookup(*_: Any) -> list[str]:
             return ["::1", "127.0.0.1"]
@@ -441,14 +471,16 @@ async def test_up_021_an_address_without_a_route_costs_a_moment(
         async def led(make: Any, host: Any = None, at: Any = None, **more: Any) -> Any:
             if at == house.local.port:
                 asked.append(host)
+                began.append(loop.time())
             return await real(make, host, port if host == "::1" else at, **more)
 
         monkeypatch.setattr(loop, "create_connection", led)
         await house.start(**site)
         found = await house.tell(ask(), house.key())
         assert found.status == 200
-        assert found.seconds < 1
         assert asked[:2] == ["::1", "127.0.0.1"]
+        assert HEAD_START_S <= 0.3, "what the catalogue allows; the rest is the machine's"
+        assert began[1] - began[0] < 2 * HEAD_START_S and found.seconds < 1
 
 
 class black_hole_v6:
@@ -495,8 +527,8 @@ async def test_up_019_a_redirecting_replica_is_left_for_the_other(house: FaultHo
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
-async def test_up_022_proxies_of_the_environment_are_ignored(
-    house: FaultHouse, monkeypatch: pytest.MonkeyPatch
+async def test_up_022_proxies_of_the_environment_are_ignored_and_the_start_says_so(
+    house: FaultHouse, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     house.may_leave = True
     async with Upstream() as proxy:
@@ -507,6 +539,9 @@ async def test_up_022_proxies_of_the_environment_are_ignored(
         assert (await house.tell(ask("small"), house.key())).status == 200
         assert (await house.tell(ask("big"), house.key("public"))).status == 200
         assert proxy.accepted == 0
+        for said in (caplog.text, (house.home.logs / "door.log").read_text()):
+            assert all(name in said for name in PROXIES)
+            assert proxy.address not in said, "it may hold a password"
     assert len(house.provider.requests) == 1
 
 
@@ -537,3 +572,26 @@ async def test_up_025_a_place_that_becomes_free_goes_to_whoever_waits(house: Fau
     found = await many(house, 16, house.key("private"))
     assert {one.status for one in found} == {200}
     assert house.local.most <= 2
+
+
+async def test_up_025_connections_are_bounded_and_so_is_the_line_for_one(
+    house: FaultHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server of which nobody knows how much it takes: then the number of connections to it is what is full."""
+    monkeypatch.setattr(app, "Connections", functools.partial(Connections, max_per_address=2))
+    monkeypatch.setattr("router.upstream.connection.WAITING", 3)
+    house.serve(house.local.address, limit=0)
+    await house.start(router={"first_byte_timeout_s": 20, "total_timeout_s": 20})
+    house.fail_all({"gate": True})
+    key = house.key("private")
+    asked = [asyncio.create_task(house.tell(ask("small"), key)) for _ in range(12)]
+    await until(lambda: sum(one.done() for one in asked) >= 7)  # at once; three wait until a connection is overdue
+    await until(lambda: sum(one.done() for one in asked) == 10)
+    refused = [one.result() for one in asked if one.done()]
+    assert {(one.status, one.code) for one in refused} == {(503, "overloaded")}
+    assert all(int(one.headers["retry-after"]) > 0 for one in refused)
+    assert {tuple(await house.attempts(one)) for one in refused} == {("pool_full",)}
+    assert house.local.accepted == house.asked() == 2
+    assert not house.endpoint()["resting"], "it is not the server's fault"
+    house.local.gate.set()
+    assert sorted([(await one).status for one in asked]) == [200] * 2 + [503] * 10

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import time
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 
+from router import app
+from router.upstream.room import Room
+from router.upstream.tries import Retries
 from tests.conftest import ask
 from tests.fakes.faults import completion, events
 from tests.faults.conftest import MIB, FaultHouse
@@ -112,10 +117,12 @@ async def test_pr_003_a_529_is_asked_of_another_and_is_a_503(house: FaultHouse) 
     overloaded = {"type": "error", "error": {"type": "overloaded_error", "message": SECRET}}
     script = {"status": 529, "body": json.dumps(overloaded)}
     await both_ways(house, script, key)
-    found = await alone(house, script, key)
-    assert found.status == 503
-    assert int(found.headers["retry-after"]) > 0
-    assert SECRET not in found.body.decode()
+    for _ in range(3):
+        found = await alone(house, script, key)
+        assert (found.status, found.code) == (503, "upstream_overloaded")
+        assert int(found.headers["retry-after"]) > 0
+        assert SECRET not in found.body.decode()
+    assert all(house.endpoint(name)["resting"] for name in ("small", "small-2")), "it does not count as a failure"
 
 
 async def test_pr_003_a_provider_that_is_overloaded_is_a_503(house: FaultHouse) -> None:
@@ -123,10 +130,13 @@ async def test_pr_003_a_provider_that_is_overloaded_is_a_503(house: FaultHouse) 
     await house.start(hosted=True)
     overloaded = {"type": "error", "error": {"type": "overloaded_error", "message": SECRET}}
     house.provider.script = {"status": 529, "body": json.dumps(overloaded)}
-    found = await house.tell(ask("big"), house.key("public"))
-    assert found.status == 503
-    assert int(found.headers["retry-after"]) > 0
-    assert SECRET not in found.body.decode()
+    key = house.key("public")
+    for _ in range(3):
+        found = await house.tell(ask("big"), key)
+        assert (found.status, found.code) == (503, "upstream_overloaded")
+        assert int(found.headers["retry-after"]) > 0
+        assert SECRET not in found.body.decode()
+    assert house.endpoint("big")["resting"], "it does not count as a failure"
 
 
 STATUSES = (500, 502, 503, 504, 520, 521, 522, 523, 524, 525, 526)
@@ -156,6 +166,27 @@ async def test_pr_004_no_more_than_three_attempts(house: FaultHouse) -> None:
     found = await house.tell(ask("cheap"), house.key("private"))
     bad(found)
     assert house.asked() == len(await house.attempts(found)) == 3
+
+
+async def test_pr_004_an_engine_without_room_is_asked_again_as_long_as_a_request_may_wait(
+    house: FaultHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a try has done nothing there, so it is none of the three and takes nothing of the retry budget; what bounds
+    it is the time to wait, and pauses that double."""
+    monkeypatch.setattr(app, "Room", functools.partial(Room, busy_s=0.01))
+    monkeypatch.setattr("router.upstream.attempts.FIRST_PAUSE_S", 0.01)
+    budgeted: list[bool] = []
+    begun = Retries.begun
+    monkeypatch.setattr(Retries, "begun", lambda self, again: (budgeted.append(again), begun(self, again))[1])
+    await house.start(router={"queue_wait_s": 1, "queue_length": 10})
+    found = await alone(house, failing(503), house.key())
+    assert (found.status, found.code) == (503, "queue_timeout")
+    assert SECRET not in found.body.decode()
+    tried = await house.attempts(found)
+    assert set(tried) == {"overloaded"} and house.asked() == len(tried)
+    assert 3 < len(tried) <= 2 + math.log2(1 / 0.01), "its pauses do not double"
+    assert not any(budgeted), "it took from the retry budget"
+    assert found.seconds < 3, "the time to wait is 1 s"
 
 
 async def test_pr_005_a_wrong_request_is_asked_once_and_harms_nobody(house: FaultHouse) -> None:
@@ -393,7 +424,6 @@ async def test_pr_018_other_successes_are_no_answer(house: FaultHouse) -> None:
 
 async def test_pr_020_an_answer_of_200_mb_is_cut_at_the_cap(house: FaultHouse) -> None:
     house.most_bytes = 160 * MIB
-    house.most_stall_s = 0.5  # the pieces of 64 MiB that are thrown away, in one go
     slow = {"first_byte_timeout_s": 60, "total_timeout_s": 60, "idle_timeout_s": 60}
     await house.start(router=slow)
     key = house.key()

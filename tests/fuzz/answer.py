@@ -1,12 +1,14 @@
 """Fuzz target: what an upstream answers, fed to the client's connection over a wire that is not there.
 
-However the bytes were cut, the same answer comes out of them or none does, and nothing but an UpstreamError ends it.
+However the bytes were cut, and whether it is read whole or passed on piece by piece as a stream is, the same answer
+comes out of them or none does, and nothing but an UpstreamError ends it.
 The first two bytes say where to cut, the rest is what the upstream sends before it closes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,8 @@ from router.upstream.connection import Address, Bounds, Connections, Deadlines, 
 from tests.fuzz.cuts import cuts
 
 ADDRESS = Address("unix", "", 0, "/engine.sock")
+CHUNKS = re.compile(rb"(?<=\r\n)(?=[0-9a-f]{1,4}\r\n)")
+"""Where a chunk begins: a stream's come whole, each in a piece of its own, and are not shown to the parser then."""
 KINDS = frozenset({"bad_response", "too_large", "closed", "reset"})
 
 
@@ -65,10 +69,10 @@ class Loop(asyncio.SelectorEventLoop):
         return self.wire, protocol
 
 
-async def ask(loop: Loop, pieces: list[bytes]) -> tuple[Outcome, bool]:
+async def ask(loop: Loop, pieces: list[bytes], *, stream: bool) -> tuple[Outcome, bool]:
     """The outcome of an exchange in which these pieces arrive, and whether all of them were looked at."""
     connections = Connections(Deadlines(), Bounds())
-    task = asyncio.ensure_future(_read(connections))
+    task = asyncio.ensure_future(_read(connections, stream=stream))
     loop.wire = None
     while loop.wire is None:
         await asyncio.sleep(0)
@@ -90,10 +94,13 @@ async def ask(loop: Loop, pieces: list[bytes]) -> tuple[Outcome, bool]:
         await connections.close()
 
 
-async def _read(connections: Connections) -> Outcome:
+async def _read(connections: Connections, *, stream: bool) -> Outcome:
     try:
-        response = await connections.post(ADDRESS, "/v1/x", (), b"{}")
-        body = await response.read()
+        response = await connections.post(ADDRESS, "/v1/x", (), b"{}", stream=stream)
+        passed: list[bytes] = []
+        if stream:
+            await response.forward(passed.append)
+        body = b"".join(passed) if stream else await response.read()
     except UpstreamError as failed:
         assert failed.kind in KINDS, failed.kind
         return Outcome(failed=failed.kind)
@@ -109,8 +116,9 @@ def check(data: bytes) -> None:
     loop = Loop()
     try:
         outcomes = [
-            loop.run_until_complete(ask(loop, [p for p in pieces if p])) for pieces in cuts(data[2:], data[0], data[1])
-        ]
+            loop.run_until_complete(ask(loop, [p for p in pieces if p], stream=stream))
+            for pieces in (*cuts(data[2:], data[0], data[1]), CHUNKS.split(data[2:])) for stream in (False, True)
+        ]  # fmt: skip
     finally:
         loop.close()
     if all(whole for _, whole in outcomes):

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 CORPUS = Path(__file__).parent / "corpus"
-TARGETS = ("answer", "body", "edge", "headers", "request", "sse")
+TARGETS = ("answer", "body", "edge", "fragments", "headers", "media", "request", "sse", "wording")
 
 
 def corpus(name: str) -> list[Path]:

@@ -16,7 +16,7 @@ from router.permit import LIFETIME_S, Permit, body_hash, seal
 from router.records import Route
 from serving import catalogue
 from tests.leaks.building import AT_ONCE, Building
-from tests.leaks.canaries import credential, word
+from tests.leaks.canaries import detected, word
 from tests.leaks.places import Place, base, made, opaque, places
 
 TAKEN_OUT = frozenset({"headgate"})
@@ -38,7 +38,7 @@ async def try_the_door(built: Building) -> list[dict[str, Any]]:
 
     async def work() -> None:
         for kind, route, place in left:
-            text = credential() if kind == "found" else word()
+            text = detected(place.name) if kind == "found" else word()
             body = orjson.dumps(made(route, place, text, "big"))
             key = built.keys["private" if kind == "private" else "public"].split("_")[1]
             token = seal(permit(body, route, instance, policy, key), built.home.secret("permit"))

@@ -36,6 +36,8 @@ def joined(pid: int) -> None:
     """A wire from here to the namespace of `pid`: every address that is not here lies there, whatever it is."""
     ip("link", "set", "lo", "up")
     ip("link", "add", "out", "type", "veth", "peer", "name", "in", "netns", str(pid))
+    # Without an address of version 6 nobody looks for neighbours or routers: the kernel sends nothing by itself.
+    ip("link", "set", "out", "addrgenmode", "none")
     ip("addr", "add", f"{HERE}/31", "dev", "out")
     ip("link", "set", "out", "up")
     ip("link", "set", "lo", "up", pid=pid)

@@ -15,6 +15,7 @@ from router.api.inference import ROUTES
 from router.records import Route
 from router.scanner import reading
 from serving import parameters
+from tests.leaks.models import Inner, inner
 
 UNKNOWN = "x_field_nobody_knows"
 """A field that no API has; the hosted models of the matrix take it, so that nothing but the search holds it back."""
@@ -202,7 +203,26 @@ def special(route: Route) -> Iterator[Place]:
     yield Place("prediction", "prediction", _with(prediction={"type": "content", "content": T}))
     predicted = {"type": "content", "content": [{"type": "text", "text": T}]}
     yield Place("prediction in parts", "prediction", _with(prediction=predicted))
+    if route == "chat/completions":
+        yield from _named_by_the_client(route)
     yield from _of_route(route)
+
+
+def _named_by_the_client(route: Route) -> Iterator[Place]:
+    """Every field inside the client's own request model, each way once; a conversation keeps what is said last."""
+    seen = set[str]()
+    for one in inner(route):
+        if one.name not in seen:
+            seen.add(one.name)
+            yield Place(f"the client's {one.name}", one.steps[0].field, _inside(one))
+
+
+def _inside(one: Inner) -> Put:
+    def put(body: dict[str, Any], text: str) -> None:
+        for field, value in one.body(text).items():
+            body[field] = [*value, *body["messages"]] if field == "messages" else value
+
+    return put
 
 
 def _of_route(route: Route) -> Iterator[Place]:

@@ -176,7 +176,12 @@ async def test_a_door_whose_detectors_fail_behind_a_router_that_lies(house: Brea
 async def test_a_router_that_finds_nothing_is_not_believed(house: Breakable, lies: Lies) -> None:
     lies()
     await house.start(hosted=True)
-    assert "door" in (await house.stays()).error["message"].lower()
+    token = credential()
+    reply = await house.stays(f"My token is {token}.")
+    assert "door" in reply.error["message"].lower()
+    (tried,) = (await house.events(reply))[-1]["attempts"]
+    assert tried["detail"].startswith("data_class_not_cleared: it holds what counts as secret (credential_")
+    assert token not in str(await house.events(reply)), "the door's reason quotes nothing"
     assert (await house.tell("Hello")).status == 200, "what holds nothing may leave: the door found that for itself"
 
 

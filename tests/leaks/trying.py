@@ -17,7 +17,7 @@ from router.decision.dialects import LOCAL_ONLY
 from router.records import Route
 from tests.leaks import network
 from tests.leaks.building import AT_ONCE, Answer, Building
-from tests.leaks.canaries import credential, found_in, word
+from tests.leaks.canaries import detected, found_in, word
 from tests.leaks.compromised import try_the_door
 from tests.leaks.places import Place, made, opaque, own_fields, places
 
@@ -60,7 +60,7 @@ WAYS = (
     Way("context", "auto", long=True),
     Way("idempotency key", "big", headers={"idempotency-key": "\x00T"}),
 )
-"""Every way out there is. `test_matrix.py` holds the list against the triggers that the code knows."""
+"""Every way out there is. `test_matrix.py` holds what they trigger against the triggers that the code knows."""
 
 
 class Try(NamedTuple):
@@ -76,6 +76,8 @@ class Try(NamedTuple):
     status: int
     code: str
     where: str
+    trigger: str = ""
+    """Why another model came first, without the name of the rule or the caller's reason."""
 
 
 class Matrix:
@@ -86,7 +88,7 @@ class Matrix:
 
     async def one(self, kind: str, route: Route, way: Way, place: Place | None) -> None:
         """Make one request and note what came of it."""
-        text = credential() if kind == "found" else word()
+        text = detected(f"{way.name}, {place.name if place else route}") if kind == "found" else word()
         key = {"private": "private", "free": "free"}.get(kind, "public") + way.key
         body = made(
             route, place, text, way.model, **{n: v for n, v in way.body.items() if n != (place and place.field)}
@@ -100,7 +102,8 @@ class Matrix:
     def note(self, kind: str, route: Route, way: str, place: Place | None, text: str, answer: Answer) -> None:
         name, field = (place.name, place.field) if place else ("-", "")
         where = answer.place or answer.headers.get("x-headgate-door", "")
-        self.tries.append(Try(kind, route, way, name, field, text, answer.status, answer.code, where))
+        trigger = answer.headers.get("x-headgate-trigger", "").partition(":")[0]
+        self.tries.append(Try(kind, route, way, name, field, text, answer.status, answer.code, where, trigger))
         if answer.status != 200 and kind == "found" and field and text.encode() in answer.body:
             self.returned.append(f"{route}, {way}, {name}: {answer.code}")
 
@@ -150,7 +153,7 @@ async def try_everything(built: Building) -> dict[str, Any]:
     await _let_out(matrix)
     await built.operator("/metrics")
     await built.operator("/status")
-    free = await built.came()
+    free, sent_then = await built.came(), network.sent_bytes() if built.alone else 0
     built.upstreams["full-0"].gate.set()
     await holding
     at["all"] = time.monotonic() - began
@@ -158,7 +161,7 @@ async def try_everything(built: Building) -> dict[str, Any]:
     texts = secret + [one.text for one in matrix.tries[before:]]
     return {
         "alone": built.alone, "seconds": at, "tries": [one._asdict() for one in matrix.tries], "door": door,
-        "held": _counted(held) | {"sent_bytes": sent}, "free": _counted(free),
+        "held": _counted(held) | {"sent_bytes": sent}, "free": _counted(free) | {"sent_bytes": sent_then},
         "leaked": _among(secret, free), "arrived": _among([one.text for one in matrix.tries[before:]], free),
         "in_heads": found_in(texts, "".join(free["heads"]).encode()),
         "written": _written(built, texts), "returned": matrix.returned,
@@ -182,7 +185,7 @@ async def _held_back(matrix: Matrix) -> None:
     for route in ("chat/completions", "completions", "embeddings"):
         for place in brief(route):
             for kind, key in (("found", "public"), ("private", "private")):
-                text = credential() if kind == "found" else word()
+                text = detected(place.name) if kind == "found" else word()
                 answer = await matrix.built.explain(made(route, place, text, "big"), key)
                 matrix.note(kind, route, "dry run", place, text, answer)
 

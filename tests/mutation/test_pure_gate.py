@@ -19,8 +19,8 @@ import orjson
 import pytest
 
 from router import permit as permits
-from router.decision.clearance import PRIVACY, cleared, promised, refusals_of, searched
-from router.decision.eligibility import RULES, judge
+from router.decision.clearance import PRIVACY, cleared, idle, promised, refusals_of, searched
+from router.decision.eligibility import RULES, against, judge
 from router.decision.question import Question
 from router.decision.sensitivity import SAID, data_class_of, unsearched
 from router.decision.traits import describe
@@ -80,7 +80,7 @@ def drawn(count: int) -> list[dict[str, Any]]:
 
 def test_the_class_is_the_highest_of_all_and_only_people_s_words_can_be_lowered() -> None:
     for one in drawn(3000):
-        past = Past(one["past"], "it was", "e1") if one["past"] is not None else None
+        past = (Past(one["past"], "it was", "e1"),) if one["past"] is not None else ()
         found = (Found("card", one["found"], 2, "messages[0].content"),) if one["found"] is not None else ()
         opaque = ("messages[0].content[1]",) if one["opaque"] else ()
         findings = Findings(9, opaque, searched=one["searched"], found=found, past=past, unread=one["unread"])
@@ -121,7 +121,7 @@ def test_the_class_is_the_highest_of_all_and_only_people_s_words_can_be_lowered(
 def test_each_source_is_called_by_its_name() -> None:
     findings = Findings(
         9, ("prompt",), searched=True, found=(Found("card", PRIVATE, 1, "messages[0].content"),),
-        past=Past(PRIVATE, "it was", "e1"), unread="timeout",
+        past=(Past(PRIVATE, "it was", "e1"),), unread="timeout",
     )  # fmt: skip
     given = data_class_of(ask(raised="private"), caller(PRIVATE), findings, site_of(PRIVATE, PRIVATE))
     kinds = [source.kind for source in given.sources]
@@ -130,9 +130,19 @@ def test_each_source_is_called_by_its_name() -> None:
     assert given.why == "key k1 is private" and given.declassified == ""
     names = {source.kind: source.name for source in given.sources}
     assert names["past"] == "e1" and names["found"] == "card"
-    nameless = data_class_of(ask(), caller(), Findings(9, (), past=Past(PRIVATE, "it cannot be looked up", "")), Site())
+    nameless = data_class_of(
+        ask(), caller(), Findings(9, (), past=(Past(PRIVATE, "it cannot be looked up", ""),)), Site()
+    )
     assert nameless.why == "it cannot be looked up, so it is private"
     assert "e1" in next(s.why for s in given.sources if s.kind == "past")
+    for ids, entries in {
+        "e1": "entry e1", "e1 e2 e3 e4": "entries e1, e2, e3, e4",
+        "e1 e2 e3 e4 e5": "entries e1, e2, e3, e4 and 1 more",
+    }.items():  # fmt: skip
+        (source,) = data_class_of(
+            ask(), caller(), Findings(9, (), past=(Past(PRIVATE, "it was", ids),)), Site()
+        ).sources
+        assert (source.why, source.name) == (f"it was ({entries} of the history), so it is private", ids)
     several = (Found("card", PRIVATE, 1, "messages[0].anna"),)
     (told,) = data_class_of(ask(), caller(), Findings(9, (), searched=True, found=several), Site()).sources
     assert "in messages[0] counts" in told.why
@@ -259,6 +269,30 @@ def test_searched() -> None:
     assert searched(candidate(far), question(SEARCHED, caller(), far)) is None
 
 
+def test_what_a_broken_scanner_did_not_search_is_refused_for_now_and_for_nothing_else() -> None:
+    broken, far, strict = SEARCHED._replace(unread="scanner"), hosted(), frozenset({"no-training"})
+    refusal = searched(candidate(far), question(broken, caller(), far))
+    assert refusal is not None and (refusal.rule, refusal.passing) == ("door_closed", True)
+    other = searched(candidate(far), question(SEARCHED._replace(unread="budget"), caller(), far))
+    assert other is not None and not other.passing
+
+    def rules(findings: Findings, who: Caller, model: Model) -> tuple[list[str], list[str]]:
+        asked = question(findings, who, model)
+        eligible, refusals = judge([candidate(model)], asked)
+        assert not eligible
+        return [one.rule for one in refusals], [one.rule for one in against([candidate(model)], asked)]
+
+    for model in (far, approved("internal"), approved("private")):
+        assert rules(broken, caller(), model) == (["door_closed"],) * 2
+    trusted = approved("internal")
+    assert rules(broken, caller(INTERNAL), trusted) == (["door_closed"],) * 2
+    assert rules(broken, caller(INTERNAL), far) == (["data_class_not_cleared"],) * 2  # whatever it would find
+    assert rules(broken, caller(requires=strict), far) == (["door_closed", "requirement_not_met"],) * 2
+    near = candidate(local())
+    assert not any(idle(rule, near, question(broken, caller(), far)) for rule in RULES)
+    assert not any(idle(rule, candidate(far), question(SEARCHED, caller(), far)) for rule in RULES)
+
+
 def test_each_privacy_rule_counts_alone_and_all_of_them_are_told() -> None:
     far, good = hosted(), caller()
     assert set(PRIVACY) == {searched, cleared, promised} and set(PRIVACY) <= set(RULES)
@@ -280,6 +314,37 @@ def test_each_privacy_rule_counts_alone_and_all_of_them_are_told() -> None:
     assert rules(SEARCHED, caller(PRIVATE, requires=strict)) == ["data_class_not_cleared", "requirement_not_met"]
     assert rules(Findings(9, ()), caller(PRIVATE)) == ["data_class_not_cleared"]  # for that it was not searched
     assert rules(SEARCHED._replace(unread="budget"), good)[:2] == ["not_scannable", "data_class_not_cleared"]
+
+
+def test_against_tells_every_rule_and_the_first_as_judge_does() -> None:
+    far, near, bound = hosted(), local(), frozenset({"no-training"})
+    rules = [
+        ("data_class_not_cleared", {"data_class": PRIVATE}), ("requirement_not_met", {"requires": bound}),
+        ("lane_not_allowed", {"lanes": frozenset({"private"})}), ("budget_exceeded", {"budget_usd": 0.0}),
+    ]  # fmt: skip
+    for count in range(len(rules) + 1):
+        for some in itertools.combinations(rules, count):
+            who = caller(**{name: value for _, fields in some for name, value in fields.items()})
+            for findings, more in ((SEARCHED, []), (SEARCHED._replace(unread="budget"), ["not_scannable"])):
+                asked = question(findings, who, far)
+                said = [refusal.rule for refusal in against([candidate(far), candidate(far)], asked)]
+                assert said[: len(said) // 2] == said[len(said) // 2 :], "each candidate has its own"
+                wanted = {rule for rule, _ in some} | set(more)
+                if more:
+                    wanted |= {"data_class_not_cleared"}  # what was not read whole counts as private
+                assert set(said) == wanted and len(said) == 2 * len(wanted)
+                first = judge([candidate(far)], asked)[1]
+                assert [r.rule for r in first[:1]] == said[:1]
+    unasked = question(Findings(9, ()), caller(PRIVATE, requires=bound, lanes=frozenset({"private"})), far)
+    assert [r.rule for r in against([candidate(far)], unasked)] == [
+        "data_class_not_cleared", "requirement_not_met", "lane_not_allowed",
+    ]  # fmt: skip
+    alone = question(Findings(9, ()), caller(), far)
+    assert [r.rule for r in against([candidate(far)], alone)] == ["not_scannable"], "nothing else is in the way"
+    other = snapshot(far, near)
+    named = Question(ask("far"), caller(PRIVATE, lanes=frozenset()), alone.traits._replace(named="far"), other)
+    assert [r.rule for r in against([candidate(near)], named)] == ["other_model"], "nobody asked for that one"
+    assert against([], alone) == []
 
 
 def test_what_was_asked_already_is_told_as_it_was() -> None:

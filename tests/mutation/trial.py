@@ -1,7 +1,7 @@
 """Tries mutants against tests, each in a fork of one process that has imported and collected everything already.
 
-`python -m tests.mutation.trial` prints, as JSON, the mutants that no test noticed. A mutant is laid over the real
-module in place: its functions get the wrong code, so whoever imported them before has it as well.
+`python -m tests.mutation.trial REPORT [FILE…]` writes, as JSON, the mutants that no test noticed. A mutant is laid over
+the real module in place: its functions get the wrong code, so whoever imported them before has it as well.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import json
 import os
 import signal
 import sys
+import time
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -70,10 +71,18 @@ def _everywhere(name: str, old: Any, new: Any) -> None:
             space[name] = new
 
 
+class Wrong(NamedTuple):
+    """A mutant, the module it is laid over, and the tests that are to notice."""
+
+    module: str
+    mutant: Mutant
+    tests: tuple[str, ...]
+
+
 class Trial:
     """The plugin: instead of running the tests it runs them once in a fork for each mutant."""
 
-    def __init__(self, wrong: list[tuple[str, Mutant]]) -> None:
+    def __init__(self, wrong: list[Wrong]) -> None:
         self.wrong, self.unnoticed = wrong, list[str]()
         self.failed = False
 
@@ -82,38 +91,46 @@ class Trial:
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         assert self._passes(session, None), "the tests must pass as things are"
-        running: dict[int, str] = {}
+        running: dict[int, tuple[str, float]] = {}
         for one in self.wrong:
             if len(running) >= AT_ONCE:
                 self._reap(running)
-            running[self._fork(session, one)] = one[1].name
+            running[self._fork(session, one)] = one.mutant.name, time.monotonic()
         while running:
             self._reap(running)
         return True
 
-    def _fork(self, session: pytest.Session, wrong: tuple[str, Mutant]) -> int:
+    def _fork(self, session: pytest.Session, wrong: Wrong) -> int:
         sys.stdout.flush()
         if pid := os.fork():
             return pid
-        signal.alarm(LONGEST_S)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         try:
             os._exit(0 if self._passes(session, wrong) else 1)
         except BaseException:
             os._exit(1)
 
-    def _reap(self, running: dict[int, str]) -> None:
-        pid, status = os.wait()
-        if status == 0:
-            self.unnoticed.append(running[pid])
-        del running[pid]
+    def _reap(self, running: dict[int, tuple[str, float]]) -> None:
+        """Wait until one of them ends; who takes too long is ended here, for a test's own timeout takes alarms away."""
+        while True:
+            for pid, (name, since) in list(running.items()):
+                ended, status = os.waitpid(pid, os.WNOHANG)
+                if not ended and time.monotonic() - since > LONGEST_S:
+                    os.kill(pid, signal.SIGKILL)
+                if ended:
+                    del running[pid]
+                    self.unnoticed += [name] if status == 0 else []
+                    return
+            time.sleep(0.005)
 
-    def _passes(self, session: pytest.Session, wrong: tuple[str, Mutant] | None) -> bool:
+    def _passes(self, session: pytest.Session, wrong: Wrong | None) -> bool:
         self.failed = False
         if wrong is not None:
-            lay_over(importlib.import_module(wrong[0]), wrong[1].make())
-        for number, item in enumerate(session.items):
-            after = session.items[number + 1] if number + 1 < len(session.items) else None
+            lay_over(importlib.import_module(wrong.module), wrong.mutant.make())
+        items = [item for item in session.items if wrong is None or item.nodeid.startswith(wrong.tests)]
+        assert items, "nobody is to notice"
+        for number, item in enumerate(items):
+            after = items[number + 1] if number + 1 < len(items) else None
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
             if self.failed:
                 return False
@@ -124,9 +141,10 @@ def main() -> int:
     """Try every mutant of the gate. Prints {"tried": N, "unnoticed": [names]}."""
     report = Path(sys.argv[1])
     wrong = [
-        (path.removesuffix(".py").replace("/", "."), mutant)
-        for path, (only, spoken) in FILES.items()
-        for mutant in mutants((ROOT / path).read_text(), path, only, spoken)
+        Wrong(path.removesuffix(".py").replace("/", "."), mutant, part.tests)
+        for path, part in FILES.items()
+        for mutant in mutants((ROOT / path).read_text(), path, part.only, part.spoken)
+        if not sys.argv[2:] or path in sys.argv[2:]
     ]
     trial = Trial(wrong)
     given = ["-qq", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not long", "--tb=no"]
