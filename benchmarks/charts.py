@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
+from benchmarks.goals import Goal
 from benchmarks.leaks import NOTHING
 from benchmarks.picture import FAINT, INK, OTHER, OWN, foot, pyplot
 
@@ -28,9 +29,9 @@ def overhead(result: Result, path: Path) -> None:
         rows = [f for f in result["figures"] if f["case"] == case and f["target"] in SHOWN]
         title = f"{case}\nµs of CPU a {rows[0]['unit']}"
         _bars(figure.add_subplot(grid[0, column]), title, [(f["target"], f["cpu_us"], _ratio(f)) for f in rows])
-    firsts = [(f["target"], f["added_p50_ms"], "") for f in result["first_token"] if f["target"] != "direct"]
+    firsts = [(f["target"], f["added_p50_ms"], "") for f in result["first_token"] if f["target"] in COLOURS]
     _bars(figure.add_subplot(grid[0, 3]), "32 streams\nms added to first token, p50", firsts, digits=2)
-    held = [(m["target"], m["kb_per_stream"], "") for m in result["memory"]]
+    held = [(m["target"], m["kb_per_stream"], "") for m in result["memory"] if m["target"] in COLOURS]
     _bars(figure.add_subplot(grid[0, 4]), "idle streams\nKB of memory for each", held)
     _goals(figure.add_subplot(grid[1, :]), result["goals"])
     figure.suptitle("What a request costs on its way through Headgate, beside other gateways in the same run",
@@ -72,17 +73,16 @@ def _bars(axis: Any, title: str, rows: Sequence[tuple[str, float | None, str]], 
 def _goals(axis: Any, goals: Sequence[Mapping[str, Any]]) -> None:
     """The goals, one a line."""
     axis.axis("off")
-    words = {True: ("met", MET), False: ("missed", MISSED), None: ("not measured", FAINT)}
+    colours = {True: MET, False: MISSED, None: FAINT}
     step = 1 / (len(goals) + 1)
     for column, text in ((0.0, "goal"), (0.46, "wanted"), (0.57, "measured"), (0.9, "")):
         axis.text(column, 1 - step / 2, text, fontsize=9, color=FAINT, va="center")
-    for number, goal in enumerate(goals):
+    for number, goal in enumerate(Goal(**entry) for entry in goals):
         level = 1 - step * (number + 1.5)
-        said, colour = words[goal["met"]]
-        axis.text(0.0, level, goal["name"], fontsize=10, color=INK, va="center")
-        axis.text(0.46, level, goal["wanted"], fontsize=10, color=INK, va="center")
-        axis.text(0.57, level, goal["said"], fontsize=10, color=INK, va="center")
-        axis.text(0.9, level, said, fontsize=10, color=colour, va="center", weight="bold")
+        axis.text(0.0, level, goal.name, fontsize=10, color=INK, va="center")
+        axis.text(0.46, level, goal.wanted, fontsize=10, color=INK, va="center")
+        axis.text(0.57, level, goal.said, fontsize=10, color=INK, va="center")
+        axis.text(0.9, level, goal.verdict, fontsize=10, color=colours[goal.met], va="center", weight="bold")
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
 

@@ -35,6 +35,9 @@ class Done:
     p99: float | None
     first_token_p50: float | None = None
     first_token_p99: float | None = None
+    reached_p50: float | None = None
+    """To the upstream, where it says when that was; `back_p50` from there to the first token."""
+    back_p50: float | None = None
 
 
 async def keep_asking(asking: Asking, connections: int, seconds: float) -> list[Sample]:

@@ -11,6 +11,7 @@ import base64
 import random
 import re
 import string
+import uuid
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -290,6 +291,18 @@ def assignment(chance: random.Random) -> Example:
     return Example("", f'{name}"{value}"' if '"' in name else f"{name}{value}")
 
 
+def vendor(chance: random.Random) -> Example:
+    """What a setting that is named after its vendor is given; some vendors give out UUIDs."""
+    small = string.ascii_lowercase + string.digits
+    word, size = chance.choice((
+        ("algolia", 32), ("DATADOG", 40), ("etsy", 24), ("fastly", 32), ("flickr", 32), ("mattermost", 26),
+        ("okta", 42), ("twitch", 30), ("sonar", 40), ("heroku", 0), ("squarespace", 0), ("kucoin", 0),
+    ))  # fmt: skip
+    value = "".join(chance.choice(small) for _ in range(size)) or str(uuid.UUID(int=chance.getrandbits(128)))
+    name = word + chance.choice((" = ", ": ", "="))
+    return Example(name, value)
+
+
 PERSONAL: dict[str, Make] = {
     "email": email, "phone": phone, "address": address, "card": card, "iban": iban, "bic": bic, "passport": passport,
     "birth": birth, "ip": ip, "mac": mac, "medical_record": medical_record, "medical_insurance": medical_insurance,
@@ -297,7 +310,7 @@ PERSONAL: dict[str, Make] = {
 CREDENTIALS: dict[str, Make] = {
     **{name: credential(name) for name in credential_forms()},
     "credential_private_key": private_key, "credential_jwt": jwt, "credential_connection_string": connection_string,
-    "credential_assignment": assignment,
+    "credential_assignment": assignment, "credential_vendor": vendor,
 }  # fmt: skip
 EXAMPLES: dict[str, Make] = {
     **PERSONAL, **{f"national_id_{country}": national(country) for country in NATIONAL}, **CREDENTIALS,

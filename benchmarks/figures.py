@@ -69,6 +69,7 @@ VIEWS: tuple[tuple[str, str, tuple[str, ...] | None], ...] = (
     ("nginx", "nginx", None),
     ("router", "headgate", ("router",)),
     ("headgate, all processes", "headgate", None),
+    ("router, searching", "headgate, searching", ("router",)),
     ("smg", "smg", None),
     ("litellm", "litellm", None),
 )
@@ -139,24 +140,29 @@ class FirstToken:
     """Above the same quantile without anything in between."""
     added_p99_ms: float | None
     errors: int
+    reached_p50_ms: float | None = None
+    """Until the upstream had the request; None where it did not say."""
+    back_p50_ms: float | None = None
+    """From then on to the first token."""
 
 
 def first_tokens(readings: Sequence[Reading], streams: Mapping[str, int]) -> list[FirstToken]:
     """One for each target, in the order of their readings. Pure. `streams`: how many at once each was given."""
-    by_target: dict[str, list[Reading]] = {}
+    by_target: dict[str, list[Done]] = {}
     for reading in readings:
-        by_target.setdefault(reading.target, []).append(reading)
+        by_target.setdefault(reading.target, []).append(reading.done)
 
-    def both(rows: Sequence[Reading]) -> tuple[float | None, float | None]:
-        firsts = [(r.done.first_token_p50, r.done.first_token_p99) for r in rows]
-        return _ms(_median([p50 for p50, _ in firsts])), _ms(_median([p99 for _, p99 in firsts]))
+    def both(rows: Sequence[Done]) -> tuple[float | None, float | None]:
+        return _ms(_median([d.first_token_p50 for d in rows])), _ms(_median([d.first_token_p99 for d in rows]))
 
     bare50, bare99 = both(by_target.get("direct", []))
     found = []
     for target, rows in by_target.items():
         p50, p99 = both(rows)
-        found.append(FirstToken(target, streams[target], p50, p99, _minus(p50, bare50), _minus(p99, bare99),
-                                sum(r.done.errors for r in rows)))  # fmt: skip
+        found.append(FirstToken(
+            target, streams[target], p50, p99, _minus(p50, bare50), _minus(p99, bare99), sum(d.errors for d in rows),
+            _ms(_median([d.reached_p50 for d in rows])), _ms(_median([d.back_p50 for d in rows])),
+        ))  # fmt: skip
     return found
 
 

@@ -23,7 +23,7 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """One goal and whether it is met. `met` is None where it was not measured in this run."""
+    """One goal and whether it is met. `met` is None where this run cannot say."""
 
     name: str
     wanted: str
@@ -31,6 +31,13 @@ class Goal:
     said: str
     """The value in words, with its unit."""
     met: bool | None
+
+    @property
+    def verdict(self) -> str:
+        """`met` in words: what was not measured is told from what was measured and says neither."""
+        if self.met is None:
+            return "not measured" if self.value is None else "no verdict"
+        return "met" if self.met else "missed"
 
 
 def goals(result: Result) -> list[Goal]:
@@ -65,6 +72,7 @@ def goals(result: Result) -> list[Goal]:
               "KB", 1),
         _kept(kept),
         _goodput(overload),
+        _slower(overload),
     ]  # fmt: skip
 
 
@@ -74,8 +82,7 @@ def missed(found: Sequence[Goal]) -> list[Goal]:
 
 def markdown(found: Sequence[Goal]) -> str:
     """The goals as a table for the README."""
-    words = {True: "met", False: "**missed**", None: "not measured"}
-    rows = [f"| {goal.name} | {goal.wanted} | {goal.said} | {words[goal.met]} |" for goal in found]
+    rows = [f"| {g.name} | {g.wanted} | {g.said} | {'**missed**' if g.met is False else g.verdict} |" for g in found]
     return "\n".join(["| goal | wanted | measured | |", "| --- | --- | --- | --- |", *rows])
 
 
@@ -119,6 +126,17 @@ def _goodput(found: Mapping[str, Any]) -> Goal:
     if value is not None and any(found[step]["behind"] for step in ("peak", "over")):
         return Goal(name, "≥ 90 %", value, f"{value:.1f} %, but the generator fell behind", None)
     return _least(name, 90, value, "%", 1)
+
+
+def _slower(found: Mapping[str, Any]) -> Goal:
+    """How long what is admitted takes; as `_goodput`. An earlier result has no such figure."""
+    name, value = "p99 of what is admitted at ten times the capacity, over that at half of it", found.get("slower")
+    if value is None:
+        return _most(name, 2, None, "×", 1)
+    times = f" ({found['over']['good_p99_s']:.2f} s, {found['below']['good_p99_s']:.2f} s)"
+    if any(found[step]["behind"] for step in ("below", "over")):
+        return Goal(name, "≤ 2 ×", value, f"{value:.1f} ×{times}, but the generator fell behind", None)
+    return _most(name, 2, value, "×", 1, times)
 
 
 def placed(page: str, table: str) -> str:

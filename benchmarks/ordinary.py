@@ -14,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SMALL, LARGE = 4 * 1024, 200 * 1024
 """Characters of a request."""
+PLANTED = ("tests", "router/scanner", "benchmarks/examples.py", "benchmarks/texts.py", "benchmarks/results")
+"""What of this repository plants what is to be found, or names it next to numbers: nobody else's work looks so."""
 
 
 def texts(seed: int = 1) -> dict[str, str]:
@@ -42,8 +44,7 @@ def requests(text: str, size: int, most: int, seed: int) -> list[str]:
 
 def git_log() -> str:
     """The history of this repository with its changes; empty outside of one."""
-    # Not of tests and of what makes examples: they plant what is to be found.
-    command = ["git", "log", "-p", "--no-color", "--no-ext-diff", "--", ".", ":!tests", ":!benchmarks/examples.py"]
+    command = ["git", "log", "-p", "--no-color", "--no-ext-diff", "--", ".", *(f":!{path}" for path in PLANTED)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
     return done.stdout[:40_000_000].decode(errors="replace")
 
@@ -51,7 +52,7 @@ def git_log() -> str:
 def transcripts(seed: int, turns: int = 3000) -> Iterator[str]:
     """What a coding agent sends: its tool calls, and what came of them."""
     chance = random.Random(seed)
-    sources = sorted(ROOT.glob("r*/**/*.py"))
+    sources = sorted(path for path in ROOT.glob("r*/**/*.py") if "scanner" not in path.parts)
     for turn in range(turns):
         path = chance.choice(sources)
         shown = str(path.relative_to(ROOT))

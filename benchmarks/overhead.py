@@ -34,7 +34,7 @@ from benchmarks import (
     rounds,
 )
 from benchmarks.figures import Case, figures, first_tokens
-from benchmarks.gateways import Gateway, direct, of_headgate, of_nginx, upstream
+from benchmarks.gateways import SEARCHING, Gateway, Upstream, direct, of_headgate, of_nginx, searching, upstream
 from benchmarks.goals import MANY, ONE, STREAMS, goals, missed
 from benchmarks.installation import Installation, Stop, own
 from serving.probe import ProbeError
@@ -123,8 +123,8 @@ def gateways(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         behind = stack.enter_context(upstream(*words))
         front = stack.enter_context(nginx.running(behind.port, folder))
         headgate = stack.enter_context(own("--attach", behind.url))
-        there, absent = installed(stack, options.peers_folder, behind.port, folder)
         mine = of_headgate(headgate)
+        there, absent = started(stack, beside(options.peers_folder, behind, folder))
         targets = [direct(behind.port), of_nginx(front), mine, *there]
         cases = [Case(ONE, 1), Case(MANY, 32), Case(STREAMS, 32, plan.streams, options.chunks + 2)]
         for target in targets:
@@ -156,16 +156,24 @@ def gateways(options: argparse.Namespace, plan: Plan) -> dict[str, Any]:
         return found
 
 
-def installed(
-    stack: contextlib.ExitStack, folder: Path, port: int, scratch: Path
-) -> tuple[list[Gateway], dict[str, str]]:
-    """The peers that could be started, and why the others are left out."""
+Ways = Mapping[str, contextlib.AbstractContextManager[Gateway]]
+"""How each of several gateways is started, by name."""
+
+
+def beside(peers_folder: Path, behind: Upstream, scratch: Path) -> Ways:
+    """What is measured beside Headgate, if it can be started."""
+    found = {peer.name: peers.running(peer, peers_folder, behind.port, scratch) for peer in peers.PEERS}
+    return {SEARCHING: searching(behind, scratch), **found}
+
+
+def started(stack: contextlib.ExitStack, ways: Ways) -> tuple[list[Gateway], dict[str, str]]:
+    """Those that could be started, and why the others are left out."""
     there, absent = [], {}
-    for peer in peers.PEERS:
+    for name, way in ways.items():
         try:
-            there.append(stack.enter_context(peers.running(peer, folder, port, scratch)))
-        except Stop as stopped:
-            absent[peer.name] = str(stopped)
+            there.append(stack.enter_context(way))
+        except (Stop, ProbeError, OSError) as stopped:
+            absent[name] = str(stopped)
             say(str(stopped))
     return there, absent
 
@@ -174,7 +182,7 @@ def profiles(cases: Sequence[Case], target: Gateway, folder: Path, peers_folder:
     """A profile of the router under each kind of load."""
     (router,) = [pid for pid, part in target.processes().items() if part == "router"][:1]
     found = {}
-    for case in cases[1:]:
+    for case in cases:
         say(f"profile: {case.name}")
         more = dataclasses.replace(case, streams=2 + round(PROFILE_S * 2) if case.streams else 0)
 

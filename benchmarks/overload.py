@@ -1,4 +1,4 @@
-"""What is left of an upstream's capacity when ten times as much is asked of it.
+"""What is left of an upstream's capacity when ten times as much is asked of it, and how long what is admitted takes.
 
 The upstream answers 200 requests a second and no more: 20 at once, a tenth of a second each; 20 wait, the rest it
 refuses as vLLM does. Requests come as an open loop, so nobody waits for the others.
@@ -6,7 +6,7 @@ refuses as vLLM does. Requests come as an open loop, so nobody waits for the oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import uvloop
@@ -33,18 +33,25 @@ def measured(seconds: float, say: Callable[[str], None]) -> dict[str, Any]:
             target = of_headgate(headgate)
             pids = [pid for pid, part in target.processes().items() if part == "router"]
             _offered(target, CAPACITY / 2, 2.0)
-            say(f"overload: {CAPACITY:.0f} requests a second, then {CAPACITY * TIMES:.0f}")
+            say(f"overload: {CAPACITY / 2:.0f} requests a second, then {CAPACITY:.0f}, then {CAPACITY * TIMES:.0f}")
             # A generator that waits for its turn on the core would not ask ten times as much.
             with cpu.apart(target.pids, [behind.pid]):
+                below = _offered(target, CAPACITY / 2, seconds)
                 peak = _offered(target, CAPACITY, seconds)
                 before = cpu.total_mb(pids)
                 over = _offered(target, CAPACITY * TIMES, seconds)
                 after = cpu.total_mb(pids)
     return {
-        "capacity_per_s": CAPACITY, "patience_s": PATIENCE_S, "peak": peak, "over": over,
+        "capacity_per_s": CAPACITY, "patience_s": PATIENCE_S, "below": below, "peak": peak, "over": over,
         "ratio": over["good_per_s"] / peak["good_per_s"] if peak["good_per_s"] else None,
-        "router_mb_before": before, "router_mb_after": after,
+        "slower": slower(below, over), "router_mb_before": before, "router_mb_after": after,
     }  # fmt: skip
+
+
+def slower(below: Mapping[str, Any], over: Mapping[str, Any]) -> float | None:
+    """How many times as long what was admitted took at its slowest, beside the slowest of half the capacity. Pure."""
+    before, after = below["good_p99_s"], over["good_p99_s"]
+    return after / before if before and after is not None else None
 
 
 def _offered(target: Gateway, rate: float, seconds: float) -> dict[str, Any]:
@@ -58,11 +65,12 @@ def said(sent: Sequence[Sent], seconds: float) -> dict[str, Any]:
     counted = [s for s in sent if s.due >= begin]
     good = [s for s in counted if s.heard and s.heard.good and s.heard.ended - s.due <= PATIENCE_S]
     refused = [s for s in counted if s.heard and s.heard.status in (429, 503)]
+    took = [s.heard.ended - s.due for s in good if s.heard]
     late = [s.heard.sent - s.due for s in counted if s.heard]
     slow = quantile(late, 0.9)
     return {
         "asked": len(counted), "good": len(good), "good_per_s": len(good) / (seconds * 0.8),
-        "good_p50_s": quantile([s.heard.ended - s.due for s in good if s.heard], 0.5),
+        "good_p50_s": quantile(took, 0.5), "good_p99_s": quantile(took, 0.99),
         "refused": len(refused), "other": len(counted) - len(good) - len(refused),
         "refusal_p50_s": quantile([s.heard.ended - s.heard.sent for s in refused if s.heard], 0.5),
         "refusal_p99_s": quantile([s.heard.ended - s.heard.sent for s in refused if s.heard], 0.99),

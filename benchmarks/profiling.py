@@ -1,4 +1,7 @@
-"""Where the router spends its time under load: py-spy's samples, and perf's where it is there, as short tables."""
+"""Where the router spends its time under load, as short tables: by Python function (py-spy) and below (perf).
+
+Both only look on. py-spy's line `Runner.run` is the loop itself, in C; perf tells its kernel, uvloop and Python apart.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from benchmarks.installation import ROOT
 
 TOP = 25
 PER_SECOND = 400
+PERF_PER_SECOND = 2000
+"""Of CPU time, and a router that passes streams on takes a fifth of a core."""
 
 
 def profile(pid: int, work: Callable[[], object], seconds: float, peers_folder: Path) -> dict[str, Any]:
@@ -37,6 +42,8 @@ def _py_spy(pid: int, seconds: float, folder: Path, peers_folder: Path) -> dict[
     if there is None:
         return {}
     out = folder / "stacks"
+    # Python alone: with what is below it (--native) py-spy has to stop the process, and takes sleep for work. What the
+    # loop does below, as `Runner.run`, is for perf to say.
     _quiet([str(there), "record", "--format", "raw", "--rate", str(PER_SECOND), "--duration", str(round(seconds)),
             "--pid", str(pid), "--output", str(out), "--nonblocking"])  # fmt: skip
     return of_stacks(out.read_text()) if out.is_file() else {}
@@ -46,13 +53,13 @@ def _perf(pid: int, seconds: float, folder: Path, peers_folder: Path) -> dict[st
     if shutil.which("perf") is None:
         return {}
     data = folder / "perf.data"
-    _quiet(
-        ["perf", "record", "-F", str(PER_SECOND), "-o", str(data), "-p", str(pid), "--", "sleep", str(round(seconds))]
-    )
+    _quiet([
+        "perf", "record", "-g", "-F", str(PERF_PER_SECOND), "-o", str(data), "-p", str(pid), "--", "sleep",
+        str(round(seconds)),
+    ])  # fmt: skip
     if not data.is_file():
         return {}
-    said = _quiet(["perf", "report", "-i", str(data), "--sort", "dso", "--stdio", "--percent-limit", "0.5"])
-    return {"by_library": of_report(said)}
+    return of_script(_quiet(["perf", "script", "-i", str(data), "-F", "ip,sym,dso"]))
 
 
 def _quiet(words: list[str]) -> str:
@@ -98,10 +105,31 @@ def _frame(text: str) -> tuple[str, str]:
     return f"{found['name']} ({file})", file
 
 
-def of_report(text: str) -> dict[str, float]:
-    """perf's report by library: share of each, in percent. Pure."""
-    rows = re.findall(r"^\s*([\d.]+)%\s+(\S+)", text, re.MULTILINE)
-    return {Path(name).name: float(share) for share, name in rows}
+SEEN = re.compile(r"^\s*[0-9a-f]+ (?P<symbol>.+) \((?P<library>[^()]*)\)$")
+CALL = re.compile(r"(?:__(?:x64|arm64)_sys|ksys)_(\w+)$")
+
+
+def of_script(text: str) -> dict[str, Any]:
+    """perf's samples, a stack each with its innermost frame first, as shares of all, in percent. Pure.
+
+    `by_system_call`: what the kernel was asked to do in its part of the time.
+    """
+    libraries, symbols, calls = Counter[str](), Counter[str](), Counter[str]()
+    total = 0
+    for stack in text.split("\n\n"):
+        frames = [found for line in stack.splitlines() if (found := SEEN.match(line))]
+        if not frames:
+            continue
+        total += 1
+        library = Path(frames[0]["library"]).name
+        libraries[library] += 1
+        symbols[f"{frames[0]['symbol']} ({library})"] += 1
+        if call := next((found[1] for frame in frames if (found := CALL.match(frame["symbol"]))), None):
+            calls[call] += 1
+    named = {"by_library": libraries, "by_system_call": calls, "by_symbol": symbols}
+    return {"samples": total} | {
+        name: {key: _share(count, total) for key, count in counts.most_common(TOP)} for name, counts in named.items()
+    }
 
 
 def _share(count: int, total: int) -> float:
@@ -110,8 +138,9 @@ def _share(count: int, total: int) -> float:
 
 def lines(found: Mapping[str, Any], most: int = 12) -> list[str]:
     """A profile in a few lines for people."""
-    spied = found.get("py-spy") or {}
+    spied, seen = found.get("py-spy") or {}, found.get("perf") or {}
     said = [f"{row['own']:5.1f} %  {row['function']}" for row in spied.get("by_function", ())[:most]]
-    libraries = (found.get("perf") or {}).get("by_library") or {}
-    shares = ", ".join(f"{name} {share:.0f} %" for name, share in list(libraries.items())[:8])
-    return [*said, *([f"by library: {shares}"] if shares else [])]
+    for name in ("by_library", "by_system_call"):
+        if shares := ", ".join(f"{key} {share:.0f} %" for key, share in list((seen.get(name) or {}).items())[:8]):
+            said.append(f"{name.replace('_', ' ')}: {shares}")
+    return said

@@ -30,9 +30,8 @@ def show(result: Result) -> None:
         for line in profiling.lines(found):
             out.print(f"  {line}")
     rows = table("goal", "wanted", "measured", "")
-    words = {True: "met", False: "MISSED", None: "not measured"}
     for goal in (Goal(**entry) for entry in result["goals"]):
-        rows.add_row(goal.name, goal.wanted, goal.said, words[goal.met])
+        rows.add_row(goal.name, goal.wanted, goal.said, "MISSED" if goal.met is False else goal.verdict)
     out.print(rows)
     out.print(f"took {result['took_s'] / 60:.1f} minutes")
 
@@ -63,13 +62,14 @@ def _cpu(out: Console, result: Result) -> None:
 
 
 def _first_token(out: Console, result: Result) -> None:
-    rows = table("first token", "streams", "p50 ms", "p99 ms", "added p50", "added p99", "failed")
+    rows = table("first token", "streams", "p50 ms", "p99 ms", "added p50", "added p99", "there", "back", "failed")
     for f in (FirstToken(**entry) for entry in result["first_token"]):
         rows.add_row(
             f.target, str(f.streams), cell(f.p50_ms, 2), cell(f.p99_ms, 2), cell(f.added_p50_ms, 2),
-            cell(f.added_p99_ms, 2), str(f.errors),
+            cell(f.added_p99_ms, 2), cell(f.reached_p50_ms, 2), cell(f.back_p50_ms, 2), str(f.errors),
         )  # fmt: skip
     out.print(rows)
+    out.print("there: p50 until the upstream has the request; back: p50 from then on to the first token")
     if not result["apart"]:
         out.print("there is one core: load, upstream and gateway waited for each other")
 
@@ -110,7 +110,14 @@ def _overload(out: Console, result: Result) -> None:
         f"{over['refused']} of {over['asked']} refused, p99 {cell(over['refusal_p99_s'], 3)} s; "
         f"{over['other']} neither; router {found['router_mb_before']:.0f} to {found['router_mb_after']:.0f} MB"
     )
-    if over["behind"] or peak["behind"]:
+    rows = table("overload", "asked", "good a second", "refused", "admitted p50 ms", "p99 ms")
+    for name, step in (("half the capacity", found["below"]), ("capacity", peak), ("ten times", over)):
+        times = [None if step[q] is None else step[q] * 1000 for q in ("good_p50_s", "good_p99_s")]
+        rows.add_row(
+            name, str(step["asked"]), cell(step["good_per_s"], 0), str(step["refused"]), *(cell(t, 0) for t in times)
+        )
+    out.print(rows)
+    if any(step["behind"] for step in (found["below"], peak, over)):
         out.print("THE GENERATOR FELL BEHIND in the overload: less was asked than is said")
 
 

@@ -17,6 +17,7 @@ from benchmarks.figures import Case, Reading
 from benchmarks.gateways import Gateway
 from benchmarks.installation import Stop
 from benchmarks.samples import quantile
+from benchmarks.upstream import STAMP
 from benchmarks.wire import Heard
 
 SETTLE_S = 0.3
@@ -50,9 +51,9 @@ def load(case: Case, target: Gateway, seconds: float, folder: Path) -> Done:
     return done(uvloop.run(wire.keep_asking(where, case.connections, max(1.0, seconds * target.effort))))
 
 
-def streams(case: Case, target: Gateway, spread_s: float = 0.0) -> Done:
+def streams(case: Case, target: Gateway, spread_s: float = 0.0, words: str = "") -> Done:
     """Streams to their end. A slow gateway is given fewer at once, and fewer in all."""
-    where = [wire.place(target.asking(stream=True))]
+    where = [wire.place(target.asking(words, stream=True))]
     times = max(1, round(case.streams * target.effort))
     return done(uvloop.run(wire.closed(where, at_once(case, target), times, spread_s)))
 
@@ -65,11 +66,14 @@ def at_once(case: Case, target: Gateway) -> int:
 def done(heard: Sequence[Heard]) -> Done:
     """What a closed loop heard."""
     good = [h for h in heard if h.good]
+    stamped = [h for h in good if h.reached]
     totals, firsts = [h.ended - h.sent for h in good], [h.first - h.sent for h in good if h.first]
     took = max((h.ended for h in heard), default=0.0) - min((h.sent for h in heard), default=0.0)
     return Done(
         requests=len(good), errors=len(heard) - len(good), seconds=took, p50=quantile(totals, 0.5),
         p99=quantile(totals, 0.99), first_token_p50=quantile(firsts, 0.5), first_token_p99=quantile(firsts, 0.99),
+        reached_p50=quantile([h.reached - h.sent for h in stamped], 0.5),
+        back_p50=quantile([h.first - h.reached for h in stamped], 0.5),
     )  # fmt: skip
 
 
@@ -92,5 +96,5 @@ def first_token_rounds(case: Case, targets: Sequence[Gateway], count: int, upstr
     with cpu.apart([pid for target in targets for pid in target.processes()], [upstream]):
         for number in range(count):
             for target in targets if number % 2 == 0 else reversed(targets):
-                found = streams(case, target, SPREAD_S)
+                found = streams(case, target, SPREAD_S, STAMP)
                 yield Reading(case.name, target.name, max(1, found.requests) * case.pieces, {}, found)

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,10 @@ from benchmarks.installation import Stop
 from benchmarks.picture import FAINT, INK, OTHER, OWN, foot, pyplot
 from router.__main__ import tune
 from router.commands.context import console, table
-from router.scanner import rules
-from router.scanner.reading import Text
+from router.scanner import reading, rules
+from router.scanner.reading import Text, most_texts
 from router.scanner.scanner import Scanner
+from router.scanner.search import Searched
 from serving.catalogue import Privacy
 
 SMALL, LARGE = 4096, 400_000
@@ -58,16 +59,27 @@ class Cost:
 
 
 def measured(scanner: Scanner, name: str, text: str, rounds: int) -> Cost:
-    """Search it again and again."""
+    """Search one text again and again."""
     given = [Text("messages[0].content", text, "user", True)]
+    return _measured(lambda: scanner.search(given), name, len(text.encode()), rounds)
+
+
+def in_parts(scanner: Scanner, name: str, body: Mapping[str, Any], rounds: int) -> Cost:
+    """Search a request again and again, with the reading of its texts."""
+    size = len(json.dumps(body, ensure_ascii=False).encode())
+    most = most_texts(size)
+    return _measured(lambda: scanner.search(reading.texts(body, most)), name, size, rounds)
+
+
+def _measured(search: Callable[[], Searched], name: str, size: int, rounds: int) -> Cost:
     took = []
-    searched = scanner.search(given)  # the first one is slower: scratch memory, and characters never seen before
+    searched = search()  # the first one is slower: scratch memory, and characters never seen before
     for _ in range(rounds):
         begun = time.thread_time()
-        searched = scanner.search(given)
+        searched = search()
         took.append((time.thread_time() - begun) * 1000)
     took.sort()
-    return Cost(name, len(text.encode()), rounds, took[len(took) // 2], took[int(len(took) * 0.99)], searched.unread)
+    return Cost(name, size, rounds, took[len(took) // 2], took[int(len(took) * 0.99)], searched.unread)
 
 
 def ordinary(scanner: Scanner, share: float) -> list[Cost]:
@@ -110,7 +122,14 @@ def worst(scanner: Scanner, rounds: int) -> tuple[list[Cost], list[Cost]]:
     def of(table: Mapping[str, Any]) -> list[Cost]:
         return [measured(scanner, name, make(random.Random(SEED), LARGE), rounds) for name, make in table.items()]
 
-    return of(texts.ASCII), of(texts.OTHER)
+    def parts(of_ascii: bool) -> list[Cost]:
+        table = texts.in_parts(LARGE)
+        return [
+            in_parts(scanner, name, body, rounds)
+            for name, body in table.items() if json.dumps(body, ensure_ascii=False).isascii() is of_ascii
+        ]  # fmt: skip
+
+    return of(texts.ASCII) + parts(True), of(texts.OTHER) + parts(False)
 
 
 async def stall(scanner: Scanner | None, given: Sequence[str], seconds: float) -> float:

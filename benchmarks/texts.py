@@ -5,6 +5,9 @@ from __future__ import annotations
 import base64
 import random
 from collections.abc import Callable
+from typing import Any
+
+from router.scanner.reading import MOST_TEXTS
 
 FRENCH = (
     "dès l'été la forêt s'était vidée les élèves eux étaient restés à l'école où ils répétaient une pièce de théâtre "
@@ -66,6 +69,9 @@ ASCII: dict[str, Callable[[random.Random, int], str]] = {
     "words beside numbers": lambda _, n: "passport phone patient ssn tel born 123456789 " * (n // 46),
     "dates": lambda _, n: " ".join(f"born {k % 28 + 1:02}.{k % 12 + 1:02}.19{k % 99:02}" for k in range(n // 16)),
     "short lines": lambda _, n: "ab12 3456\n" * (n // 10),
+    "lines that begin with a number": lambda _, n: "12 and\n" * (n // 7),
+    "numbers at both ends of lines": lambda _, n: "one 12\ntwo\n34 three\n" * (n // 20),
+    "short words": lambda _, n: "ab\ncde\n" * (n // 7),
     "a@a.": lambda _, n: "a@a." * (n // 4),
     "bytes in hex": lambda draw, n: " ".join(f"{draw.randrange(32, 127):02x}" for _ in range(n // 3)),
 }
@@ -81,3 +87,18 @@ OTHER: dict[str, Callable[[random.Random, int], str]] = {
     "combining marks": lambda _, n: "e\u0301\u0302" * (n // 5),
 }
 """By name, what is hard beyond ASCII."""
+
+
+def in_parts(size: int) -> dict[str, dict[str, Any]]:
+    """By name, requests of at most about so many bytes in very many parts, up to what is still searched and beyond."""
+    short, long = MOST_TEXTS, size // 40
+
+    def messages(number: int, words: str) -> dict[str, Any]:
+        return {"messages": [{"role": ("user", "assistant")[n % 2], "content": f"{words} {n}"} for n in range(number)]}
+
+    return {
+        f"{short:,} messages": messages(short, "a word"),
+        f"{long:,} messages": messages(long, "a word"),
+        f"{short:,} messages, é": messages(short, "un été"),
+        f"{size // 11:,} keys": {"metadata": {f"k{n}": "v" for n in range(size // 11)}},
+    }

@@ -1,10 +1,10 @@
 """`python -m benchmarks.upstream`: an upstream that always answers the same, as cheaply as Python can.
 
-It reads as little of a request as it may: whether it is complete, whether it asks for a stream, and two words that a
+It reads as little of a request as it may: whether it is complete, whether it asks for a stream, and a few words that a
 prompt may hold and that every gateway passes on: `[silent]` has a stream fall silent after its first text, `[late]` has
-any answer begin only after a while. With `--slots` it takes so many requests at once for a fixed time each, lets as
-many wait as `--queue` says and refuses the rest as vLLM does. It answers what serving asks of an attached server
-(/v1/models, /health, /metrics); no model is anywhere near.
+any answer begin only after a while, `[stamp]` has a stream's first text say when it was sent. With `--slots` it takes
+so many requests at once for a fixed time each, lets as many wait as `--queue` says and refuses the rest as vLLM does.
+It answers what serving asks of an attached server (/v1/models, /health, /metrics); no model is anywhere near.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import gc
 import json
 import re
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, cast
@@ -22,7 +23,9 @@ import uvloop
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAMS = re.compile(rb'"stream": ?true')
-SILENT, LATE = "[silent]", "[late]"
+SILENT, LATE, STAMP = "[silent]", "[late]", "[stamp]"
+STAMPED = b"at%018.6f;"
+"""Seconds of the monotonic clock, which all processes of a machine share."""
 LATE_S = 0.3
 
 
@@ -132,7 +135,9 @@ class Peer(asyncio.Protocol):
             self._transport.write(self._script.pages.get(path, _answer(b"text/plain", b"", b"404 Not Found")))
             return
         streams, silent = bool(_STREAMS.search(request, end)), SILENT.encode() in request
-        if LATE.encode() in request:
+        if streams and STAMP.encode() in request:
+            self._stamp()
+        elif LATE.encode() in request:
             self._timer = self._loop.call_later(LATE_S, self._begin, streams, silent)
         elif not self._capacity.admit(self._loop, lambda: self._begin(streams, silent)):
             self._transport.write(self._script.full)
@@ -147,6 +152,12 @@ class Peer(asyncio.Protocol):
         else:
             self._transport.write(self._script.whole)
         return True
+
+    def _stamp(self) -> None:
+        """Stream, and say in the first text when that was; it stays as long as it is."""
+        stamp = STAMPED % time.monotonic()
+        self._transport.write(self._script.pieces[0].replace(b"w" * len(stamp), stamp, 1))
+        self._timer = self._loop.call_later(self._script.pause_s, self._stream, 1)
 
     def _stream(self, number: int) -> None:
         self._transport.write(self._script.pieces[number])

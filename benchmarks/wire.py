@@ -22,6 +22,7 @@ import httptools
 from benchmarks.asking import Asking
 
 _TEXT = re.compile(rb'"content": ?"[^"]')
+_STAMP = re.compile(rb"at([0-9.]{18});")
 _REFUSED = b'data: {"error"'
 UNENDING_S = 3600.0
 
@@ -67,6 +68,8 @@ class Heard:
     """0 where no answer came."""
     first: float = 0.0
     """When the first text of a stream came; 0 where none did."""
+    reached: float = 0.0
+    """When the upstream answered, where its first text says so; else 0."""
     ended: float = 0.0
     whole: bool = False
     """Whether the answer came to its end; of a stream, with its last word."""
@@ -113,6 +116,8 @@ class Wire(asyncio.Protocol):
             return
         if not heard.first and _TEXT.search(data):
             heard.first = time.monotonic()
+            if stamp := _STAMP.search(data):
+                heard.reached = float(stamp[1])
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
