@@ -72,6 +72,7 @@ ASCII: dict[str, Callable[[random.Random, int], str]] = {
     "lines that begin with a number": lambda _, n: "12 and\n" * (n // 7),
     "numbers at both ends of lines": lambda _, n: "one 12\ntwo\n34 three\n" * (n // 20),
     "short words": lambda _, n: "ab\ncde\n" * (n // 7),
+    "blank lines": lambda _, n: "\n" * n,
     "a@a.": lambda _, n: "a@a." * (n // 4),
     "bytes in hex": lambda draw, n: " ".join(f"{draw.randrange(32, 127):02x}" for _ in range(n // 3)),
 }

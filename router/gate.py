@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from router.backlog import Backlog
 from router.records import Ask, Caller, Findings, Found, Past
 from router.scanner import reading
-from router.scanner.reading import Text
+from router.scanner.reading import Text, TooMany
 from serving.catalogue import DataClass
 
 if TYPE_CHECKING:  # it needs packages that only a router with a provider loads
@@ -35,6 +37,9 @@ AT_ONCE = 8 * 1024
 THREADS = 4
 MOST_WAITING = 64 * 2**20
 """Bytes of requests and answers that wait for their search after the answer."""
+CLOSE_S = 5.0
+"""After how long at the end what waits is no longer searched; its sessions are private then. Else whoever stops this
+process may end it before all is noted."""
 TEST_S = 60.0
 """Between two self-tests of the scanner."""
 NOT_NOTED = "what its team was answered a moment ago is not looked through yet"
@@ -106,6 +111,7 @@ class Gate:
         """By team, each answer that has ended and is not noted yet."""
         self._unsure: set[str] = set()
         """Teams that were answered what could not be noted."""
+        self._hurry_at = math.inf
 
     @property
     def trouble(self) -> str:
@@ -145,6 +151,7 @@ class Gate:
         """Take no more; what waits for the history is finished, since a session may be private by it."""
         for threads in (self._searches, self._tests):
             threads.shutdown(wait=False, cancel_futures=True)
+        self._hurry_at = time.monotonic() + CLOSE_S
         self._notes.close()
         self._marks.shutdown(wait=True)
 
@@ -164,6 +171,8 @@ class Gate:
         except TimeoutError:
             LOG.error("a search did not end within %g s", self._within_s)
             return _unread(findings, "timeout")
+        except TooMany:
+            return _unread(findings, "budget")
         except Exception as failed:
             # Only its name: what it says may hold a text.
             LOG.error("a search failed: %s", type(failed).__name__)
@@ -198,7 +207,10 @@ class Gate:
 
     def _search(self, ask: Ask) -> tuple[list[Text], Searched]:
         assert self._scanner is not None
-        texts = reading.texts(ask.body, reading.most_texts(ask.size))
+        most = reading.most_texts(ask.size)
+        texts = reading.texts(ask.body, most)
+        if len(texts) > most:
+            raise TooMany
         return texts, self._scanner.search(texts)
 
     # -- after
@@ -228,16 +240,21 @@ class Gate:
         try:
             if not self._notes.add(noting.caller.team, size, lambda: self._note(noting, said, awaited)):
                 self._marks.submit(self._mark, noting, said, awaited)
-        except RuntimeError:
-            LOG.error("a request ended after the history, and is not remembered")
+        except RuntimeError as failed:  # it was closed before this request ended, or no thread can be had
+            self._unsure.add(noting.caller.team)
+            LOG.error("a request is not remembered, so its team is private: %s", failed)
             awaited.set_result(None)
 
     def _note(self, noting: Noting, said: Said | None, awaited: Future[None]) -> None:
         ask, caller, seen = noting.ask, noting.caller, noting.seen
         assert self._history is not None
         try:
+            if seen.searched is None and time.monotonic() > self._hurry_at:
+                return self._mark(noting, said, awaited)
             texts, searched = (seen.texts, seen.searched) if seen.searched is not None else self._search(ask)
             self._history.note(caller, ask, texts, searched, opaque=bool(seen.findings.opaque), said=said)
+        except TooMany:
+            self._mark(noting, said, awaited)
         except Exception as failed:
             LOG.error("a request could not be noted: %s", type(failed).__name__)
             self._mark(noting, said, awaited)
@@ -248,7 +265,9 @@ class Gate:
         """In place of a note: the session counts as private; where that cannot be either, all of its team does."""
         assert self._history is not None
         try:
-            self._history.unsearched(noting.caller, noting.ask, reading.texts(noting.ask.body), said=said)
+            ask = noting.ask
+            texts = reading.texts(ask.body, reading.most_texts(ask.size))
+            self._history.unsearched(noting.caller, ask, texts, said=said)
         except Exception as failed:
             self._unsure.add(noting.caller.team)
             LOG.error("a session could not be marked, so its team is private: %s", type(failed).__name__)

@@ -183,7 +183,8 @@ class Door:
         except TooLarge:
             word = b""
         try:
-            await asyncio.to_thread(closing.close, self._marker, closing.told(word, self._clock()))
+            if await asyncio.to_thread(closing.look, self._marker) is None:  # who closed it first stands there
+                await asyncio.to_thread(closing.close, self._marker, closing.told(word, self._clock()))
         except OSError as full:
             failed = Closed(f"the door cannot write that it is closed: {full.strerror}", code="door_closed")
             await answer.error(failed, "refused")

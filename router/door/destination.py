@@ -21,8 +21,9 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from serving.catalogue import Provider
 
 CONNECT_S = 5.0
-IDLE_S = 120.0
-"""Seconds without a byte from the provider after which it is given up."""
+IDLE_S = 600.0
+"""Seconds without a byte from the provider after which it is given up, should nobody else do: the router's deadlines
+are no longer than that."""
 HEADER_LINE = 8190
 HEADERS = 64 * 1024
 """Bytes of a provider's answer headers: each line, and all together."""

@@ -51,7 +51,7 @@ class Search:
         self._scanner: Any = None
         self._passed = float("-inf")
         self._trouble = "the scanner has not started yet"
-        self._threads = ThreadPoolExecutor(THREADS, "scanner")
+        self._threads, self._tests = ThreadPoolExecutor(THREADS, "scanner"), ThreadPoolExecutor(1, "self-test")
         self.effects: Mapping[str, str] = {}
         """The class of each kind, by the door's own reading of headgate.yaml; of any other kind nobody knows it."""
 
@@ -70,7 +70,7 @@ class Search:
     async def test(self) -> None:
         """Start the scanner where it has not started, and let it test itself. Never raises."""
         try:
-            trouble = await self._aside(self._tested, TEST_S)
+            trouble = await self._aside(self._tests, self._tested, TEST_S)
         except Unsearched as failed:
             trouble = f"the scanner cannot be used: {failed}"
         self._trouble = trouble
@@ -79,17 +79,18 @@ class Search:
 
     async def search(self, body: Mapping[str, Any], opaque: bool) -> Seen:
         """Search every text of a body. `opaque`: whether parts stand in it that nobody can read. Raises Unsearched."""
-        return await self._aside(lambda: self._searched(body, opaque), SEARCH_S)
+        return await self._aside(self._threads, lambda: self._searched(body, opaque), SEARCH_S)
 
     def close(self) -> None:
         """Take no more; what is under way is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._tests):
+            threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _aside(self, work: Callable[[], Result], within_s: float) -> Result:
+    async def _aside(self, threads: ThreadPoolExecutor, work: Callable[[], Result], within_s: float) -> Result:
         """Do it in a thread, so that the door goes on meanwhile. Raises Unsearched, whatever went wrong."""
         try:
             async with asyncio.timeout(within_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+                return await asyncio.get_running_loop().run_in_executor(threads, work)
         except Unsearched:
             raise
         except TimeoutError as late:
@@ -116,11 +117,15 @@ class Search:
         return str(self._scanner.trouble)
 
     def _searched(self, body: Mapping[str, Any], opaque: bool) -> Seen:
-        from router.scanner.reading import WORDS, texts
+        from router.scanner.reading import WORDS, most_texts, texts
         from router.scanner.search import Budget
 
-        given = texts(body)
-        searched = self._scanner.search(given, Budget())
+        budget = Budget()
+        most = most_texts(budget.bytes)
+        given = texts(body, most)
+        if len(given) > most:
+            return Seen({}, "budget")
+        searched = self._scanner.search(given, budget)
         found: dict[str, int] = {}
         for one in searched.found:
             found[one.kind] = found.get(one.kind, 0) + max(1, one.count)

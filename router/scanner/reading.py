@@ -68,6 +68,8 @@ SAID = frozenset({
 ROLES = frozenset({"assistant", "developer", "system", "tool", "user"})
 BIG = 1_000_000
 """Numbers from here on can be those of a card, a phone or a person."""
+HUGE = 1e40
+"""From here on they are nobody's, and would be written out with up to 309 digits."""
 PAYLOAD, PAYLOAD_STEP = re.compile(r"[A-Za-z0-9+/=_-]+"), 64 * 1024
 """What the bytes of media are written with, and how many of them are looked at in one step."""
 PAYLOAD_HEAD, LEAST_PAYLOAD = re.compile(r"data:[^,\s]{0,200};base64,"), 256
@@ -83,6 +85,10 @@ _Path = tuple[Any, str | int]
 _Node = tuple[Any, _Path | None, str, bool, bool, bool | None]
 """A value still to be read, its path, the nearest field's name, whether it lies in the conversation, whether in a part
 that is listed already, and whether in a field about media (None: nobody would fetch what is named here)."""
+
+
+class TooMany(Exception):
+    """A request has more texts than are searched."""
 
 
 class Text(NamedTuple):
@@ -110,11 +116,9 @@ def texts(body: Mapping[str, Any], most: float = math.inf) -> list[Text]:
     """
     found: list[Text] = []
     stack: list[Text | tuple[_Node, str]] = [((body, None, "", False, False, None), "field")]
-    while stack:
+    while stack and len(found) <= most:
         if isinstance(top := stack.pop(), Text):
             found.append(top)
-            if len(found) > most:
-                break
             continue
         (value, path, name, talk, hidden, media), role = top
         hidden = hidden or (path is not None and _is_opaque(value, path, talk))
@@ -133,7 +137,7 @@ def texts(body: Mapping[str, Any], most: float = math.inf) -> list[Text]:
                 else:
                     below.append((_below(node, key, inner, hidden), _role_in(key, role, path)))
         elif isinstance(value, list):
-            if numbers := [f"{one:.0f}" for one in value if _is_big(one)]:
+            if numbers := [_digits(one) for one in value if _is_big(one)]:
                 found.append(Text(_safe(path), ", ".join(numbers), role))
             inside = ((index, inner) for index, inner in enumerate(value) if isinstance(inner, str | dict | list))
             below += [((inner, (path, index), name, talk, hidden, media), role) for index, inner in inside]
@@ -141,7 +145,7 @@ def texts(body: Mapping[str, Any], most: float = math.inf) -> list[Text]:
             if value not in WORDS and not (path == (None, "model") or (hidden and _is_payload(value))):
                 found.append(Text(_safe(path), value, role, talk and (name in SAID or name == "")))
         elif _is_big(value):
-            found.append(Text(_safe(path), f"{value:.0f}", role))
+            found.append(Text(_safe(path), _digits(value), role))
         below.reverse()
         stack += below
     return found
@@ -158,6 +162,11 @@ def _is_payload(value: str) -> bool:
 
 def _is_big(value: Any) -> bool:
     return isinstance(value, int | float) and not -BIG < value < BIG
+
+
+def _digits(number: float) -> str:
+    """A big number as it could stand for something; one that no account has so many digits for stays short."""
+    return f"{number:.0f}" if abs(number) < HUGE else repr(number)
 
 
 def _role(turn: Mapping[str, Any], role: str) -> str:

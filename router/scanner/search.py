@@ -19,7 +19,7 @@ from router.scanner import fragments, scripts, splits, views
 from router.scanner.kinds import NEAR, Kind, beside
 from router.scanner.layout import Layout
 from router.scanner.matcher import Hit, Matcher
-from router.scanner.reading import WHOLE, Text, most_texts
+from router.scanner.reading import WHOLE, Text
 from router.scanner.views import Read, View
 from serving.catalogue import DataClass
 
@@ -104,8 +104,6 @@ class Search:
 
     def run(self, texts: Sequence[Text]) -> Searched:
         """Search all of them. Raises MatcherError, and whatever a check raises."""
-        if len(texts) > most_texts(sum(len(one.text) for one in texts)):
-            return self._result(texts, 0, "budget")
         unread = ""
         self._read = read = views.read(texts, self._budget.bytes)
         self._grant(read.size)

@@ -34,7 +34,7 @@ _BREAK = re.compile(rb"\n(?:(?<=[^\n\t\x00 ]\n)|(?<=[^\n\t\x00 ] \n))(?= ?[^\s\x
 _CUT = re.compile(rb"\n(?=\S)")
 _TOKEN = rb"(?:[A-Za-z]{0,6}+[0-9][0-9A-Za-z]{0,33}+|[A-Z]{1,6}+)(?![0-9A-Za-z_])"
 _GROUP = rb"([+(./-]{0,2}+" + _TOKEN + rb"(?:[ .()/-]{1,3}+" + _TOKEN + rb"){0,8}[-./)]?+)"
-_LINE = re.compile(rb"\n\s*+" + _GROUP + rb"(?:[ \t]*+(?=(\n))|(?=[\s,;!?\"'\x00\])]))")
+_LINE = re.compile(rb"\n[ \t]*+" + _GROUP + rb"(?:[ \t]*+(?=(\n))|(?=[\s,;!?\"'\x00\])]))")
 """How a line begins that goes on with a number; the second group is there where it is all of the line."""
 _COLUMN = re.compile(rb"(?:\n\s*+" + _GROUP + rb"[ \t]*+(?=\n))*+")
 # How a line ends, read from the right, on the text turned round, so that no beginning is tried in vain.
@@ -199,7 +199,8 @@ def _runs(data: bytes, left: list[int]) -> Iterator[_Run]:
             left[0] -= 1
             if left[0] < 0:
                 return
-            if start != goes_on:
+            # Nothing but blank lines may lie between. They are no part of the pattern: it would try each of them anew.
+            if goes_on < 0 or data[goes_on:start].strip():
                 if 1 < len(pieces) <= COLUMN:
                     yield _Run(pieces, tail, False)
                 before = _before(data, start)
@@ -223,7 +224,9 @@ def _runs(data: bytes, left: list[int]) -> Iterator[_Run]:
 
 def _before(data: bytes, end: int) -> _Piece | None:
     """The piece that a line ends with, if it does."""
-    line = data[max(0, end - REACH) : end]
+    whole = data[max(0, end - REACH) : end]
+    line = whole.rstrip()
+    end -= len(whole) - len(line)
     word = line[line.rfind(b" ") + 1 :]
     if word.isalpha() and not word.isupper():
         return None  # as most lines end

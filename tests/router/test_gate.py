@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from router import gate as module
 from router.gate import THREADS, Gate, Seen
 from router.records import Ask, Caller, Findings, Found, Past
-from router.scanner.reading import Text, read
+from router.scanner.reading import MOST_TEXTS, Text, read
 from router.scanner.search import Searched
 from serving.catalogue import DataClass
 from tests.conftest import until
@@ -209,6 +210,30 @@ async def test_where_too_much_waits_the_session_is_private_instead() -> None:
     assert (scanner.searches, history.noted, history.marked) == (0, [], [asked])
 
 
+async def test_at_the_end_what_waits_too_long_makes_its_session_private(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CLOSE_S", -1.0)
+    scanner, history = Scanner(), History()
+    history.may_note.clear()
+    gate, first, last = Gate(scanner, history), ask(), ask()
+    ended(gate, first)
+    await until(lambda: scanner.searches)
+    ended(gate, last)
+    asyncio.get_running_loop().call_later(0.05, history.may_note.set)
+    await asyncio.to_thread(gate.close)
+    assert (scanner.searches, len(history.noted), history.marked) == (1, 1, [last])
+
+
+@pytest.mark.parametrize("number", [0, 1e308], ids=["short", "numbers that are longer than in the body"])
+async def test_a_request_in_too_many_parts_is_not_searched_and_its_session_is_private(number: float) -> None:
+    body = {"metadata": {f"key {n}": number or "v" for n in range(MOST_TEXTS)}}
+    scanner, history = Scanner(), History()
+    gate, asked = Gate(scanner, history), ask(body=body, size=1000)
+    assert (await seen(gate, asked)).unread == "budget"
+    ended(gate, asked)
+    gate.close()
+    assert (scanner.searches, history.noted, history.marked) == (0, [], [asked])
+
+
 async def test_room_comes_back_once_something_was_noted() -> None:
     history = History()
     gate, asked = Gate(Scanner(), history, most_waiting=100), ask(size=100)
@@ -315,7 +340,7 @@ async def test_after_the_end_nothing_is_awaited_that_never_comes() -> None:
     gate, asked = Gate(Scanner(), history, wait_s=0.01), ask()
     gate.close()
     ended(gate, asked)
-    assert await gate._before("search") == ()
+    assert [one.data_class for one in await gate._before("search")] == [DataClass.private]
 
 
 async def test_the_scanner_tests_itself_each_minute(monkeypatch: pytest.MonkeyPatch) -> None:

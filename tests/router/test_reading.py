@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.scanner.reading import WORDS, read, texts
+from router.scanner.reading import WHOLE, WORDS, most_texts, read, texts
 
 
 def chat(*parts: Any) -> dict[str, Any]:
@@ -268,6 +268,26 @@ def test_the_bytes_of_media_are_no_text_and_what_stands_beside_them_is() -> None
 def test_prose_in_a_part_that_nobody_can_read_is_text(text: str) -> None:
     """However it begins: only what is the bytes of media from end to end has the class of media alone."""
     assert text in [one.text for one in texts(chat({"type": "note", "text": text}))]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"metadata": {f"key {n}": "v" for n in range(50)}},
+        {"metadata": {"of": [f"v{n}" for n in range(50)]}},
+        {"metadata": {f"n{n}": 1e15 for n in range(50)}},
+    ],
+)
+def test_more_texts_than_are_searched_are_not_read(body: dict[str, Any]) -> None:
+    assert len(texts(body, 10)) == 11
+    assert len(texts(body, 200)) > 49
+    assert most_texts(4 * WHOLE) == 4 * most_texts(10), "a large request may have more"
+
+
+def test_a_number_is_not_written_out_beyond_what_anybody_has() -> None:
+    assert [text.text for text in texts({"seed": 1e308, "n": [1e308, 4539148803436467]})] == [
+        "1e+308", "1e+308, 4539148803436467"
+    ]  # fmt: skip
 
 
 def test_many_numbers_are_one_text() -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from router.records import Found
 from router.scanner.kinds import Kind
-from router.scanner.reading import MOST_TEXTS, WHOLE, Text, most_texts, texts
+from router.scanner.reading import Text
 from router.scanner.scanner import Scanner
 from router.scanner.search import Budget
 from serving.catalogue import DataClass
@@ -210,15 +210,6 @@ def test_what_the_budget_does_not_cover_counts_as_unread(used: Scanner, text: st
 
 def test_a_search_that_takes_too_long_says_so(used: Scanner) -> None:
     assert search(used, "hello", budget=Budget(seconds=-1.0)).unread == "timeout"
-
-
-def test_a_request_in_too_many_parts_counts_as_unread(used: Scanner) -> None:
-    body = {"metadata": {f"key {number}": "v" for number in range(MOST_TEXTS)}}
-    given = texts(body, most_texts(1000))
-    assert len(given) == MOST_TEXTS + 1, "no more is read than shows that it is too much"
-    assert used.search(given).unread == "budget"
-    assert used.search(given[:MOST_TEXTS]).unread == ""
-    assert most_texts(4 * WHOLE) == 4 * MOST_TEXTS, "a large request may have more"
 
 
 def test_what_was_found_before_the_budget_ended_is_told(used: Scanner) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -97,6 +98,19 @@ def test_a_column_of_numbers_holds_none(used: Scanner) -> None:
 def test_a_number_that_begins_inside_a_row_of_pieces_is_none(used: Scanner) -> None:
     """Where it would neither begin nor end with what stands there, it is chance."""
     assert kinds(search(used, "1111\n4539\n1488\n0343\n6467\n2222")) == {}
+
+
+@pytest.mark.parametrize("blank", ["\n", "\n ", "\n\t", " ", "\n\n \t", "=\n", "1\n\n", "\n" * 3000 + "1"])
+def test_blank_lines_are_looked_at_once(used: Scanner, blank: str) -> None:
+    text = (blank * 400_000)[:400_000]
+    begun = time.thread_time()
+    search(used, text)
+    assert time.thread_time() - begun < 2, "some hundredths of a second; minutes where each line looks at all others"
+
+
+def test_a_number_goes_over_blank_lines(used: Scanner) -> None:
+    assert kinds(search(used, "card:\n\n4539\n \n\t\n1488\n\n\n0343\n\n 6467\n"))["card"] == 1
+    assert kinds(search(used, "card 4539\n\n\n1488\n\n\n0343\n\n 6467 it is"))["card"] == 1
 
 
 def test_short_lines_are_read_to_the_end(used: Scanner) -> None:
