@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from router.decision.question import Question, Rule, refuse
-from router.decision.sensitivity import BROKEN, UNASKED
+from router.decision.sensitivity import BROKEN, SCOPE, UNASKED, lowers
 from router.records import Candidate, Refusal, Source
 from serving.catalogue import DataClass
 
@@ -31,7 +31,7 @@ def _clearing(candidate: Candidate, question: Question, clearance: DataClass) ->
     """The lines that would change it: one for each source above the clearance, or the one that raises the clearance."""
     wanted, model = question.traits.data_class, candidate.model
     above = [_line(source, question, clearance) for source in question.traits.sources if source.data_class > clearance]
-    lines = ["; and ".join(filter(None, above))]
+    lines = ["; and ".join(dict.fromkeys(filter(None, above)))]
     if wanted is not DataClass.secret:
         approved = "approved: {by, contract, regions, until}"
         lines.append(f"in headgate.yaml, models.{model.name}: {{clearance: {wanted.name}, {approved}}}")
@@ -43,7 +43,11 @@ def _clearing(candidate: Candidate, question: Question, clearance: DataClass) ->
 def _line(source: Source, question: Question, clearance: DataClass) -> str:
     """What would lower one source to the clearance; "" where no line helps, as for a search that did not end."""
     caller, ask, name = question.caller, question.ask, source.name
+    if lowers(ask, source):
+        return ""  # it is lowered already
     match source.kind:
+        case "key" | "team" | "route" if SCOPE in caller.scopes and source.data_class is not DataClass.secret:
+            return f"send x-headgate-data-class: {clearance.name} with a word in x-headgate-reason"
         case "key":
             return f"headgate keys set {caller.key} --data-class {clearance.name}"
         case "media":
@@ -57,7 +61,8 @@ def _line(source: Source, question: Question, clearance: DataClass) -> str:
         case "past":
             return f"headgate privacy release {name if len(name) < LONG else f'--from {ask.id}'}" if name else ""
         case "found":
-            return f"take it out of the request, or in headgate.yaml, privacy.effects: {{{name}: {clearance.name}}}"
+            everywhere = f"for all requests, in headgate.yaml, privacy.effects: {{{name}: {clearance.name}}}"
+            return f"take the {name} out of the request ({everywhere})"
     return ""
 
 

@@ -74,15 +74,24 @@ def data_class_of(ask: Ask, caller: Caller, findings: Findings, site: Site) -> C
 
 
 def _lowered(ask: Ask, caller: Caller, sources: list[Source]) -> Classed | None:
-    """The class once the caller's label takes the place of what people said; None where that is no lower one."""
+    """The class once the caller's label takes the place of what people said; None where that is no lower one.
+
+    What the request itself holds may make it as high again: then that is why, and nothing that people said.
+    """
     label = ask.data_class
     assert label is not None
-    kept = [s for s in sources if s.kind not in SAID or s.data_class is DataClass.secret]
-    highest = max([label, *(s.data_class for s in kept)])
-    if not sources or highest >= sources[0].data_class:
+    kept = [source for source in sources if not lowers(ask, source)]
+    if len(kept) == len(sources) or label >= sources[0].data_class:
         return None
+    highest = max([label, *(s.data_class for s in kept)])
     why = kept[0].why if highest > label else f"key {caller.key} lowered it to {label.name}: {ask.declassify}"
-    return Classed(highest, why, tuple(sources), ask.declassify or "")
+    lowered = highest < sources[0].data_class
+    return Classed(highest, why, tuple(sources), (ask.declassify or "") if lowered else "")
+
+
+def lowers(ask: Ask, source: Source) -> bool:
+    """Whether the caller's label takes the place of this source."""
+    return ask.declassify is not None and source.kind in SAID and source.data_class is not DataClass.secret
 
 
 def unsearched(findings: Findings) -> str:

@@ -115,10 +115,21 @@ def test_a_refusal_names_the_line_for_every_source_above_the_clearance() -> None
     (found,) = decided(ask("far"), caller("public"), FAR, findings=SEEN, **site).refusals
     assert found.remedy == (
         "in headgate.yaml, teams.search.data_class: public; and in headgate.yaml, routes.chat/completions.data_class: "
-        "public; and headgate privacy release h1; and take it out of the request, or in headgate.yaml, "
-        "privacy.effects: {card: public}; and headgate keys set k1 --media-class public; or in headgate.yaml, "
+        "public; and headgate privacy release h1; and take the card out of the request (for all "
+        "requests, in headgate.yaml, privacy.effects: {card: public}); and headgate keys set k1 --media-class public; or in headgate.yaml, "
         "models.far: {clearance: private, approved: {by, contract, regions, until}}"
     )
+
+
+def test_what_the_caller_has_lowered_is_no_reason_and_needs_no_line() -> None:
+    """Else somebody makes a key public for a card that stays in the request."""
+    who = caller("private", scopes=frozenset({"declassify"}))
+    findings = SEEN._replace(past=(), opaque=())
+    (found,) = decided(ask("far", raised="public", declassify="x"), who, FAR, findings=findings).refusals
+    assert found.reason.endswith("since 1 finding of the kind card in messages[0].content counts as private")
+    assert "take the card out" in found.remedy and "keys set" not in found.remedy
+    (found,) = decided(ask("far"), who, FAR, findings=SEEN._replace(found=(), past=(), opaque=())).refusals
+    assert found.remedy.startswith("send x-headgate-data-class: public with a word in x-headgate-reason; or")
 
 
 def test_many_entries_of_the_history_are_released_by_the_request_that_they_held_back() -> None:
