@@ -68,7 +68,7 @@ def ledger(folder, said):
             hashes.update(one["hash"].encode())
             asked += one["kind"] in ("opened", "refused", "repeated")
         body = json.loads(one.get("body", "{}"))
-        if one["kind"] == "sending":
+        if one["kind"] == "sending" and "body" in one:  # in short where it is of another time
             handed[one["request"], body["permit"]].append({n: {**one, **body}[n] for n in (*SAME, "at", "bytes")})
         elif one["kind"] == "closed":  # in short where everything was answered
             ended[one["request"], ""] = ("lost" if body.get("outcome") == "lost" else "answered", True)
@@ -177,7 +177,7 @@ def main():
         if subprocess.run([*command, "-sigfile", folder / "statement.sig"], capture_output=True).returncode:
             problems.append("the signature is not that of this statement by this key")
         said = json.loads((folder / "statement.json").read_bytes())
-        named, doubts = said["discrepancies"]["kinds"], said["doubts"]["kinds"]
+        named, doubts, seen = said["discrepancies"]["kinds"], said["doubts"]["kinds"], said["kernel"]
         (handed, outcomes), (found, passed) = ledger(folder, said), book(folder, said)
         alone = judge(said, handed, outcomes, found, kinds) + kernel(folder, said, passed, kinds)
         verdict = "not balanced" if named else "cannot say" if doubts else "balanced"
@@ -190,10 +190,10 @@ def main():
         print("NOT VERIFIED", *problems, sep="\n  ")
         return 1
     print("{since} to {until}: {requests} requests, {left} left, {bytes} bytes".format(**said))
-    print("kernel: {why_not} {uncertain_bytes} bytes cannot be told from overhead".format(**said["kernel"]))
-    print(f"Verified: {verdict}, {alone} bytes unaccounted.", named | doubts or "")
+    print("kernel:", seen["why_not"] or f"{seen['uncertain_bytes']} bytes cannot be told from overhead")
+    print(f"Verified: {verdict}, {alone} bytes unaccounted.", *([named | doubts] if named | doubts else []))
     return {"balanced": 0, "not balanced": 2, "cannot say": 3}[verdict]
 
 
 if __name__ == "__main__":
-    sys.exit(main() if len(sys.argv) in (2, 4) else __doc__)
+    sys.exit(main() if len(sys.argv) == 2 or (len(sys.argv) == 4 and sys.argv[2] == "--key") else __doc__)

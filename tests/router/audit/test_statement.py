@@ -122,6 +122,9 @@ def test_a_key_of_somebody_else_does_not_verify(made: tuple[Month, Path, dict[st
     statement.export(out, made[2], statement.signing_key(other))
     assert verified(made[1], "--key", str(out / "key.pem"))[0] == 1
     assert verified(made[1], "--key", str(made[1] / "key.pem"))[0] == 0
+    slip = [sys.executable, str(PROGRAM), str(made[1]), "--pubkey", str(out / "key.pem")]
+    done = subprocess.run(slip, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and not done.stdout, "it does not mean the folder's own key"
 
 
 def test_a_key_file_that_holds_more_than_one_key_is_refused(
