@@ -85,6 +85,7 @@ class Inference:
         if claim is None:
             await self._run(exchange, exchange.caller, ask)
         elif claim.kept is not None:
+            self._admit(exchange, exchange.caller, 0)
             self._pipeline.repeat(exchange.id, exchange.caller, route, claim.kept.request_id, claim.kept.status)
             exchange.repeat(claim.kept)
         else:
@@ -125,11 +126,7 @@ class Inference:
             await self._pipeline.run(ask, caller, exchange)
             return
         tokens = asked_tokens(ask)
-        try:
-            self._rates.admit(caller, tokens, self._clock())
-        except HeadgateError as error:
-            self.refuse(exchange, error)
-            raise
+        self._admit(exchange, caller, tokens)
         refused = False
         try:
             await self._pipeline.run(ask, caller, exchange)
@@ -138,6 +135,14 @@ class Inference:
             raise
         finally:
             self._rates.settle(caller, tokens, 0 if refused else _used(exchange, tokens), self._clock())
+
+    def _admit(self, exchange: Exchange, caller: Caller, tokens: int) -> None:
+        """Take it from the caller's limits. Raises TooFast."""
+        try:
+            self._rates.admit(caller, tokens, self._clock())
+        except HeadgateError as error:
+            self.refuse(exchange, error)
+            raise
 
 
 def _used(exchange: Exchange, tokens: int) -> int:

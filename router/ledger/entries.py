@@ -181,9 +181,11 @@ class Ledger:
 
     def refused(self, request: str, caller: Caller, route: str, error: HeadgateError) -> None:
         """Write down a request that was refused before anything could be decided. Never any text of it."""
+        self.metrics.refused(error.code)
+        if self.store.full:  # a disk that takes nothing: whoever is refused must not fill the memory as well
+            return
         body = {"route": route, "team": caller.team, "outcome": "refused", "status": error.status, "error": error.code}
         self.store.append(Event(self.clock(), "refused", request, caller.key, body))
-        self.metrics.refused(error.code)
 
     def repeated(self, request: str, caller: Caller, route: str, first: str, status: int) -> None:
         """Write down a request that is given the answer to an earlier one again: it costs nothing.

@@ -23,6 +23,7 @@ JOINED: dict[str, Callable[[float, float], float]] = {
     "headgate_endpoint_resting": max,
     "headgate_ledger_healthy": min,
     "headgate_history_healthy": min,
+    "headgate_scanner_healthy": min,
 }
 """Gauges of which each worker has a reading of its own, and how two of them make one."""
 

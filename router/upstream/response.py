@@ -14,6 +14,8 @@ from router.upstream.address import Deadlines, Kind, UpstreamError
 LITTLE = 64
 """Bytes of a body which are too few to count as progress: whoever sends one at a time is as good as silent."""
 NEVER = float("inf")
+AGAIN_S = 10.0
+"""After how many seconds a stream that is late, and could go nowhere else, is looked at again."""
 
 
 class Socket(Protocol):
@@ -80,7 +82,7 @@ class Progress:
         if now >= self.token_at:
             if self.elsewhere is not None and self.elsewhere():
                 return "first_token_timeout", f"no first token within {deadlines.first_token_s:g} s"
-            self.token_at = NEVER
+            self.token_at = NEVER if self.elsewhere is None else now + AGAIN_S
         if not self.flowing:
             if now >= self.sent_at + deadlines.first_byte_s:
                 return "first_byte_timeout", f"no answer within {deadlines.first_byte_s:g} s"

@@ -14,7 +14,7 @@ import httptools
 
 from router.upstream.address import Bounds, Deadlines, Kind, UpstreamError
 from router.upstream.chunks import unframed
-from router.upstream.response import Progress, Response
+from router.upstream.response import NEVER, Progress, Response
 from router.upstream.tuning import tune
 
 HURRY_S = 1.0
@@ -149,6 +149,7 @@ class Wire(asyncio.Protocol):
         self.resume()
         if self._response is not None:
             self._response.progress.end_at = at = self.loop.time() + HURRY_S
+            self._response.progress.token_at = NEVER  # nobody waits for it any more
             self._watch(at)
 
     # ---- deadlines: one timer, moved only when it fires

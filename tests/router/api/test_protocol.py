@@ -690,6 +690,10 @@ async def test_a_repeat_is_accounted_for_as_a_request_that_cost_nothing(
     assert told == {"route": "chat/completions", "team": told["team"], "outcome": "repeated", "status": 200,
                     "first": first.headers["x-request-id"]}  # fmt: skip
     assert cost == 0.0 and request not in (told["first"], "")
+    change_key(house, key, requests_per_minute=1)
+    assert (await house.post(ask("small"), key, headers=named)).status == 200
+    assert (await house.post(ask("small"), key, headers=named)).status == 429, "a repeat is a request as well"
+    change_key(house, key, requests_per_minute=None)
     monkeypatch.setattr(store, "SPOOL_LIMIT", 0)
     late = await house.post(ask("small"), key, headers=named)
     assert (late.status, late.error["code"]) == (503, "ledger_unavailable")

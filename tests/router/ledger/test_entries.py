@@ -323,6 +323,16 @@ def test_a_full_spool_stops_even_local_answers(ledger: Ledger, monkeypatch: pyte
     assert b"headgate_requests_open 0.0" in settled_open and ledger.spent(WHO) == 0
 
 
+def test_a_full_spool_takes_no_refusals_either_and_they_are_counted(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "SPOOL_LIMIT", 0)
+    appended: list[object] = []
+    monkeypatch.setattr(ledger.store, "append", appended.append)
+    ledger.refused("req_1", WHO, "chat/completions", Unavailable("No.", code="ledger_unavailable"))
+    assert appended == [] and b"ledger_unavailable" in ledger.metrics.text()
+
+
 async def test_nothing_may_leave_without_a_record_on_disk(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     async def slow(timeout_s: float = 2.0) -> None:
         raise LedgerError("the ledger is not being written: disk full")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from router.upstream.address import Deadlines
-from router.upstream.response import Progress
+from router.upstream.response import AGAIN_S, Progress
 
 SENT = 1000.0
 USUAL = Deadlines()
@@ -31,6 +31,16 @@ def test_by_default_the_last_one_has_until_the_deadline_of_the_whole() -> None:
         assert overdue(progress, USUAL.first_byte_s + 1) == overdue(progress, USUAL.total_s - 1) == ""
         assert overdue(progress, USUAL.total_s)
     assert overdue(stream(lambda: True), USUAL.first_token_s) == "first_token_timeout"
+
+
+def test_a_late_stream_that_could_go_nowhere_is_looked_at_again() -> None:
+    """Room and the budget of retries come back."""
+    room: list[bool] = []
+    late = stream(lambda: bool(room))
+    assert overdue(late, USUAL.first_token_s) == ""
+    room.append(True)
+    assert overdue(late, USUAL.first_token_s + 1) == ""
+    assert overdue(late, USUAL.first_token_s + AGAIN_S) == "first_token_timeout"
 
 
 def test_whoever_sends_no_head_has_only_until_the_first_byte_s_deadline() -> None:
