@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import socket
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -128,6 +129,7 @@ async def test_proxies_of_the_environment_do_not_count_for_servers(monkeypatch: 
     async with listening:
         port = listening.sockets[0].getsockname()[1]
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        monkeypatch.setattr(urllib.request, "_opener", None)  # made once in a process, with the proxies of that moment
         with pytest.raises(ProbeError):
             await probe.models(Target("http://127.0.0.1:1"))
         assert not reached.is_set()
