@@ -65,10 +65,15 @@ def measured(scanner: Scanner, name: str, text: str, rounds: int) -> Cost:
 
 
 def in_parts(scanner: Scanner, name: str, body: Mapping[str, Any], rounds: int) -> Cost:
-    """Search a request again and again, with the reading of its texts."""
+    """Search a request again and again, with the reading of its texts, as the gate does."""
     size = len(json.dumps(body, ensure_ascii=False).encode())
     most = most_texts(size)
-    return _measured(lambda: scanner.search(reading.texts(body, most)), name, size, rounds)
+
+    def search() -> Searched:
+        given = reading.texts(body, most)
+        return scanner.search(given) if len(given) <= most else Searched((), 0, "budget", ())
+
+    return _measured(search, name, size, rounds)
 
 
 def _measured(search: Callable[[], Searched], name: str, size: int, rounds: int) -> Cost:

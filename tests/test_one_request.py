@@ -138,7 +138,7 @@ def test_a_client_that_leaves_stops_the_engine(installation: Installation, strea
     until_it_runs(0)
     took = time.monotonic() - left
     print(f"vLLM runs none {took * 1000:.0f} ms after its caller left")
-    assert took < 1, took
+    assert took < 5, "a tenth of a second on a machine with nothing else to do; else it would work to the end"
     last = installation.run("explain", "--last", "1", "--json").stdout
     assert "client_left" in last, "it had come to its end by itself"
 

@@ -64,8 +64,10 @@ def hidden(text: str) -> str:
     """
     if text.isascii() or _HIDDEN.search(text) is None:
         return ""
-    carried = "".join(chr(_carried(ord(found))) for found in _SELECTORS.findall(text))
-    return f"{folded(_HIDDEN.sub('', text))}\n{folded(carried)}"
+    slices = [text[start : start + SLICE] for start in range(0, len(text), SLICE)]
+    carried = "".join(chr(_carried(ord(found))) for one in slices for found in _SELECTORS.findall(one))
+    seen = "".join([_HIDDEN.sub("", one) for one in slices])
+    return f"{folded(seen)}\n{folded(carried)}"
 
 
 def encoded(text: str) -> bytes:

@@ -31,7 +31,6 @@ LEAST_DIGITS, LONGEST = 6, 56
 """Of what pieces make together: fewer digits are no number of anybody, more letters and digits are more than one."""
 _BREAK = re.compile(rb"\n(?:(?<=[^\n\t\x00 ]\n)|(?<=[^\n\t\x00 ] \n))(?= ?[^\s\x00])")
 """The end of a line that something can go over: no paragraph follows, and no indented line."""
-_CUT = re.compile(rb"\n(?=\S)")
 _TOKEN = rb"(?:[A-Za-z]{0,6}+[0-9][0-9A-Za-z]{0,33}+|[A-Z]{1,6}+)(?![0-9A-Za-z_])"
 _GROUP = rb"([+(./-]{0,2}+" + _TOKEN + rb"(?:[ .()/-]{1,3}+" + _TOKEN + rb"){0,8}[-./)]?+)"
 _LINE = re.compile(rb"\n[ \t]*+" + _GROUP + rb"(?:[ \t]*+(?=(\n))|(?=[\s,;!?\"'\x00\])]))")
@@ -122,11 +121,11 @@ def _add(lines: list[bytes], firsts: list[int], parts: list[bytes], origins: lis
 
 
 def _steps(data: bytes) -> Iterator[tuple[int, int]]:
-    """Stretches to be looked at in turn; each ends with the end of a line, and no gap goes over it."""
+    """Stretches to be looked at in turn; each ends with the end of a line."""
     low = 0
-    while cut := _CUT.search(data, low + STEP):
-        yield low, cut.start() + 1
-        low = cut.start() + 1
+    while (cut := data.find(b"\n", low + STEP)) >= 0:
+        yield low, cut + 1
+        low = cut + 1
     yield low, len(data)
 
 
