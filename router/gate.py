@@ -69,6 +69,7 @@ class Remembering(Protocol):
     @property
     def trouble(self) -> str: ...
     def past(self, caller: Caller, ask: Ask, texts: Sequence[Text], /) -> tuple[Past, ...]: ...
+    def concerns(self, caller: Caller, ask: Ask, searched: Searched, /, *, opaque: bool) -> bool: ...
     def note(
         self, caller: Caller, ask: Ask, texts: Sequence[Text], searched: Searched, /, *, opaque: bool = False,
         said: Said | None = None,
@@ -216,12 +217,17 @@ class Gate:
     # -- after
 
     def noting(self, ask: Ask, caller: Caller, seen: Seen) -> Noting | None:
-        """One request on its way into the history; None where nothing is remembered.
+        """One request on its way into the history; None where nothing of it is to be remembered: most of what may leave
+        is public, and costs no more than its search.
 
         What was found in it already is noted now: its answer may take long, or its router be killed meanwhile.
         """
         if self._history is None:
             return None
+        if seen.searched is not None and not seen.findings.past and not seen.findings.unread:
+            opaque = bool(seen.findings.opaque)
+            if not self._history.concerns(caller, ask, seen.searched, opaque=opaque):
+                return None
         noting = Noting(self, ask, caller, seen)
         if any(one.effect > DataClass.public for one in seen.findings.found):
             self.ended(noting, None, self.expect(caller.team))

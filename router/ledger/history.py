@@ -104,6 +104,8 @@ class History:
         wanted = [*_texts(read, marker), *(mark for name in sessions for mark in marker.session(name))]
         if len(wanted) > MOST_LOOKED_UP:
             return (Past(DataClass.private, TOO_MANY, ""),)
+        if not ask.session:
+            self._openings.saw(marker.openings(caller, read.begun()))
         try:
             if self._marks.lost():
                 return (Past(DataClass.private, GONE, LOST),)
@@ -122,6 +124,10 @@ class History:
         return min(mark.data_class, max(classes))
 
     # ---- noting
+
+    def concerns(self, caller: Caller, ask: Ask, searched: Searched, *, opaque: bool) -> bool:
+        """Whether there is anything to note of a request that had no past: by its content, or by its label."""
+        return max((_raised(caller, ask), *_content(caller, searched, opaque).values())) > DataClass.public
 
     def note(
         self, caller: Caller, ask: Ask, texts: Sequence[Piece], searched: Searched, *, opaque: bool = False,

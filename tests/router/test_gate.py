@@ -57,6 +57,9 @@ class History:
     def past(self, who: Caller, asked: Ask, texts: Sequence[Text]) -> tuple[Past, ...]:
         return self.does()
 
+    def concerns(self, who: Caller, asked: Ask, searched: Searched, *, opaque: bool) -> bool:
+        return bool(searched.found) or opaque or asked.data_class is not None
+
     def note(self, who: Caller, asked: Ask, texts: Sequence[Text], searched: Searched, **more: Any) -> None:
         self.may_note.wait()
         self._fail()
@@ -181,6 +184,18 @@ async def test_what_was_searched_is_noted_without_another_search() -> None:
     assert scanner.searches == 1
 
 
+async def test_of_what_was_searched_and_is_public_nothing_is_noted_and_nobody_waits() -> None:
+    history = History()
+    gate, asked = Gate(Scanner(lambda: Searched((), 5, "", ((),))), history), ask()
+    found = await gate.search(asked, caller(), read(asked.body))
+    assert gate.noting(asked, caller(), found) is None and gate._awaited == {}
+    before = found._replace(findings=found.findings._replace(past=(Past(DataClass.private, "it was", "h1"),)))
+    unread = found._replace(findings=found.findings._replace(unread="budget"))
+    for other in (before, unread, Seen(read(asked.body))):
+        assert gate.noting(asked, caller(), other) is not None
+    gate.close()
+
+
 async def test_what_was_found_is_noted_before_there_is_an_answer() -> None:
     """A follow-up in its session comes while it is answered, or the router is killed in mid-answer."""
     history = History()
@@ -189,7 +204,7 @@ async def test_what_was_found_is_noted_before_there_is_an_answer() -> None:
     gate.close()
     assert len(history.noted) == 1
     clean = Gate(Scanner(lambda: Searched((), 5, "", ((),))), history)
-    assert clean.noting(asked, caller(), await clean.search(asked, caller(), read(asked.body))) is not None
+    assert clean.noting(asked, caller(), await clean.search(asked, caller(), read(asked.body))) is None
     clean.close()
     assert len(history.noted) == 1
 
