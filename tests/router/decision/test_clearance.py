@@ -115,9 +115,9 @@ def test_a_refusal_names_the_line_for_every_source_above_the_clearance() -> None
     (found,) = decided(ask("far"), caller("public"), FAR, findings=SEEN, **site).refusals
     assert found.remedy == (
         "in headgate.yaml, teams.search.data_class: public; and in headgate.yaml, routes.chat/completions.data_class: "
-        "public; and headgate privacy release h1; and take the card out of the request (for all "
-        "requests, in headgate.yaml, privacy.effects: {card: public}); and headgate keys set k1 --media-class public; or in headgate.yaml, "
-        "models.far: {clearance: private, approved: {by, contract, regions, until}}"
+        "public; and headgate privacy release h1; and take the card out of the request (for all requests, in "
+        "headgate.yaml, privacy.effects: {card: public}); and headgate keys set k1 --media-class public; or in "
+        "headgate.yaml, models.far: {clearance: private, approved: {by, contract, regions, until}}"
     )
 
 
