@@ -22,12 +22,12 @@ from router import permit as permits
 from router.decision.clearance import PRIVACY, cleared, idle, promised, refusals_of, searched
 from router.decision.eligibility import RULES, against, judge
 from router.decision.question import Question
-from router.decision.sensitivity import SAID, data_class_of, unsearched
+from router.decision.sensitivity import SAID, data_class_of, lowers, unsearched
 from router.decision.traits import describe
 from router.door import policy
 from router.errors import BadRequest, Forbidden, HeadgateError
 from router.permit import LIFETIME_S, Permit, PermitError, body_hash
-from router.records import Caller, Findings, Found, Past
+from router.records import Caller, Findings, Found, Past, Source
 from serving.catalogue import Approval, Catalogue, DataClass, Model, Privacy, Provider, Site
 from tests.fakes.asking import TODAY, ask, candidate, hosted, local, snapshot
 
@@ -649,3 +649,18 @@ def test_a_permit_is_used_once_also_when_many_are_and_the_clock_goes_back() -> N
         used.take(replace(GOOD, id=f"a{number}", expires=NOW + ends), NOW)
     used.take(replace(GOOD, id="b", expires=NOW + 9), NOW + 3)  # both are over: the later end counts
     assert code_of(lambda: used.take(replace(GOOD, id="c", expires=NOW + 2), NOW + 3)) == "permit_used"
+
+
+@pytest.mark.parametrize("label", [PRIVATE, SECRET])
+def test_a_label_that_is_no_lower_has_lowered_nothing(label: DataClass) -> None:
+    asked, who = ask(raised=label.name, declassify="x"), caller(PRIVATE, scopes=SCOPED)
+    found = data_class_of(asked, who, Findings(10, (), searched=True), Site())
+    assert found.why == found.sources[0].why and found.declassified == ""
+
+
+def test_only_a_request_that_gives_a_reason_lowers_what_people_said() -> None:
+    said, seen = Source("key", PRIVATE, "key k1 is private"), Source("found", PRIVATE, "a card")
+    assert lowers(ask(raised="public", declassify="x"), said)
+    assert not lowers(ask(raised="public"), said)
+    assert not lowers(ask(raised="public", declassify="x"), seen)
+    assert not lowers(ask(raised="public", declassify="x"), Source("key", SECRET, "key k1 is secret"))

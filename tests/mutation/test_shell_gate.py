@@ -26,6 +26,7 @@ from router.errors import BadRequest, Forbidden, HeadgateError, Unavailable
 from router.gate import Gate
 from router.permit import Permit
 from router.records import Findings
+from router.scanner.reading import MOST_TEXTS
 from router.scanner.search import Searched
 from serving.catalogue import Approval, Catalogue, Model, Provider, Site
 from tests.conftest import until
@@ -337,3 +338,12 @@ def test_it_is_on_the_disk_before_it_counts(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(Path, "replace", lambda self, to: order.append("name") or named(self, to))
     closing.close(tmp_path / "closed.json", Shut(1.0, "jo", "x"))
     assert order == ["whole file", "name", "folder"]
+
+
+async def test_as_many_texts_as_are_searched_are_searched() -> None:
+    for more, unread in ((0, ""), (1, "budget")):
+        body = {"metadata": {"text": [f"text {number}" for number in range(MOST_TEXTS + more)]}}
+        gate = Gate(Scanner(lambda: Searched((), 10**6, "", ((),) * MOST_TEXTS)))
+        found = await gate.search(ask(size=1000)._replace(body=body), caller(), Findings(10, ()))
+        gate.close()
+        assert found.findings.unread == unread
