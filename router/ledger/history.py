@@ -100,12 +100,12 @@ class History:
         Never raises for the store's sake: what cannot be looked up is private. Blocks; not for the event loop.
         """
         read, marker = Read(texts), self._marker(caller)
-        sessions = self._own(caller, ask, read, marker)
+        begun = [] if ask.session else marker.openings(caller, read.begun())
+        sessions = self._named(ask) or self._openings.own(begun)
         wanted = [*_texts(read, marker), *(mark for name in sessions for mark in marker.session(name))]
         if len(wanted) > MOST_LOOKED_UP:
             return (Past(DataClass.private, TOO_MANY, ""),)
-        if not ask.session:
-            self._openings.saw(marker.openings(caller, read.begun()))
+        self._openings.saw(begun)
         try:
             if self._marks.lost():
                 return (Past(DataClass.private, GONE, LOST),)
@@ -233,9 +233,12 @@ class History:
 
         None where it is too short to be told from others.
         """
-        if ask.session:
-            return [ask.session.encode("utf-8", "surrogatepass")]
-        return self._openings.own(marker.openings(caller, read.begun(more)))
+        return self._named(ask) or self._openings.own(marker.openings(caller, read.begun(more)))
+
+    @staticmethod
+    def _named(ask: Ask) -> list[bytes]:
+        """The name that its caller gave it, if it has one."""
+        return [ask.session.encode("utf-8", "surrogatepass")] if ask.session else []
 
     def _sessions(self, caller: Caller, ask: Ask, read: Read, marker: Marker, said: Said | None) -> list[bytes]:
         """The names by which the session is to be known again: by its shortest opening, for what comes after may be
