@@ -178,6 +178,8 @@ class StreamReader:
             event = event.removeprefix(_BOM)
         payload = _payload(event)
         if not payload:  # comments, event names, ids, keep-alives
+            if payload is None and self.started:  # one without data, among others, counts by its words: so it does here
+                self.events += self._tokens(event)
             return True
         if self.started and not decode and _is_object(payload) and not self._notable(event):
             self.events += self._tokens(event)
@@ -232,12 +234,14 @@ def _last_end(data: bytearray, start: int) -> int:
 def _whole_objects(events: bytes) -> bool:
     """Whether each of these events looks like one JSON object, as far as that costs next to nothing.
 
-    It says so only where a look at each event would: every line of data begins an object, every event ends one, and
-    there is no other line end. What is written in another way is looked at event by event.
+    It says so only where a look at each event would: every event is one line of data, which begins and ends an object,
+    behind its name or not. What is written in another way is looked at event by event.
     """
+    ends = events.count(b"\n\n")
     objects = events.count(b"\ndata: {") + events.startswith(b"data: {")
-    lines = events.count(b"\ndata:") + events.startswith(b"data:")
-    return objects == lines > 0 and events.count(b"}\n\n") == events.count(b"\n\n") and b"\r" not in events
+    names = events.count(b"\n\nevent: ") + events.startswith(b"event: ")
+    lines = events.count(b"\n") == 2 * ends + names and b"\r" not in events
+    return lines and objects == ends > 0 and events.count(b"}\n\n") == ends
 
 
 def _plain(text: bytes) -> bool:

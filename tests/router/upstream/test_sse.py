@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router.errors import UpstreamFailed
-from router.records import Usage
+from router.records import Route, Usage
 from router.upstream.sse import StreamError, StreamReader, usage_of
 
 USAGE = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
@@ -42,9 +42,11 @@ def wire(events: list[str], end: str = "\n") -> bytes:
     return "".join(event.replace("\n", end) + end + end for event in events).encode()
 
 
-def follow(pieces: list[bytes], *, hide_usage: bool = False, **more: Any) -> tuple[bytes, tuple[Any, ...]]:
+def follow(
+    pieces: list[bytes], *, route: Route = "chat/completions", hide_usage: bool = False, **more: Any
+) -> tuple[bytes, tuple[Any, ...]]:
     """What is passed on of these pieces, and everything that was found."""
-    reader = StreamReader(hide_usage=hide_usage, **more)
+    reader = StreamReader(route, hide_usage=hide_usage, **more)
     fault = ""
     relayed = b""
     try:
@@ -300,6 +302,16 @@ def test_an_event_without_data_is_no_broken_one() -> None:
     data = wire(["data:", "data", "id: 1", chunk({"content": "a"})])
     relayed, (_, started, *_, fault) = follow([data])
     assert (relayed, started, fault) == (data, True, "")
+
+
+@pytest.mark.parametrize("route", ["messages", "responses"])
+def test_an_event_without_data_counts_the_same_however_the_stream_was_cut(route: Route) -> None:
+    """Found by fuzzing: among others it was counted by its words, and alone it was not."""
+    kind = "content_block_delta" if route == "messages" else "response.output_text.delta"
+    whole = json.dumps({"type": kind, "delta": {"text": "a"} if route == "messages" else "a"}, separators=(",", ":"))
+    stream = wire([f"data: {whole}", f'event:"{kind}","delta":{{}}}}', f"data: {whole}"])
+    ways = [[stream[:at], stream[at:]] for at in range(len(stream))]
+    assert len({follow(way, route=route)[1] for way in ways}) == 1
 
 
 def test_lone_surrogates_do_not_end_the_stream() -> None:
