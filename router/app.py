@@ -112,7 +112,7 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     ledger = Ledger(store, budgets, metrics, prices, secret=home.secret("session"))
     sending = Sending(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
     attempts = Attempts(sending, fleet, room, checked, health)
-    gate, forms = _gate(home, catalogue, stack), Forms(settings.schemas_per_minute)
+    gate, forms = _gate(home, catalogue, share.alone, stack), Forms(settings.schemas_per_minute)
     metrics.watch(lambda: _live(fleet, room, store, gate, share.of))
     aside = _aside(stack)
     pipeline = Pipeline(fleet, ledger, attempts, gate, forms, max(1, settings.queue_wait_s), aside)
@@ -145,8 +145,9 @@ def _money(
     return Budgets(spent), Rates(rates)
 
 
-def _gate(home: Home, catalogue: Catalogue, stack: contextlib.ExitStack) -> Gate:
+def _gate(home: Home, catalogue: Catalogue, alone: bool, stack: contextlib.ExitStack) -> Gate:
     """Scanner and history, where a provider is enabled; else nothing could leave, and there is nothing to look for.
+    `alone`: this process is the only worker.
 
     Raises LedgerError, or OSError.
     """
@@ -154,7 +155,7 @@ def _gate(home: Home, catalogue: Catalogue, stack: contextlib.ExitStack) -> Gate
         return Gate(None)
     privacy, secret, begun = catalogue.site.privacy, home.secret("history"), home.root / "history-begun"
     scanner, effects = _scanner(home, privacy), _effects(privacy)
-    history = open_history(home.ledger, secret, begun, privacy.history_days, effects)
+    history = open_history(home.ledger, secret, begun, privacy.history_days, effects, alone=alone)
     stack.callback(history.close)
     if history.killed:
         LOG.warning("a router before this one was killed: what it was answering then may not be remembered as private")

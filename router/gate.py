@@ -33,7 +33,8 @@ WAIT_S = 0.5
 WITHIN_S = 5.0
 """Seconds a search may take. The scanner has a budget of its own; this is for one that keeps to none."""
 AT_ONCE = 8 * 1024
-"""Bytes of a body that is searched without a thread where there is no history to ask: at most two milliseconds."""
+"""Bytes of a body that is searched without a thread where the history need not be read from disk: at most two
+milliseconds, and a thread alone would cost more than most searches."""
 THREADS = 4
 MOST_WAITING = 64 * 2**20
 """Bytes of requests and answers that wait for their search after the answer."""
@@ -69,6 +70,7 @@ class Remembering(Protocol):
     @property
     def trouble(self) -> str: ...
     def past(self, caller: Caller, ask: Ask, texts: Sequence[Text], /) -> tuple[Past, ...]: ...
+    def has_none(self, caller: Caller, ask: Ask, texts: Sequence[Text], /) -> bool: ...
     def concerns(self, caller: Caller, ask: Ask, searched: Searched, /, *, opaque: bool) -> bool: ...
     def note(
         self, caller: Caller, ask: Ask, texts: Sequence[Text], searched: Searched, /, *, opaque: bool = False,
@@ -163,8 +165,8 @@ class Gate:
         if self.trouble:
             return _unread(findings, "scanner")
         try:
-            if self._history is None and ask.size <= AT_ONCE:
-                return self._look(ask, caller, findings)
+            if ask.size <= AT_ONCE and (seen := self._at_once(ask, caller, findings)) is not None:
+                return seen
             async with asyncio.timeout(self._within_s):
                 before = await self._before(caller.team)
                 loop = asyncio.get_running_loop()
@@ -178,6 +180,16 @@ class Gate:
             # Only its name: what it says may hold a text.
             LOG.error("a search failed: %s", type(failed).__name__)
             return _unread(findings, "error")
+
+    def _at_once(self, ask: Ask, caller: Caller, findings: Findings) -> Seen | None:
+        """What is seen without a thread; None where something must be waited for, or read from disk."""
+        if caller.team in self._unsure or self._awaited.get(caller.team):
+            return None
+        texts = _texts(ask)
+        if self._history is not None and not self._history.has_none(caller, ask, texts):
+            return None
+        assert self._scanner is not None
+        return _seen(findings, texts, self._scanner.search(texts), ())
 
     async def _before(self, team: str) -> tuple[Past, ...]:
         """Wait for what was answered to this team before now. What is not noted then may be anything, so it is private.
@@ -197,21 +209,11 @@ class Gate:
     def _look(self, ask: Ask, caller: Caller, findings: Findings, before: tuple[Past, ...] = ()) -> Seen:
         texts, searched = self._search(ask)
         past = self._history.past(caller, ask, texts) if self._history is not None else ()
-        past = tuple(Past(one.data_class, one.why, one.id) for one in past) + before
-        # Made anew, so that something of another form fails here and not where it is relied on.
-        found = tuple(Found(one.kind, one.effect, one.count, one.where) for one in searched.found)
-        least = sum(len(one.text) for one in texts)
-        known = len(searched.by_text) == len(texts) and isinstance(searched.unread, str)
-        whole = known and (searched.bytes >= least or searched.unread != "")
-        unread = searched.unread if whole else "error"
-        return Seen(findings._replace(searched=True, found=found, past=past, unread=unread), texts, searched)
+        return _seen(findings, texts, searched, tuple(Past(one.data_class, one.why, one.id) for one in past) + before)
 
     def _search(self, ask: Ask) -> tuple[list[Text], Searched]:
         assert self._scanner is not None
-        most = reading.most_texts(ask.size)
-        texts = reading.texts(ask.body, most)
-        if len(texts) > most:
-            raise TooMany
+        texts = _texts(ask)
         return texts, self._scanner.search(texts)
 
     # -- after
@@ -300,6 +302,25 @@ class Noting:
         self.expect()
         assert self._awaited is not None
         self._gate.ended(self, said, self._awaited)
+
+
+def _texts(ask: Ask) -> list[Text]:
+    """All texts of a request. Raises TooMany."""
+    most = reading.most_texts(ask.size)
+    texts = reading.texts(ask.body, most)
+    if len(texts) > most:
+        raise TooMany
+    return texts
+
+
+def _seen(findings: Findings, texts: list[Text], searched: Searched, past: tuple[Past, ...]) -> Seen:
+    """What a search found. Made anew, so that something of another form fails here and not where it is relied on."""
+    found = tuple(Found(one.kind, one.effect, one.count, one.where) for one in searched.found)
+    least = sum(len(one.text) for one in texts)
+    known = len(searched.by_text) == len(texts) and isinstance(searched.unread, str)
+    whole = known and (searched.bytes >= least or searched.unread != "")
+    unread = searched.unread if whole else "error"
+    return Seen(findings._replace(searched=True, found=found, past=past, unread=unread), texts, searched)
 
 
 def _unread(findings: Findings, why: str) -> Seen:

@@ -99,10 +99,7 @@ class History:
 
         Never raises for the store's sake: what cannot be looked up is private. Blocks; not for the event loop.
         """
-        read, marker = Read(texts), self._marker(caller)
-        begun = [] if ask.session else marker.openings(caller, read.begun())
-        sessions = self._named(ask) or self._openings.own(begun)
-        wanted = [*_texts(read, marker), *(mark for name in sessions for mark in marker.session(name))]
+        wanted, begun = self._wanted(caller, ask, texts)
         if len(wanted) > MOST_LOOKED_UP:
             return (Past(DataClass.private, TOO_MANY, ""),)
         self._openings.saw(begun)
@@ -112,6 +109,22 @@ class History:
             return _told(self._found(wanted))
         except LedgerError:
             return (Past(DataClass.private, UNREADABLE, ""),)
+
+    def has_none(self, caller: Caller, ask: Ask, texts: Sequence[Piece]) -> bool:
+        """Whether it is certain without the disk that `past` would say nothing: of nearly all that is public, where no
+        other process takes notes. Does not block."""
+        wanted, begun = self._wanted(caller, ask, texts)
+        if len(wanted) > MOST_LOOKED_UP or not self._marks.none_of(wanted):
+            return False
+        self._openings.saw(begun)
+        return True
+
+    def _wanted(self, caller: Caller, ask: Ask, texts: Sequence[Piece]) -> tuple[list[bytes], list[bytes]]:
+        """The marks of its texts and its session, and the names of its openings where nobody named the session."""
+        read, marker = Read(texts), self._marker(caller)
+        begun = [] if ask.session else marker.openings(caller, read.begun())
+        sessions = self._named(ask) or self._openings.own(begun)
+        return [*_texts(read, marker), *(mark for name in sessions for mark in marker.session(name))], begun
 
     def _found(self, wanted: Sequence[bytes]) -> list[Mark]:
         """The marks that count today, with the class they have today. Raises LedgerError."""
@@ -267,12 +280,14 @@ class _Given(NamedTuple):
 
 
 def open_history(
-    path: Path, secret: str, begun: Path, days: float, effects: Mapping[str, DataClass] | None = None
+    path: Path, secret: str, begun: Path, days: float, effects: Mapping[str, DataClass] | None = None, *,
+    alone: bool = False,
 ) -> History:  # fmt: skip
     """The history in the ledger at `path`. `begun`: a file that stays when the ledger is lost, and says that there was
-    one. `effects`: what each kind of finding means now. Raises LedgerError, or OSError."""
+    one. `effects`: what each kind of finding means now. `alone`: no other process takes notes. Raises LedgerError, or
+    OSError."""
     check = hashlib.blake2b(key=secret.encode()[:64], digest_size=16, person=b"headgate-check").hexdigest()
-    return History(Marks(path, check, begun, days, time.time, time.monotonic), secret, effects)
+    return History(Marks(path, check, begun, days, time.time, time.monotonic, alone=alone), secret, effects)
 
 
 def _texts(read: Read, marker: Marker) -> list[bytes]:

@@ -36,6 +36,8 @@ WHERE CAST(excluded.value AS REAL) > CAST(value AS REAL)
 ENDED = "DELETE FROM marks WHERE mark IN (SELECT mark FROM marks WHERE expires <= ? LIMIT 200)"
 AT_ONCE = 500
 """Marks looked up in one statement."""
+MOST_IN_MEMORY = 200_000
+"""Marks that are kept in memory too, about 20 MB, so that nearly no request has to wait for the disk."""
 MOST_WAITING = 50_000
 """Marks that wait for a disk that takes nothing, about 20 MB; with more, nothing is known for sure any more."""
 GROUP_WAIT_S, RETRY_S, FLUSH_S = 0.01, 0.25, 6.0
@@ -98,9 +100,10 @@ class Marks:
 
     def __init__(
         self, path: Path, check: str, begun: Path, days: float, wall: Callable[[], float] = time.time,
-        steady: Callable[[], float] = time.monotonic,
+        steady: Callable[[], float] = time.monotonic, *, alone: bool = False,
     ) -> None:  # fmt: skip
-        """`check` tells the secret that marks are made with; `begun`: a file that says that there were marks once.
+        """`check` tells the secret that marks are made with; `begun`: a file that says that there were marks once;
+        `alone`: no other process adds marks while this one runs.
 
         Raises LedgerError, or OSError.
         """
@@ -120,9 +123,14 @@ class Marks:
         """The number of the file that is read; another one at the same path is another ledger."""
         self.killed = 0
         """Processes before this one that ended without writing all down, and that nobody has told of yet."""
+        self._all: set[bytes] | None = None
+        """Every mark that can be known here, ended and released ones too; None where that is not known in memory."""
         self._db = connect(path)
         try:
             self.clock = self._begin(begun, wall, steady)
+            if alone:
+                self._number = path.stat().st_ino
+                self._all = self._load()
             self._running = ends.Running(begun)
         except OSError:
             self._db.close()
@@ -152,7 +160,24 @@ class Marks:
         self.killed = len(killed)
         return clock
 
+    def _load(self) -> set[bytes] | None:
+        """All marks there are; None where they are too many, or were lost."""
+        if LOST in dict(self._db.execute("SELECT name, value FROM history")):
+            return None
+        found = {mark for (mark,) in self._db.execute("SELECT mark FROM marks LIMIT ?", (MOST_IN_MEMORY + 1,))}
+        return found if len(found) <= MOST_IN_MEMORY else None
+
     # ---- what is known
+
+    def none_of(self, marks: Collection[bytes]) -> bool:
+        """Whether it is certain without reading the disk that none of these is known. False says nothing."""
+        known = self._all
+        if known is None or self.dropped or not known.isdisjoint(marks):
+            return False
+        try:
+            return self.path.stat().st_ino == self._number  # another file there is another ledger, and is read
+        except OSError:
+            return False
 
     def find(self, marks: Collection[bytes]) -> list[Mark]:
         """Those that are known and have not ended. Raises LedgerError where that cannot be said for sure."""
@@ -210,6 +235,10 @@ class Marks:
                     self.dropped = True
                     continue
                 self._waiting[mark.mark] = mark
+                if self._all is not None:
+                    self._all.add(mark.mark)
+            if self._all is not None and len(self._all) > MOST_IN_MEMORY:
+                self._all = None
             self._change.notify_all()
 
     def flush(self, timeout_s: float = FLUSH_S) -> None:

@@ -76,9 +76,10 @@ def finding(texts: Sequence[Text], *holding: str, effect: DataClass = PRIVATE, k
 
 
 def opened(
-    folder: Path, clocks: Clocks | None = None, days: float = 30, secret: str = SECRET, **effects: DataClass
+    folder: Path, clocks: Clocks | None = None, days: float = 30, secret: str = SECRET, *, alone: bool = False,
+    **effects: DataClass
 ) -> History:  # fmt: skip
-    """The history of the installation in `folder`; opened twice it is that of two workers."""
+    """The history of the installation in `folder`; opened twice it is that of two workers, who are not `alone`."""
     how: Any = {} if clocks is None else {"wall": clocks.wall, "steady": clocks.monotonic}
     check = f"check of {secret}"
-    return History(Marks(folder / "ledger.sqlite", check, folder / "begun", days, **how), secret, effects)
+    return History(Marks(folder / "ledger.sqlite", check, folder / "begun", days, **how, alone=alone), secret, effects)

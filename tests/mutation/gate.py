@@ -30,7 +30,8 @@ FILES: dict[str, Part] = {
     "router/decision/eligibility.py": Part(("judge", "against")),
     "router/permit.py": Part(),
     "router/gate.py": Part(
-        ("search", "_before", "_look", "_search", "_unread"), tests=(*SHELL, "tests/router/test_gate.py")
+        ("search", "_at_once", "_before", "_look", "_search", "_texts", "_seen", "_unread"),
+        tests=(*SHELL, "tests/router/test_gate.py"),
     ),
     "router/door/policy.py": Part(),
     "router/door/judging.py": Part(("judge", "_inside", "_seen", "_parse", "_dump"), tests=SHELL),

@@ -46,7 +46,7 @@ class History:
     """Remembers calls."""
 
     def __init__(self, does: Callable[[], tuple[Past, ...]] = lambda: ()) -> None:
-        self.does, self.trouble = does, ""
+        self.does, self.trouble, self.none = does, "", False
         self.noted: list[dict[str, Any]] = []
         self.marked: list[Ask] = []
         self.fails = 0
@@ -56,6 +56,9 @@ class History:
 
     def past(self, who: Caller, asked: Ask, texts: Sequence[Text]) -> tuple[Past, ...]:
         return self.does()
+
+    def has_none(self, who: Caller, asked: Ask, texts: Sequence[Text]) -> bool:
+        return self.none
 
     def concerns(self, who: Caller, asked: Ask, searched: Searched, *, opaque: bool) -> bool:
         return bool(searched.found) or opaque or asked.data_class is not None
@@ -163,6 +166,41 @@ async def test_a_small_text_is_searched_at_once_and_a_large_one_beside_the_loop(
     await seen(gate, ask(size=1_000_000))
     assert where[0] is threading.main_thread()
     assert where[1] is not threading.main_thread()
+
+
+async def test_where_the_history_need_not_be_read_a_small_text_is_searched_at_once() -> None:
+    where: list[threading.Thread] = []
+
+    def look() -> Searched:
+        where.append(threading.current_thread())
+        return Searched((FOUND,), 5, "", ((FOUND,),))
+
+    past = Past(DataClass.secret, "it was", "p1")
+    history = History(lambda: (past,))
+    gate = Gate(Scanner(look), history)
+    assert (await seen(gate)).past == (past,)
+    history.none = True
+    found = await gate.search(ask(), caller(), read(ask().body))
+    assert (found.findings.found, found.findings.past, found.findings.searched) == ((FOUND,), (), True)
+    assert found.searched is not None and [one.text for one in found.texts][-1] == "Hello"
+    assert (await seen(gate, ask(size=module.AT_ONCE + 1))).past == (past,)
+    main = threading.main_thread()
+    assert [one is main for one in where] == [False, True, False]
+
+
+async def test_nothing_is_said_at_once_of_a_team_whose_answers_are_not_noted_yet_or_never_will_be() -> None:
+    history = History()
+    history.none = True
+    gate = Gate(Scanner(), history, wait_s=0.01)
+    awaited = gate.expect("search")
+    assert "not looked through yet" in (await seen(gate)).past[0].why
+    awaited.set_result(None)
+    assert (await seen(gate)).past == ()
+    history.fails = 2
+    ended(gate, ask())
+    await until(lambda: gate.forgets != "")
+    assert "could not be remembered" in (await seen(gate)).past[0].why
+    assert (await gate.search(ask(), caller(team="other"), read(ask().body))).findings.past == ()
 
 
 async def test_a_request_that_is_stopped_while_it_is_searched_is_stopped() -> None:

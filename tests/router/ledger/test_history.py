@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import sqlite3
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from router.api.asking import make_ask
 from router.ledger.history import MOST_LOOKED_UP, History
 from router.ledger.openings import MANY
 from router.ledger.released import look, release, release_loss
-from router.records import Ask, Found
+from router.records import Ask, Caller, Found, Past
 from serving.catalogue import DataClass
 from tests.fakes.asking import ask, caller
 from tests.fakes.remembering import (
@@ -38,10 +38,33 @@ ME = caller()
 SYSTEM = "You are a careful assistant of the accounting department; answer shortly and say when you are not sure."
 
 
-@pytest.fixture
-def history(tmp_path: Path) -> Iterator[History]:
-    with contextlib.closing(opened(tmp_path)) as made:
+@pytest.fixture(params=["with others", "alone"])
+def history(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[History]:
+    """As one of several processes has it, and as the only one, which never says of something that there is nothing."""
+    alone = request.param == "alone"
+    with contextlib.closing(opened(tmp_path, alone=alone)) as made:
+        past = made.past
+
+        def checked(caller: Caller, ask: Ask, texts: Sequence[Text]) -> tuple[Past, ...]:
+            none, found = made.has_none(caller, ask, texts), past(caller, ask, texts)
+            assert not none or (alone and not found)
+            return found
+
+        monkeypatch.setattr(made, "past", checked)
         yield made
+
+
+def test_who_is_alone_knows_at_once_that_nothing_was_private(tmp_path: Path) -> None:
+    with contextlib.closing(opened(tmp_path, alone=True)) as history:
+        assert history.has_none(ME, ask(), talk(FIRST)) and history.has_none(ME, ask(session="s"), talk(OTHER))
+        private_talk(history, talk(FIRST), FIRST)
+        assert not history.has_none(ME, ask(), talk(OTHER, FIRST)) and not history.has_none(ME, ask(), talk(FIRST))
+        assert history.has_none(ME, ask(), talk(OTHER))
+        texts = talk(*(f"{number} is another text, and each of them is a long one, so that all would have to be looked "
+                       "up in the end" for number in range(MOST_LOOKED_UP + 1)))  # fmt: skip
+        assert not history.has_none(ME, ask(), texts)
+    with contextlib.closing(opened(tmp_path, alone=True)) as history:  # the next start
+        assert not history.has_none(ME, ask(), talk(OTHER, FIRST))
 
 
 def private_talk(history: History, texts: list[Text], *holding: str, said: str = ANSWER) -> None:

@@ -33,9 +33,9 @@ def table(path: Path) -> Iterator[Marks]:
         made.close()
 
 
-def opened(path: Path, clocks: Clocks | None = None) -> Marks:
+def opened(path: Path, clocks: Clocks | None = None, *, alone: bool = False) -> Marks:
     clocks = clocks or Clocks()
-    return Marks(path, "check", path.with_name("begun"), 30, clocks.wall, clocks.monotonic)
+    return Marks(path, "check", path.with_name("begun"), 30, clocks.wall, clocks.monotonic, alone=alone)
 
 
 def mark(table: Marks, number: int = 1, **changed: object) -> Mark:
@@ -51,6 +51,49 @@ def test_what_was_added_is_found_at_once_and_after_it_was_written(table: Marks, 
     table.flush()
     assert table.find([one.mark]) == [one]
     assert look(path, one.id) == [one]
+
+
+def test_who_is_alone_knows_without_the_disk_what_was_never_noted(path: Path) -> None:
+    with contextlib.closing(opened(path)) as before:
+        old = mark(before)
+        before.add([old])
+        assert not before.none_of([b"x" * 16])  # another process may have noted it
+    with contextlib.closing(opened(path, alone=True)) as table:
+        new = mark(table, 2)
+        assert table.none_of([new.mark, b"x" * 16]) and table.none_of([])
+        assert not table.none_of([b"x" * 16, old.mark])
+        table.add([new])
+        assert not table.none_of([new.mark])
+        table.flush()
+        assert not table.none_of([new.mark]) and table.none_of([b"x" * 16])
+        other = path.with_name("other")
+        other.write_bytes(path.read_bytes())
+        other.rename(path)  # a copy from yesterday, say: it is read
+        assert not table.none_of([b"x" * 16])
+        path.unlink()
+        assert not table.none_of([b"x" * 16])
+
+
+def test_nothing_is_certain_without_the_disk_after_a_loss_or_where_there_are_too_many(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_IN_MEMORY", 2)
+    with contextlib.closing(opened(path, alone=True)) as table:
+        table.add([mark(table, 1), mark(table, 2)])
+        assert table.none_of([b"x" * 16])
+        table.add([mark(table, 3)])
+        assert not table.none_of([b"x" * 16])
+    with contextlib.closing(opened(path, alone=True)) as table:
+        assert not table.none_of([b"x" * 16])
+    monkeypatch.undo()
+    with contextlib.closing(opened(path, alone=True)) as table:
+        assert table.none_of([b"x" * 16])
+        table.dropped = True
+        assert not table.none_of([b"x" * 16])
+        table.dropped = False
+    path.unlink()  # all that was noted is lost
+    with contextlib.closing(opened(path, alone=True)) as table:
+        assert table.lost() and not table.none_of([b"x" * 16])
 
 
 def test_the_higher_class_and_the_later_end_win_whoever_writes_first(path: Path) -> None:
