@@ -34,6 +34,8 @@ INSERT INTO history VALUES ('seen', ?) ON CONFLICT (name) DO UPDATE SET value = 
 WHERE CAST(excluded.value AS REAL) > CAST(value AS REAL)
 """
 ENDED = "DELETE FROM marks WHERE mark IN (SELECT mark FROM marks WHERE expires <= ? LIMIT 200)"
+LOOK_S = 0.1
+"""How often it is looked whether the file is still the same one, where it is not read."""
 AT_ONCE = 500
 """Marks looked up in one statement."""
 MOST_IN_MEMORY = 200_000
@@ -128,6 +130,7 @@ class Marks:
         self._db = connect(path)
         try:
             self.clock = self._begin(begun, wall, steady)
+            self._steady, self._look_at = steady, 0.0
             if alone:
                 self._number = path.stat().st_ino
                 self._all = self._load()
@@ -171,11 +174,16 @@ class Marks:
 
     def none_of(self, marks: Collection[bytes]) -> bool:
         """Whether it is certain without reading the disk that none of these is known. False says nothing."""
+        if (now := self._steady()) >= self._look_at:
+            self._look_at = now + LOOK_S
+            self._all = self._all if self._same_file() else None
         known = self._all
-        if known is None or self.dropped or not known.isdisjoint(marks):
-            return False
+        return known is not None and not self.dropped and known.isdisjoint(marks)
+
+    def _same_file(self) -> bool:
+        """Another file at this path is another ledger, and from then on it is read."""
         try:
-            return self.path.stat().st_ino == self._number  # another file there is another ledger, and is read
+            return self.path.stat().st_ino == self._number
         except OSError:
             return False
 
