@@ -130,9 +130,8 @@ class Marks:
         self._db = connect(path)
         try:
             self.clock = self._begin(begun, wall, steady)
-            self._steady, self._look_at = steady, 0.0
+            self._steady, self._look_at, self._number = steady, 0.0, path.stat().st_ino
             if alone:
-                self._number = path.stat().st_ino
                 self._all = self._load()
             self._running = ends.Running(begun)
         except OSError:
@@ -174,9 +173,10 @@ class Marks:
 
     def none_of(self, marks: Collection[bytes]) -> bool:
         """Whether it is certain without reading the disk that none of these is known. False says nothing."""
-        if (now := self._steady()) >= self._look_at:
+        if self._all is not None and (now := self._steady()) >= self._look_at:
             self._look_at = now + LOOK_S
-            self._all = self._all if self._same_file() else None
+            if not self._same_file():
+                self._all = None
         known = self._all
         return known is not None and not self.dropped and known.isdisjoint(marks)
 
