@@ -234,6 +234,7 @@ class Marks:
 
     def add(self, marks: Iterable[Mark]) -> None:
         """Know them from now on. On disk soon; `flush` waits for that."""
+        known = self._all  # `none_of` may let go of it meanwhile
         with self._change:
             for mark in marks:
                 there = self._waiting.get(mark.mark)
@@ -243,9 +244,9 @@ class Marks:
                     self.dropped = True
                     continue
                 self._waiting[mark.mark] = mark
-                if self._all is not None:
-                    self._all.add(mark.mark)
-            if self._all is not None and len(self._all) > MOST_IN_MEMORY:
+                if known is not None:
+                    known.add(mark.mark)
+            if known is not None and len(known) > MOST_IN_MEMORY:
                 self._all = None
             self._change.notify_all()
 
