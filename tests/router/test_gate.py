@@ -159,11 +159,11 @@ async def test_a_small_text_is_searched_at_once_and_a_large_one_beside_the_loop(
 
     def look() -> Searched:
         where.append(threading.current_thread())
-        return Searched((), 0, "", ((),))
+        return Searched((), 5, "", ((),))
 
     gate = Gate(Scanner(look))
-    await seen(gate, ask(size=100))
-    await seen(gate, ask(size=1_000_000))
+    assert (await seen(gate, ask(size=100))).unread == ""
+    assert (await seen(gate, ask(size=1_000_000))).unread == ""
     assert where[0] is threading.main_thread()
     assert where[1] is not threading.main_thread()
 
