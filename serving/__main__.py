@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import fcntl
+import functools
 import os
 import secrets
 import signal
@@ -21,14 +23,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from serving import catalogue, command, demo_model, engines, gpus, isolation, placement, status
+from serving import catalogue, command, demo_model, engines, gpus, groups, isolation, known, memory, placement, status
 from serving.attached import provider_hosts
 from serving.catalogue import Attached, Catalogue, Model
 from serving.endpoint import Timing
-from serving.engines import Engine
+from serving.engines import Engine, EngineError
+from serving.gpus import Readings
 from serving.home import Home, find_home, listen_privately
 from serving.local import Means, Say
-from serving.placement import Placed
+from serving.monitor import Monitor
+from serving.placement import Placed, Plan
 from serving.supervisor import Supervisor, engine_finder, find_weights, sweep
 from serving.yamlfile import ConfigError
 
@@ -83,19 +87,22 @@ async def _serve(
     loop.set_default_executor(ThreadPoolExecutor(THREADS))
     stop, at_once = asyncio.Event(), asyncio.Event()
     _listen_for_the_end(loop, stop, at_once, parent_pipe)
-    timing = Timing()
+    timing = Timing().hanging(found.site.engine.hang_after_s)
     # First, for what a killed run left still holds the memory that is to be read.
     await sweep(home, timing.grace_s, _say)
-    readings = await asyncio.to_thread(gpus.read)
+    monitor = Monitor(home.installation())
+    readings = await asyncio.to_thread(monitor)
     supervisor = Supervisor(
-        plan=placement.place(models, readings, gpus.main_memory_free_gb()),
+        plan=_plan(found, home, models, readings),
         attached=attached,
         means=_means(found, home, bool(readings.gpus), os.environ.copy()),
         timing=timing,
-        read_gpus=gpus.read,
+        read_gpus=monitor,
         readings=readings,
         providers=provider_hosts(found.providers.values()),
         inside=found.site.inside,
+        swap=found.site.swap,
+        memory_free_gb=gpus.main_memory_free_gb,
     )
     host = status.Host(socket.gethostname(), secrets.token_hex(8))
     server = status.server(status.application(supervisor, host))
@@ -110,9 +117,25 @@ async def _serve(
             path.unlink(missing_ok=True)
 
 
+def _plan(found: Catalogue, home: Home, models: Sequence[Model], readings: Readings) -> Plan:
+    """What runs where, with what is known of weights that are here and of engines that ran before."""
+    try:
+        engine = known.named(engines.find(found.site.engine, home.engines, bool(readings.gpus)))
+    except EngineError:
+        engine = ""  # said where it is wanted
+    seen = known.known(models, home, readings, engine, os.environ)
+    place = functools.partial(placement.place, found=seen)
+    return groups.place(models, found.site.swap, readings, gpus.main_memory_free_gb(), place)
+
+
 def _means(found: Catalogue, home: Home, gpu: bool, inherited: Mapping[str, str]) -> Means:
     async def weights(engine: Engine, placed: Placed, say: Say) -> str:
         return await find_weights(home, engine, placed, inherited, say)
+
+    def noted(placed: Placed, engine: Engine, tokens: int) -> None:
+        # A disk that is full must not keep a model from serving.
+        with contextlib.suppress(OSError):
+            known.reported(placed, home, gpus.read(), known.named(engine), tokens)
 
     return Means(
         home=home,
@@ -124,6 +147,8 @@ def _means(found: Catalogue, home: Home, gpu: bool, inherited: Mapping[str, str]
         say=_say,
         turn=asyncio.Lock(),
         isolate=found.site.isolate,
+        noted=noted,
+        missing=lambda placed: memory.missing(placed, gpus.read(), gpus.main_memory_free_gb()),
     )
 
 

@@ -56,7 +56,7 @@ class AttachedServer:
                 looked_at = time.monotonic()
             if self._state == "ready" and self._attached.metrics == "vllm":
                 await self._watch.read()
-            pause = self._timing.scrape_s if self._state == "ready" else self._timing.attached_s
+            pause = self._watch.pause_s(self._attached.limit) if self._state == "ready" else self._timing.attached_s
             await asyncio.sleep(pause)
 
     def views(self) -> list[View]:
@@ -92,6 +92,7 @@ class AttachedServer:
             ca_file=given.ca_file,
             load=self._watch.load,
             load_age_s=self._watch.age_s(),
+            preempted_s=self._watch.preempted_s(),
         )
 
     async def _look(self) -> None:

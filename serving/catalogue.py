@@ -34,6 +34,7 @@ from serving.site import Privacy as Privacy
 from serving.site import RouterSettings as RouterSettings
 from serving.site import RouteSettings as RouteSettings
 from serving.site import Site as Site
+from serving.site import Swap as Swap
 from serving.site import TeamSettings as TeamSettings
 from serving.site import Words as Words
 from serving.terms import ABILITIES as ABILITIES

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serving.placement import WHOLE, Placed
+from serving.placement import Placed
+from serving.spare import WHOLE
 
 INHERITED = re.compile(
     r"PATH|HOME|LANG|LC_\w+|LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_\w+|HF_HOME|HF_HUB_CACHE|XDG_CACHE_HOME|TMPDIR"
@@ -111,6 +112,8 @@ def _flags(placed: Placed) -> dict[str, Any]:
         # Cached tokens are cheaper; without this the engine does not say how many there were.
         "enable-prompt-tokens-details": True,
         "disable-uvicorn-access-log": True,
+        # First come first served among equals; the router says which requests may come after others.
+        "scheduling-policy": "priority",
         "trust-remote-code": placed.model.remote_code,
         # Else a caller's image_url makes the engine fetch whatever address it names, inside this network or outside.
         "allowed-media-domains": [NOWHERE],
@@ -120,6 +123,11 @@ def _flags(placed: Placed) -> dict[str, Any]:
         flags["enforce-eager"] = True
     else:
         flags |= _spread(placed, given)
+        if placed.need is not None:
+            # More than are let in need no places; vLLM would keep memory for up to 1024.
+            flags["max-num-seqs"] = placed.limit
+        if placed.sleeps:
+            flags["enable-sleep-mode"] = True
         wanted = float(given.pop("gpu-memory-utilization", WHOLE))
         # Where others hold memory an engine that asks for more than is free does not start at all.
         share = min(wanted, placed.share) if placed.share < WHOLE else wanted
@@ -185,6 +193,9 @@ def _environment(placed: Placed, installation: str, instance: str, inherited: Ma
         **DEFAULTS,
         **(CPU_DEFAULTS if placed.device == "cpu" else {}),
         **placed.model.environment,
+        # The pages that put it to sleep and wake it. Its socket is for our user alone, and the router asks no other
+        # pages than those of the API.
+        **({"VLLM_SERVER_DEV_MODE": "1"} if placed.sleeps else {}),
         **OURS,
         "CUDA_VISIBLE_DEVICES": ",".join(placed.gpus),
         "HEADGATE_INSTALLATION": installation,

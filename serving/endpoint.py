@@ -6,7 +6,7 @@ Shared by the models run here and the servers attached. Knows nothing of process
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from serving import probe, scrape
@@ -14,19 +14,45 @@ from serving.instance import State
 from serving.probe import ProbeError, Target
 from serving.scrape import Load
 
+SCRAPE_SHARE = 0.05
+"""The share of its time that an engine may spend on being read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """The waits of the supervisor, in seconds."""
 
     scrape_s: float = 1.0
+    """Between two readings of the load of an engine that has something to do;"""
+    busy_scrape_s: float = 0.25
+    """while it is between half full and full, when the next request may be one too many;"""
+    idle_scrape_s: float = 2.0
+    """and once it has had nothing to do for `idle_after_s`."""
+    idle_after_s: float = 30.0
+    slow_scrape_s: float = 2.0
+    """The longest pause after a reading that took long; beyond `quiet_s` it would look as if nothing moved."""
     scrape_timeout_s: float = 3.0
     attached_s: float = 5.0
     """Between two looks at an attached server's models."""
-    probe_s: float = 10.0
-    """Without progress this long while requests run, a one-token probe is sent; it has as long to answer."""
-    stall_s: float = 120.0
-    """Stalled this long, an engine is started again."""
+    look_s: float = 0.5
+    """Between two looks at an engine's processes and at what has moved."""
+    quiet_s: float = 2.5
+    """Without progress this long while requests run, a one-token probe is sent."""
+    out_s: float = 6.0
+    """Without progress this long and without an answer to a probe it is stalled: with a reading before and what a
+    router needs to hear of it, that is less than ten seconds."""
+    stopped_s: float = 0.0
+    """And one of which a process was stopped (SIGSTOP) is so at once."""
+    idle_s: float = 30.0
+    """An engine that has nothing to do is asked for one token so often: it may have frozen while nobody asked."""
+    work_s: float = 120.0
+    """A CPU engine that computes is left in peace so long: one step over a long prompt can take that."""
+    frozen_s: float = 4.0
+    """Stalled this long, an engine whose processes do nothing is started again,"""
+    stall_s: float = 30.0
+    """and this long one that is busy all the same: it may come to an end, as when a kernel is being compiled."""
+    memory_s: float = 60.0
+    """How long a start waits for memory that others still hold."""
     first_pause_s: float = 1.0
     longest_pause_s: float = 60.0
     good_s: float = 300.0
@@ -38,10 +64,22 @@ class Timing:
     start_s: float = 3600.0
     grace_s: float = 10.0
     """From SIGTERM to SIGKILL."""
+    heard_s: float = 2.0
+    """From the word that a model rests until every router has heard it: each asks every second."""
+    sleep_s: float = 120.0
+    """An engine has so long to fall asleep, and to wake up: its weights are copied over."""
     drain_s: float = 30.0
     drain_least_s: float = 1.0
     """A router needs this long to see that an instance drains."""
     gpus_s: float = 5.0
+
+    def hanging(self, after_s: float) -> Timing:
+        """These, where an engine may stand still for so long; where that is longer than usual, stopped as well."""
+        patient = after_s > self.out_s
+        return replace(
+            self, out_s=after_s, quiet_s=min(self.quiet_s, after_s / 2), work_s=max(self.work_s, after_s),
+            stopped_s=after_s if patient else 0.0,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +109,15 @@ class View:
     ca_file: str = ""
     load: Load | None = None
     load_age_s: float | None = None
+    preempted_s: float | None = None
+    """Seconds since it was last seen to have interrupted a request for want of KV cache; None is never or unknown."""
     log: tuple[str, ...] = ()
     way_out: str = ""
     """Where it is to have none: the way out that the kernel knows for its process all the same."""
+    start_s: float | None = None
+    """How long its last start or wake took; None is unknown."""
+    ready_in_s: float | None = None
+    """Seconds until it is likely to answer a request that waits for it; None is unknown. Only of one that sleeps."""
 
 
 @dataclass(slots=True)
@@ -87,31 +131,113 @@ class Watch:
     """Monotonic seconds of the last reading that succeeded."""
     moved_at: float = field(default_factory=time.monotonic)
     """Monotonic seconds when something last moved, or there was nothing to move."""
+    worked_at: float = field(default_factory=time.monotonic)
+    """Monotonic seconds when it was last seen to work: something moved, or a probe was answered."""
+    took_s: float = 0.0
+    """How long the readings take it, the last ones counting most."""
+    preempted_at: float | None = None
+    """Monotonic seconds when it was last seen to have interrupted a request."""
+    busy_at: float = field(default_factory=time.monotonic)
+    """Monotonic seconds when it last had anything to do."""
+    narrow: bool = True
+    """Whether it gives the few metrics that are needed alone."""
+    asked: bool = False
+    """Whether a probe is under way, so that there is something to move whatever the readings say."""
+    probed: bool = False
+    """Whether what the last reading shows may come from a probe and from nobody who needs an answer."""
+
+    _probed_at: float = float("-inf")
 
     def age_s(self) -> float | None:
         """Seconds since the last reading; None before the first."""
         return None if self.load is None else time.monotonic() - self.read_at
 
+    def still_s(self) -> float:
+        """Seconds without progress. Metrics that cannot be read for as long are no progress either."""
+        return time.monotonic() - self.moved_at
+
+    def preempted_s(self) -> float | None:
+        """Seconds since the last preemption that was seen."""
+        return None if self.preempted_at is None else time.monotonic() - self.preempted_at
+
+    def pause_s(self, limit: int) -> float:
+        """Seconds to wait before the next reading. `limit`: requests it takes at once, 0 is unknown."""
+        return pause_s(self.timing, self.load, limit, self.took_s, time.monotonic() - self.busy_at)
+
     async def read(self) -> None:
         """Read the load once. A server that does not answer leaves the old reading to grow older."""
+        began = time.monotonic()
         try:
-            load = scrape.parse(await probe.metrics(self.target, self.timing.scrape_timeout_s))
+            load = await self._look()
         except ProbeError:
             return
         now = time.monotonic()
-        if load != self.load or load.running in (None, 0):
+        self.took_s = now - began if self.load is None else (self.took_s + now - began) / 2
+        if load.running != 0 or load.waiting:
+            self.busy_at = now
+        before = self.load.preemptions if self.load is not None else None
+        if before is not None and load.preemptions is not None and load.preemptions > before:
+            self.preempted_at = now
+        if self.load is None or scrape.progress(load) != scrape.progress(self.load):
+            self.moved_at = self.worked_at = now
+        elif load.running in (None, 0) and not self.asked:
             self.moved_at = now
+        self.probed = self.asked or self._probed_at >= self.read_at
+        if load.asleep:  # it answers nobody, and that is as it should be
+            self.moved_at = self.worked_at = now
         self.load, self.read_at = load, now
+
+    async def _look(self) -> Load:
+        """The load: off a page with nothing else where the server has one. Raises ProbeError."""
+        if self.narrow:
+            try:
+                load = scrape.parse(await probe.metrics(self.target, self.timing.scrape_timeout_s, scrape.NARROW_PAGE))
+            except ProbeError as failed:
+                if failed.status is None:
+                    raise
+            else:
+                if load != Load():
+                    return load
+        load = scrape.parse(await probe.metrics(self.target, self.timing.scrape_timeout_s))
+        self.narrow = False
+        return load
+
+    async def answers(self, model: str, timeout_s: float) -> str:
+        """Have it make one token; "" where it did, which is proof of life, else what went wrong."""
+        self.asked = True
+        try:
+            failed = await probe.one_token(self.target, model, timeout_s)
+        finally:
+            self.asked, self._probed_at = False, time.monotonic()
+        if not failed:
+            self.moved_at = self.worked_at = time.monotonic()
+        return failed
 
     async def stall(self, model: str) -> str:
         """ "" while it moves or still answers a one-token probe, else how long it has stood still.
 
-        A frozen EngineCore still answers /health, /v1/models and /metrics, so only progress counts. Metrics that cannot
-        be read for as long are no progress either.
+        For servers whose processes are not ours to look at.
         """
-        if time.monotonic() - self.moved_at < self.timing.probe_s:
+        if self.still_s() < self.timing.quiet_s:
             return ""
-        if not (failed := await probe.one_token(self.target, model, self.timing.probe_s)):
-            self.moved_at = time.monotonic()
+        if not (failed := await self.answers(model, self.timing.out_s)):
             return ""
-        return f"no progress for {time.monotonic() - self.moved_at:.0f} s, and a one-token probe failed: {failed}"
+        return f"no progress for {self.still_s():.0f} s, and a one-token probe failed: {failed}"
+
+
+def pause_s(timing: Timing, load: Load | None, limit: int, took_s: float, idle_s: float) -> float:
+    """Seconds until the next reading of an engine that has had nothing to do for `idle_s`.
+
+    Often only where it matters: a reading takes part of the engine's own loop, up to 60 ms where the page is long. So
+    one that answers slowly is asked no more than a twentieth of the time.
+    """
+    pause = timing.idle_scrape_s if idle_s >= timing.idle_after_s else timing.scrape_s
+    if load is not None and 0.5 <= fullness(load, limit) < 1:
+        pause = min(timing.busy_scrape_s, timing.scrape_s)
+    return max(pause, min(took_s / SCRAPE_SHARE, timing.slow_scrape_s))
+
+
+def fullness(load: Load, limit: int) -> float:
+    """How much of what it can take an engine has, by its own word; at 1 more would have to wait."""
+    places = ((load.running or 0) + (load.waiting or 0)) / limit if limit else 0.0
+    return max(places, load.kv_use or 0.0)

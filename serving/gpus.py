@@ -8,38 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import pynvml
 
-T = TypeVar("T")
-GB = 10**9
+from serving import energy
+from serving.device import GB, Device
+from serving.energy import Meter
 
-# More than any board has; beyond these a reading is a driver's way of saying "I do not know".
-MOST_MEMORY_GB, MOST_POWER_W, MOST_TEMPERATURE_C, MOST_GPUS = 10_000, 20_000, 200, 256
-REASON_BITS = 16
-"""NVML has nine reasons for clocks held down; a reading with bits far beyond is a bus that answers with ones."""
-
-# A software power cap is how a card is meant to run, so it is named apart from the ones that mean trouble.
-THROTTLES = (
-    (pynvml.nvmlClocksEventReasonSwPowerCap, "power cap"),
-    (pynvml.nvmlClocksEventReasonHwSlowdown, "hardware slow-down"),
-    (pynvml.nvmlClocksEventReasonSwThermalSlowdown, "software thermal"),
-    (pynvml.nvmlClocksEventReasonHwThermalSlowdown, "hardware thermal"),
-    (pynvml.nvmlClocksEventReasonHwPowerBrakeSlowdown, "power brake"),
-)
+MOST_GPUS = 256
 UNNAMED = "unknown-"
+UNREAD = Meter(0.0)
 NO_GPU = "no NVIDIA GPU here"
-FAULTS = {
-    pynvml.NVML_ERROR_GPU_IS_LOST: "GPU is lost",
-    pynvml.NVML_ERROR_RESET_REQUIRED: "GPU needs a reset",
-    pynvml.NVML_ERROR_IRQ_ISSUE: "GPU has an interrupt problem",
-}
-LIES = (pynvml.NVMLLibraryMismatchError, ValueError, IndexError, OverflowError, MemoryError)
-"""What pynvml raises where the library's answer cannot be: text that is none, a list longer than it said."""
 NOTES = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: "no NVIDIA driver here",
     pynvml.NVML_ERROR_DRIVER_NOT_LOADED: "the NVIDIA driver is installed but not loaded",
@@ -70,6 +51,29 @@ class Gpu:
     """Process id (the host's, also inside a container) and GB it holds."""
     fault: str = ""
     """Why it must not be used; empty where nothing is wrong."""
+    listed: bool = True
+    """Whether the driver says which processes use it."""
+    memory_used_gb: float | None = None
+    memory_temperature_c: float | None = None
+    meter: Meter = UNREAD
+    """The energy it used since it was first read."""
+    ecc: int | None = None
+    """Errors in its memory that could not be corrected, since the driver was loaded."""
+    recovery: str | None = None
+    """What the driver says must be done before it is whole again; `none` where it is."""
+    warnings: tuple[str, ...] = ()
+    """What should be seen to, though it may be used."""
+    xid: int | None = None
+    """The last fatal error that the driver reported of it."""
+    held: tuple[tuple[str, float | None], ...] = ()
+    """The instances of ours that hold memory there, and how many GB."""
+    others_gb: float | None = None
+    """GB that processes hold which are not ours."""
+
+    @property
+    def energy_j(self) -> float | None:
+        """Joules since it was first read."""
+        return self.meter.joules
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,10 @@ class Readings:
             if known is not None:
                 missing.remove(known)
             found.append(replace(gpu, uuid=known.uuid, name=known.name) if known else gpu)
-        gone = [Gpu(m.uuid, m.name, m.index, fault="GPU is gone: the driver no longer lists it") for m in missing]
+        meters = {gpu.uuid: gpu.meter for gpu in before.gpus}
+        found = [g if (m := meters.get(g.uuid)) is None else replace(g, meter=m.after(g.meter)) for g in found]
+        why = "GPU is gone: the driver no longer lists it"
+        gone = [Gpu(m.uuid, m.name, m.index, meter=m.meter, fault=why) for m in missing]
         return replace(self, gpus=(*found, *gone))
 
 
@@ -120,85 +127,34 @@ def read() -> Readings:
             pynvml.nvmlShutdown()
 
 
-class _Device:
-    """One GPU's handle; each call stands alone, so that one missing reading takes no other with it."""
-
-    def __init__(self) -> None:
-        self.fault = ""
-
-    def ask(self, call: Callable[..., T], *args: object) -> T | None:
-        """The call's answer, or None. A fault of the GPU itself is remembered."""
-        try:
-            return call(*args)
-        except pynvml.NVMLError as broken:
-            self.fault = self.fault or FAULTS.get(broken.value, "")
-        except LIES:
-            pass
-        return None
-
-
 def _gpu(index: int) -> Gpu:
-    device = _Device()
-    handle = device.ask(pynvml.nvmlDeviceGetHandleByIndex, index)
-    if handle is None:
+    device = Device(index)
+    if device.handle is None:
         return Gpu(f"{UNNAMED}{index}", "unknown", index, fault=device.fault or "GPU does not answer")
-    memory = device.ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    total = _within(memory.total / GB, MOST_MEMORY_GB) if memory else None
-    rates = device.ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
-    power = device.ask(pynvml.nvmlDeviceGetPowerUsage, handle)
-    mig = device.ask(pynvml.nvmlDeviceGetMigMode, handle)
-    if mig is not None and mig[0] == pynvml.NVML_DEVICE_MIG_ENABLE:
-        device.fault = device.fault or "GPU is split (MIG is on) and cannot be used whole"
-    uuid = device.ask(pynvml.nvmlDeviceGetUUID, handle)
-    return Gpu(
+    memory, health, uuid = device.memory(), device.health(), device.text(pynvml.nvmlDeviceGetUUID)
+    processes, power_w = device.processes(memory.total), device.power_w()
+    found = Gpu(
         uuid=uuid or f"{UNNAMED}{index}",
-        name=device.ask(pynvml.nvmlDeviceGetName, handle) or "unknown",
+        name=device.text(pynvml.nvmlDeviceGetName) or "unknown",
         index=index,
-        memory_total_gb=total or None,
-        memory_free_gb=_within(memory.free / GB, total) if memory and total else None,
-        utilisation=_within(rates.gpu / 100, 1) if rates else None,
-        power_w=_within(power / 1000, MOST_POWER_W) if power is not None else None,
-        temperature_c=_temperature(device, handle),
-        throttle=_throttle(device, handle),
-        compute=_compute(device, handle),
-        processes=_processes(device, handle, total),
-        fault=device.fault or ("" if uuid else "GPU does not say its UUID"),
+        memory_total_gb=memory.total,
+        memory_free_gb=memory.free,
+        utilisation=device.utilisation(),
+        power_w=power_w,
+        temperature_c=device.temperature_c(),
+        throttle=device.throttle(),
+        compute=device.compute(),
+        processes=processes or (),
+        listed=processes is not None,
+        memory_used_gb=memory.used,
+        memory_temperature_c=device.memory_temperature_c(),
+        meter=energy.first(time.monotonic(), device.energy_mj(), power_w),
+        ecc=health.ecc,
+        recovery=health.recovery,
+        warnings=health.warnings,
     )
-
-
-def _within(value: float, most: float) -> float | None:
-    """The value, or None where no such reading can be true."""
-    return value if 0 <= value <= most else None
-
-
-def _temperature(device: _Device, handle: object) -> float | None:
-    for call in (pynvml.nvmlDeviceGetTemperatureV, pynvml.nvmlDeviceGetTemperature):
-        # The first is unknown to older drivers, the second will leave newer ones.
-        found = device.ask(call, handle, pynvml.NVML_TEMPERATURE_GPU)
-        if found is not None:
-            return _within(float(found), MOST_TEMPERATURE_C)
-    return None
-
-
-def _throttle(device: _Device, handle: object) -> tuple[str, ...] | None:
-    for call in (pynvml.nvmlDeviceGetCurrentClocksEventReasons, pynvml.nvmlDeviceGetCurrentClocksThrottleReasons):
-        bits = device.ask(call, handle)
-        if bits is not None:
-            return None if bits >> REASON_BITS else tuple(name for bit, name in THROTTLES if bits & bit)
-    return None
-
-
-def _compute(device: _Device, handle: object) -> float | None:
-    found = device.ask(pynvml.nvmlDeviceGetCudaComputeCapability, handle)
-    if found is None or not (0 < found[0] < 100 and 0 <= found[1] < 10):
-        return None
-    return float(found[0]) + float(found[1]) / 10
-
-
-def _processes(device: _Device, handle: object, total: float | None) -> tuple[tuple[int, float | None], ...]:
-    found = device.ask(pynvml.nvmlDeviceGetComputeRunningProcesses, handle) or []
-    held = [(int(p.pid), None if p.usedGpuMemory is None else p.usedGpuMemory / GB) for p in found]
-    return tuple((pid, None if gb is None else _within(gb, total or MOST_MEMORY_GB)) for pid, gb in held)
+    split = "GPU is split (MIG is on) and cannot be used whole" if device.split() else ""
+    return replace(found, fault=device.fault or split or health.fault or ("" if uuid else "GPU does not say its UUID"))
 
 
 def main_memory_free_gb(meminfo: Path = Path("/proc/meminfo")) -> float:

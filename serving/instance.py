@@ -13,6 +13,7 @@ import re
 import shutil
 import signal
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,9 +24,9 @@ from serving.probe import ProbeError, Target
 
 State = Literal[
     "waiting", "environment", "weights", "starting", "ready", "stalled", "draining", "stopping", "stopped", "failed",
-    "unreachable", "wrong key",
+    "asleep", "waking", "unreachable", "wrong key",
 ]  # fmt: skip
-"""What an instance is doing; requests go only to those that are `ready`.
+"""What an instance is doing; requests go only to those that are `ready`, and wait for what is `asleep` or `waking`.
 
 | state         | means                                                              | goes on to             |
 |---------------|--------------------------------------------------------------------|------------------------|
@@ -34,11 +35,13 @@ State = Literal[
 | `weights`     | its weights are being fetched or built                             | starting, failed       |
 | `starting`    | the process runs and has not answered yet                          | ready, waiting, failed |
 | `ready`       | a one-token completion was answered                                | stalled, draining, waiting |
-| `stalled`     | it has requests, nothing moves, and a one-token probe hangs        | ready, waiting         |
+| `stalled`     | nothing moves and a one-token probe fails, or it was stopped       | ready, waiting         |
 | `draining`    | it takes no new requests and finishes those it has                 | stopping               |
 | `stopping`    | the group is being ended                                           | stopped                |
 | `stopped`     | nothing of it is left                                              |                        |
 | `failed`      | it cannot run; the detail says why and what to do                  | waiting                |
+| `asleep`      | it runs by demand and gives its place up, or has none: no requests | waking                 |
+| `waking`      | a request waits for it, and it starts or wakes up                  | ready, failed          |
 | `unreachable` | an attached server does not answer                                 | ready                  |
 | `wrong key`   | an attached server refuses the key                                 | ready                  |
 """
@@ -114,10 +117,15 @@ class Instance:
         """The last `count` lines of its log."""
         return _tail(self.log, 0).splitlines()[-count:]
 
+    async def clear(self) -> None:
+        """End what an earlier start of this name left: a killed API server leaves its EngineCore behind, and that one
+        holds the GPU's memory. Raises InstanceError where it cannot be ended."""
+        if left := await self._end_all(0.0):
+            raise self._failed(_stuck(left))
+
     async def start(self) -> None:
         """Start the group. What an earlier start of this name left is ended first. Raises InstanceError."""
-        # A killed API server leaves its EngineCore behind, and that one holds the GPU's memory.
-        await self._end_all(0.0)
+        await self.clear()
         self._set("starting", "the engine starts")
         environment = self._command.environment | {
             processes.INSTALLATION: self._installation,
@@ -141,8 +149,11 @@ class Instance:
         except OSError as broken:
             raise self._failed(f"it cannot be started: {broken}", lasting=True) from broken
 
-    async def ensure_ready(self, timeout_s: float) -> None:
-        """Wait until it has answered a one-token completion: an open port alone says little. Raises InstanceError."""
+    async def ensure_ready(self, timeout_s: float, trouble: Callable[[], str] = str) -> None:
+        """Wait until it has answered a one-token completion: an open port alone says little. Raises InstanceError.
+
+        `trouble`: what came up meanwhile that makes waiting useless, or "".
+        """
         until = time.monotonic() + timeout_s
         pause, answering = 0.05, False
         ended = asyncio.ensure_future(self.wait())
@@ -154,6 +165,8 @@ class Instance:
                 if self.served and not answering:
                     # The server is up; only its first token is missing.
                     answering, until = True, min(until, time.monotonic() + FIRST_TOKEN_S)
+                if found := trouble():
+                    raise self._failed(found)
                 if time.monotonic() > until:
                     told = self.detail if self.served else self._last_line()
                     raise self._failed(f"it was not ready within {timeout_s:g} s; it now says: {told}")
@@ -182,8 +195,7 @@ class Instance:
             await self._reap(grace_s)
         self.socket.unlink(missing_ok=True)
         if left:
-            pids = ", ".join(str(process.pid) for process in left)
-            self._set("failed", f"processes {pids} hang in the kernel and cannot be ended; restart the machine")
+            self._set("failed", _stuck(left))
         elif self.state == "stopping":
             self._set("stopped", "")
 
@@ -257,6 +269,11 @@ class _Log:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._fd)
+
+
+def _stuck(left: Sequence[processes.Process]) -> str:
+    pids = ", ".join(str(process.pid) for process in left)
+    return f"processes {pids} hang in the kernel and cannot be ended; restart the machine"
 
 
 def _tail(path: Path, start: int) -> str:

@@ -11,14 +11,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 from serving import instance as instances
-from serving import isolation
+from serving import isolation, memory, probe, processes
 from serving.command import Command
 from serving.endpoint import Timing, View, Watch
 from serving.engines import Engine, EngineError
 from serving.home import Home
 from serving.instance import Instance, InstanceError, State
+from serving.life import Life
 from serving.placement import Placed
-from serving.probe import Target
+from serving.probe import ProbeError, Target
+from serving.stay import Stay
 from serving.weights import WeightsError
 
 Say = Callable[[str], None]
@@ -43,13 +45,24 @@ class Means:
     """Held from start to ready: a model measures the free memory while it starts, so they start one by one."""
     isolate: bool = False
     """Whether each engine runs in a network of its own."""
+    noted: Callable[[Placed, Engine, int], None] = lambda *_: None
+    """Hears how many tokens the cache of one that is ready holds. Writes a file."""
+    missing: Callable[[Placed], str] = lambda _: ""
+    """What of the memory that it was planned to have is not free now, "" where all is. May take a second: a thread."""
+    fault: Callable[[Placed], str] = lambda _: ""
+    """What is wrong with a GPU it was given, by the last readings; "" where nothing is."""
+
+
+class GpuFault(InstanceError):
+    """A GPU that it runs on cannot be used. It starts again when that is over, and not before."""
 
 
 class Local:
     """One wanted model and its state."""
 
-    def __init__(self, placed: Placed, means: Means, timing: Timing) -> None:
+    def __init__(self, placed: Placed, means: Means, timing: Timing, stay: Stay | None = None) -> None:
         self.name = placed.model.name
+        self.stay = stay or Stay()
         self._placed = placed
         self._means = means
         self._timing = timing
@@ -68,35 +81,46 @@ class Local:
     async def run(self) -> None:
         """Have it run, for ever. Cancelled, it leaves no process behind."""
         while not self._draining:
+            await self._sound()
             try:
                 ready_at = await self._bring_up()
                 reason = await self._watch_over()
+                while not reason and await self._sleep():
+                    reason = await self._watch_over()
                 # At once: ending the rest of a crashed group can take seconds in which nobody must send to it.
                 self._set("stopping", reason)
                 self._crashes = 0 if time.monotonic() - ready_at >= self._timing.good_s else self._crashes
                 self._unready, lasting = 0, False
             except (EngineError, WeightsError) as failed:
                 reason, lasting = str(failed), True
+            except GpuFault as failed:
+                self._set("stopping", str(failed))
+                reason, lasting = str(failed), False
             except InstanceError as failed:
                 self._unready += 1
                 reason, lasting = str(failed), failed.lasting
             finally:
                 await self._end()
-            if not self._draining:
+                self.stay.went()
+            if reason and not self._draining:
+                await self._sound()
                 await self._pause(reason, lasting)
 
     async def drain(self) -> None:
-        """Take no new requests; return when it has none left, or when the time for that has passed."""
-        was_ready = self._state in ("ready", "stalled")
+        """Take no new requests; return when it has none left, or when the time for that has passed.
+
+        One that hangs is not waited for: nothing there would come to its end.
+        """
+        was_ready, watch = self._state == "ready", self._watch
         self._draining = True
-        if not was_ready or self._watch is None:
+        if not was_ready or watch is None:
             return
         self._set("draining", "finishes its requests")
         began = time.monotonic()
         while time.monotonic() - began < self._timing.drain_s and self._instance is not None:
-            load = self._watch.load
+            load = watch.load
             # The reading must be younger than the announcement, or it may not know of the last requests.
-            fresh = self._watch.read_at > began + self._timing.drain_least_s
+            fresh = watch.read_at > began + self._timing.drain_least_s
             if fresh and load is not None and load.running == 0 and not load.waiting:
                 return
             await asyncio.sleep(0.05)
@@ -104,12 +128,13 @@ class Local:
     def view(self) -> View:
         """As it is published."""
         placed, live = self._placed, self._instance
+        state, detail = self.stay.shown(self._state, self._detail)
         return View(
             name=self.name,
             model=self.name,
             served=(live.served if live else "") or self.name,
-            state=self._state,
-            detail=self._detail,
+            state=state,
+            detail=detail,
             since=self._since,
             address=f"unix:{instances.socket_path(self._means.home, self.name)}",
             attached=False,
@@ -122,8 +147,10 @@ class Local:
             abilities=tuple(sorted(placed.model.abilities)),
             load=self._watch.load if self._watch else None,
             load_age_s=self._watch.age_s() if self._watch else None,
+            preempted_s=self._watch.preempted_s() if self._watch else None,
             log=tuple(instances.log_tail(self._means.home, self.name, 5)),
             way_out=self._way_out(),
+            start_s=self.stay.start_s,
         )
 
     def _way_out(self) -> str:
@@ -139,15 +166,24 @@ class Local:
         engine = await means.engine(lambda text: self._set("environment", text))
         self._set("weights", "")
         weights = await means.weights(engine, self._placed, lambda text: self._set("weights", text))
+        if not self.stay.wanted:
+            self._set("asleep", self.stay.why)
+            await self.stay.until_wanted()
+        self.stay.begins()
         if means.turn.locked():
             self._set("waiting", "another model starts first")
         async with means.turn:
             self._instance = Instance(self.name, self._command(engine, weights), means.home, means.installation)
+            await self._instance.clear()
+            await self._memory()
             self._set("starting", "the engine starts")
             await self._instance.start()
-            await self._instance.ensure_ready(timing.start_s)
+            await self._instance.ensure_ready(timing.start_s, lambda: means.fault(self._placed))
         self._watch = Watch(Target(f"unix:{self._instance.socket}"), timing)
         await self._watch.read()
+        if (load := self._watch.load) is not None and load.kv_tokens:
+            await asyncio.to_thread(means.noted, self._placed, engine, load.kv_tokens)
+        self.stay.came()
         self._set("ready", "")
         return time.monotonic()
 
@@ -172,25 +208,94 @@ class Local:
         environment = built.environment | isolation.LOCAL_ONLY
         return replace(built, args=isolation.wrapped(built.args), environment=environment)
 
+    async def _sound(self) -> None:
+        """Return when nothing is wrong with its GPUs; until then it counts as failed."""
+        while not self._draining and (fault := self._means.fault(self._placed)):
+            self._set("failed", f"{fault}; it starts again when that is over")
+            self.stay.failed()
+            await asyncio.sleep(min(self._timing.gpus_s, 1.0))
+        self.stay.forgiven()
+
+    async def _memory(self) -> None:
+        """Wait until the memory it was planned to have is free. Raises InstanceError where that takes too long."""
+        until = time.monotonic() + self._timing.memory_s
+        while missing := await asyncio.to_thread(self._means.missing, self._placed):
+            if time.monotonic() >= until or self._draining:
+                raise InstanceError(f"{missing}; {memory.REMEDY}")
+            self._set("waiting", f"for memory: {missing}")
+            await asyncio.sleep(min(1.0, self._timing.memory_s / 10))
+
     async def _watch_over(self) -> str:
-        """Read its load each second until it ends or hangs for good; returns why it must be started again."""
-        assert self._instance is not None and self._watch is not None
-        ended = asyncio.ensure_future(self._instance.wait())
-        stalled_at: float | None = None
+        """Look at it until it ends or hangs for good; returns why it must be started again. Raises GpuFault."""
+        instance, watch = self._instance, self._watch
+        assert instance is not None and watch is not None
+        members = processes.ours(self._means.installation, instance=self.name)
+        life = Life(watch, instance.served, instance.pid, members, on_cpu=self._placed.device == "cpu")
+        ended, reading = asyncio.ensure_future(instance.wait()), asyncio.ensure_future(self._read(watch))
         try:
             while True:
-                await asyncio.wait({ended}, timeout=self._timing.scrape_s)
+                # Beside the readings: a page that does not come must not hold up the look at the rest.
+                await asyncio.wait({ended, reading}, timeout=self._timing.look_s, return_when=asyncio.FIRST_COMPLETED)
                 if ended.done():
-                    return self._instance.death().reason
-                await self._watch.read()
-                stall = await self._watch.stall(self._instance.served)
-                stalled_at = None if not stall else stalled_at or time.monotonic()
-                if stalled_at is not None and time.monotonic() - stalled_at >= self._timing.stall_s:
-                    return f"it hung: {stall}"
+                    return instance.death().reason if self.stay.wanted else ""
+                if reading.done():
+                    reading.result()
+                if fault := self._means.fault(self._placed):
+                    raise GpuFault(fault)
+                life.look()
+                self.stay.seen(watch)
+                if not self.stay.wanted and (life.stall or self.stay.finished(watch)):
+                    return ""
+                if life.restart or (self._draining and life.stall):
+                    return life.restart or life.stall
                 if not self._draining:
-                    self._set("stalled" if stall else "ready", stall)
+                    self._set("stalled" if life.stall else "ready", life.stall)
+        finally:
+            life.end()
+            for task in (ended, reading):
+                task.cancel()
+
+    async def _sleep(self) -> bool:
+        """Sleep until it is wanted again; False where it cannot, and is to be ended instead. Raises InstanceError."""
+        instance, watch, turn = self._instance, self._watch, self._means.turn
+        if instance is None or watch is None or instance.pid is None or self.stay.sleeps is None:
+            return False
+        try:
+            if not (why := await asyncio.to_thread(self.stay.sleeps)):
+                async with turn:  # whoever starts measures the free memory, and would be misled
+                    await probe.put_to_sleep(instance.target, self._timing.sleep_s)
+        except ProbeError as failed:
+            why = str(failed)
+        if why:
+            self._means.say(f"{self.name}: it is stopped, since it cannot sleep: {why}")
+            return False
+        self.stay.went()
+        self._set("asleep", self.stay.why)
+        ended, woken = asyncio.ensure_future(instance.wait()), asyncio.ensure_future(self.stay.until_wanted())
+        try:
+            await asyncio.wait({ended, woken}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             ended.cancel()
+            woken.cancel()
+        if instance.pid is None:
+            return False
+        self.stay.begins()
+        async with turn:
+            self._set("starting", "it wakes up")
+            if why := await probe.wake(instance.target, instance.served, self._timing.sleep_s):
+                raise InstanceError(f"it did not wake up: {why}")
+        await watch.read()
+        self.stay.came()
+        self._set("ready", "")
+        return True
+
+    async def _read(self, watch: Watch) -> None:
+        """Read its load again and again, for ever."""
+        while True:
+            await watch.read()
+            pause_s = watch.pause_s(self._placed.limit)
+            leaving = self._draining or not self.stay.wanted
+            await asyncio.sleep(min(pause_s, self._timing.scrape_s) if leaving else pause_s)
 
     async def _end(self) -> None:
         """Leave nothing of the instance, however it came to its end."""
@@ -212,12 +317,14 @@ class Local:
         if lasting or self._unready >= timing.tries:
             pause = timing.failed_pause_s
             self._set("failed", reason)
+            self.stay.failed()
             self._means.say(f"{self.name}: failed: {reason}")
         else:
             pause = min(timing.first_pause_s * 2.0 ** (self._crashes - 1), timing.longest_pause_s)
             self._set("waiting", f"starts again in {pause:g} s, since {reason}")
             self._means.say(f"{self.name}: ended: {reason}; starts again in {pause:g} s")
         await asyncio.sleep(pause)
+        self.stay.forgiven()
         self._restarts += 1
 
     def _set(self, state: State, detail: str) -> None:

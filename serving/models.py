@@ -45,7 +45,8 @@ class Variant(Record):
     revision: str = Field("", description="commit on the hub; empty is the newest when first fetched")
     device: Literal["gpu", "cpu"] = "gpu"
     gpus: int = Field(1, ge=1, description="GPUs of one machine it is spread over")
-    memory_gb: float = Field(gt=0, description="memory needed over all its GPUs, or main memory on a CPU, in GB")
+    memory_gb: float = Field(gt=0, description="over all its GPUs where no shape is known, or in main memory")
+    weights_gb: float | None = Field(None, gt=0, description="its safetensors in GB; else counted by the shape")
     compute: float = Field(0, description="lowest CUDA compute capability, e.g. 10.0 for Blackwell")
     context: int = Field(0, ge=0, description="tokens, where this hardware allows less than the model does")
     args: dict[str, Any] = Field(default_factory=dict, description="vLLM flags added to the model's own")
@@ -83,6 +84,7 @@ class Model(Record):
     args: dict[str, Any] = Field(default_factory=dict, description="vLLM flags, without the leading dashes")
     environment: dict[str, str] = Field(default_factory=dict, description="environment of the engine")
     limit: int = Field(0, ge=0, description="requests in flight at most; 0 leaves it to placement")
+    shape: dict[str, Any] = Field(default_factory=dict, description="words of its config.json, to plan before a fetch")
     remote_code: bool = Field(False, description="the weights bring Python code that must run (trust_remote_code)")
     vetted: Vetted | None = None
     # hosted

@@ -36,6 +36,7 @@ def check_names(file: YamlFile, site: Site, models: Mapping[str, Model], provide
     for index, attached in enumerate(site.attach):
         if site.isolate and (refused := isolation.refusal([attached.url])):
             raise file.error(("attach", index, "url"), refused)
+    _check_swap(file, site)
     _check_rules(file, site, models)
     _check_costs(file, site, models, local)
     for route, settings in site.routes.items():
@@ -43,6 +44,27 @@ def check_names(file: YamlFile, site: Site, models: Mapping[str, Model], provide
             raise file.error(
                 ("routes", route, "check"), "only answers of chat/completions can be held against a schema"
             )
+
+
+def _check_swap(file: YamlFile, site: Site) -> None:
+    run, seen = ", ".join(site.run), set[str]()
+    for index, group in enumerate(site.swap.groups):
+        at: Path_ = ("swap", "groups", index)
+        if len(group) < 2:
+            raise file.error(at, "a group shares one place, so it names two models or more")
+        for number, name in enumerate(group):
+            if name not in site.run:
+                raise file.error((*at, number), f"{name!r} is not in `run:`, which names: {run or 'nothing'}")
+            if name in seen:
+                raise file.error((*at, number), f"{name!r} stands in a group already; a model has one place")
+            seen.add(name)
+    for name, seconds in site.swap.sleep_after_s.items():
+        if name not in site.run:
+            raise file.error(
+                ("swap", "sleep_after_s", name), f"{name!r} is not in `run:`, which names: {run or 'nothing'}"
+            )
+        if seconds <= 0:
+            raise file.error(("swap", "sleep_after_s", name), "give seconds, more than 0; to never sleep leave it out")
 
 
 def _check_rules(file: YamlFile, site: Site, models: Mapping[str, Model]) -> None:

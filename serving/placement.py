@@ -6,19 +6,27 @@ nothing of processes or command lines.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from serving.catalogue import Model, Variant
-from serving.gpus import Gpu, Readings
+from serving.gpus import Readings
+from serving.need import Need
+from serving.options import Found, Option, flags, options
+from serving.remedies import explained, unvetted
+from serving.spare import WHOLE, Room, budget, on_cpu, room
 
 GPU_LIMIT, CPU_LIMIT = 256, 16
 """Requests in flight at most, where the catalogue does not say."""
-WHOLE = 0.92
-"""The share of a GPU's memory that vLLM takes by its own default."""
-MARGIN_GB = 0.5
-"""Left free beside what others hold: it grows a little between this reading and the engine's own."""
+REQUEST = 2048
+"""Tokens a request is reckoned with where the limit follows from the cache: a rule of thumb for chat."""
+STEP = 10_000
+"""Shares are written with four digits."""
+LOOKS = 10_000
+"""Placements tried at most where not all models fit in order; beyond it a plan with more of them may be missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,14 @@ class Placed:
     """Requests in flight at most."""
     share: float = WHOLE
     """The share of each GPU's whole memory it may take, 0 to 1."""
+    need: Need | None = None
+    """What each GPU must hold; None: only the catalogue's `memory_gb` is known."""
+    tokens: int | None = None
+    """Tokens its cache will hold."""
+    gpu_gb: float | None = None
+    """What it may take of each GPU."""
+    sleeps: bool = False
+    """Whether its engine can sleep: its weights then wait in main memory, and its place is free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +70,38 @@ class Plan:
     misfits: tuple[Misfit, ...]
 
 
-@dataclass(slots=True)
-class _Room:
-    """What is left while a plan is made."""
-
-    gpus: dict[str, Gpu]
-    free: dict[str, float]
-    main: float
-    tenants: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
-    """By GPU: model and the GB of that GPU it needs."""
+Pick = tuple[Option, tuple[str, ...]]
+"""A way to run a model, and the GPUs it was given; none: the CPU."""
 
 
-def place(models: Sequence[Model], readings: Readings, memory_free_gb: float) -> Plan:
+def place(
+    models: Sequence[Model], readings: Readings, memory_free_gb: float, found: Found | None = None, *, vet: bool = True
+) -> Plan:  # fmt: skip
     """Give each model, in order, the first of its variants that fits the memory that is free.
 
-    Models are spread over the GPUs; only where one would not fit that way are small ones put together.
+    Models are spread over the GPUs; only where one would not fit that way are small ones put together. Where some
+    still do not fit, as many are placed as can be, the first named with their first variants. `found` is what is known
+    of weights that are here and of engines that ran; `vet` bars weights whose code nobody has vouched for.
     """
-    spread = _fill(models, readings, memory_free_gb, together=False)
-    if not spread.misfits:
-        return spread
-    packed = _fill(models, readings, memory_free_gb, together=True)
-    return packed if len(packed.misfits) < len(spread.misfits) else spread
+    ways: dict[str, list[Option]] = {}
+    barred: dict[str, tuple[str, str]] = {}
+    for model in models:
+        refusals = [(variant, unvetted(model, variant) if vet else None) for variant in model.variants or (None,)]
+        listed = [options(model, variant, found) for variant, refused in refusals if refused is None]
+        if model.place == "hosted":
+            barred[model.name] = "it is hosted and runs nowhere here", "take it out of `run:`; enable its provider"
+        elif not listed:
+            barred[model.name] = next(refused for _, refused in reversed(refusals) if refused)
+        else:
+            ways[model.name] = [way[0] for way in listed] + [other for way in listed for other in way[1:]]
+    picks, left = _best(ways, readings, memory_free_gb)
+    placed = [_placed(model, *picks[model.name], left) for model in models if model.name in picks]
+    reasons = {
+        model.name: barred.get(model.name) or explained(model, ways[model.name], readings, left)
+        for model in models
+        if model.name not in picks
+    }
+    return Plan(tuple(placed), tuple(Misfit(name, *why) for name, why in reasons.items()))
 
 
 def suggest(models: Iterable[Model], readings: Readings, memory_free_gb: float) -> Model | None:
@@ -92,163 +119,157 @@ def suggest(models: Iterable[Model], readings: Readings, memory_free_gb: float) 
     return max(fitting, key=lambda found: found[0], default=(0.0, None))[1]
 
 
-def _fill(models: Sequence[Model], readings: Readings, memory_free_gb: float, *, together: bool) -> Plan:
-    usable = {g.uuid: g for g in readings.gpus if not g.fault and g.memory_free_gb is not None}
-    room = _Room(usable, {u: g.memory_free_gb or 0.0 for u, g in usable.items()}, memory_free_gb)
-    placed: list[Placed] = []
-    misfits: list[Misfit] = []
-    for model in models:
-        found = _one(model, readings, room, together)
-        if isinstance(found, Placed):
-            placed.append(found)
-        else:
-            misfits.append(found)
-    return Plan(tuple(replace(p, share=_share(p, room)) for p in placed), tuple(misfits))
+def _best(ways: Mapping[str, list[Option]], readings: Readings, main: float) -> tuple[dict[str, Pick], Room]:
+    """Spread; else put together; else as many as can be."""
+    best: tuple[dict[str, Pick], Room] | None = None
+    for together in (False, True):
+        left = room(readings, main)
+        picks = _in_order(ways, readings, left, together)
+        if best is None or len(picks) > len(best[0]):
+            best = picks, left
+        if len(picks) == len(ways):
+            return best
+    assert best is not None
+    left = room(readings, main)
+    more = _Search(ways, readings, left, len(best[0])).picks
+    if more is None:
+        return best
+    for name, pick in more.items():
+        _take(name, pick, left)
+    return more, left
 
 
-def _one(model: Model, readings: Readings, room: _Room, together: bool) -> Placed | Misfit:
-    if model.place == "hosted":
-        return Misfit(model.name, "it is hosted and runs nowhere here", "take it out of `run:`; enable its provider")
-    refused: list[str] = []
-    barred: Misfit | None = None
-    for variant in model.variants or (None,):
-        if barred := _unvetted(model, variant):
-            continue
-        if _is_cpu(variant, readings):
-            found = _on_cpu(model, variant, room)
-        elif room.gpus:
-            found = _on_gpus(model, variant, room, together)
-        else:
-            found = "it needs a GPU" if readings.gpus else "it needs a GPU; there is none here"
-        if isinstance(found, Placed):
-            return found
-        refused.append(found)
-    if not refused and barred is not None:
-        return barred
-    return Misfit(model.name, "; ".join([*dict.fromkeys(refused), *_others(readings)]), _remedy(model, readings))
+def _in_order(ways: Mapping[str, list[Option]], readings: Readings, left: Room, together: bool) -> dict[str, Pick]:
+    picks: dict[str, Pick] = {}
+    for name, way in ways.items():
+        found = next((pick for option in way if (pick := _first(option, readings, left, together))), None)
+        if found is not None:
+            _take(name, found, left)
+            picks[name] = found
+    return picks
 
 
-def _is_cpu(variant: Variant | None, readings: Readings) -> bool:
-    return variant.device == "cpu" if variant is not None else not readings.gpus
+def _first(option: Option, readings: Readings, left: Room, together: bool) -> Pick | None:
+    """The best place for it; None where there is no room."""
+    if on_cpu(option.variant, readings):
+        return (option, ()) if _main(option) <= left.main else None
+    for group in left.groups(option.compute):
+        here, fits = left.fitting(option, group)
+        if len(fits) >= option.gpus:
+            # Empty ones first, or filled ones first; then the tightest, so that large ones stay free for large models.
+            fits.sort(key=lambda u: (bool(left.tenants.get(u)) != together, left.free[u], left.gpus[u].index))
+            return here, tuple(sorted(fits[: option.gpus], key=lambda u: left.gpus[u].index))
+    return None
 
 
-def _unvetted(model: Model, variant: Variant | None) -> Misfit | None:
-    """Code that comes with weights runs only at a fixed revision that someone has read."""
-    args: Mapping[str, object] = {**model.args, **(variant.args if variant else {})}
-    if not (model.remote_code or any(key.replace("_", "-") == "trust-remote-code" and on for key, on in args.items())):
-        return None
-    own = variant is not None and bool(variant.repo)
-    revision = (variant.revision if variant else "") or ("" if own else model.revision)
-    lines = []
-    if not revision:
-        where = f" in its variant {variant.name!r}" if variant is not None and own else ""
-        lines.append(f"`revision: <commit>`{where}")
-    if model.vetted is None:
-        lines.append("`vetted: {by: <who read the code>, date: <YYYY-MM-DD>}`")
-    if not lines:
-        return None
-    return Misfit(
-        model.name,
-        "its weights bring Python code that would run here, and nobody has vouched for it",
-        f"in headgate.yaml, under `models:` `{model.name}:`, add {' and '.join(lines)}",
-    )
+def _main(option: Option) -> float:
+    return option.variant.memory_gb if option.variant is not None else 0.0
 
 
-def _placed(model: Model, variant: Variant | None, gpus: tuple[str, ...]) -> Placed:
-    context = min(model.context, variant.context) if variant is not None and variant.context else model.context
-    limit = model.limit or (GPU_LIMIT if gpus else CPU_LIMIT)
-    return Placed(model, variant, "gpu" if gpus else "cpu", gpus, context, limit)
+def _take(name: str, pick: Pick, left: Room) -> None:
+    option, uuids = pick
+    if not uuids:
+        left.main -= _main(option)
+        return
+    # What does not say how much it needs gets a GPU for itself.
+    left.take(name, uuids, max(left.free[u] for u in uuids) if option.each_gb is None else option.each_gb)
 
 
-def _on_cpu(model: Model, variant: Variant | None, room: _Room) -> Placed | str:
-    need = variant.memory_gb if variant is not None else 0.0
-    if need > room.main:
-        return f"{_called(variant)} needs {need:g} GB of main memory, {max(room.main, 0):.1f} GB are free"
-    room.main -= need
-    return _placed(model, variant, ())
+class _Search:
+    """The placement of most models: every choice of variants and GPUs, those that are alike once.
+
+    Greedy choices alone could place fewer models on a larger machine, where the first of them takes a larger variant.
+    """
+
+    def __init__(self, ways: Mapping[str, list[Option]], readings: Readings, left: Room, beaten: int) -> None:
+        self.picks: dict[str, Pick] | None = None
+        """The first placement found of most models; None where none has more than `beaten`."""
+        self._readings, self._left, self._most, self._looks = readings, left, beaten, 0
+        # What fits nowhere on the empty machine fits nowhere.
+        places = {name: [option for option in way if any(self._places(option))] for name, way in ways.items()}
+        self._ways = [(name, way) for name, way in places.items() if way]
+        self._least = [min(map(self._whole, way)) for _, way in self._ways]
+        self._look(0, {})
+
+    def _look(self, at: int, picks: dict[str, Pick]) -> None:
+        self._looks += 1
+        if len(picks) > self._most:
+            self._most, self.picks = len(picks), dict(picks)
+        if self._looks > LOOKS or len(picks) + self._hope(at) <= self._most:
+            return
+        name, way = self._ways[at]
+        for pick in itertools.chain.from_iterable(map(self._places, way)):
+            main, before = self._left.main, {uuid: self._left.free[uuid] for uuid in pick[1]}
+            _take(name, pick, self._left)
+            self._look(at + 1, {**picks, name: pick})
+            self._left.give_back(before)
+            self._left.main = main
+        self._look(at + 1, picks)
+
+    def _hope(self, at: int) -> int:
+        """How many of the rest could be placed at most, if all memory were one."""
+        free = sum(self._left.free.values())
+        needs = itertools.accumulate(sorted(self._least[at:]))
+        return sum(need <= free for need in needs)
+
+    def _whole(self, option: Option) -> float:
+        """The least of GPU memory that it takes, over all its GPUs."""
+        if on_cpu(option.variant, self._readings):
+            return 0.0
+        here = (self._left.fitting(option, group)[0].each_gb for group in self._left.groups(option.compute))
+        return option.gpus * min((each or 0.0 for each in here), default=0.0)
+
+    def _places(self, option: Option) -> Iterator[Pick]:
+        left = self._left
+        if on_cpu(option.variant, self._readings):
+            if _main(option) <= left.main:
+                yield option, ()
+            return
+        for group in left.groups(option.compute):
+            here, fits = left.fitting(option, group)
+            alike: dict[tuple[float, bool], list[str]] = {}
+            for uuid in sorted(fits, key=lambda u: left.gpus[u].index):
+                alike.setdefault((left.free[uuid], bool(left.tenants.get(uuid))), []).append(uuid)
+            for uuids in _chosen(list(alike.values()), option.gpus):
+                yield here, tuple(sorted(uuids, key=lambda u: left.gpus[u].index))
 
 
-def _on_gpus(model: Model, variant: Variant | None, room: _Room, together: bool) -> Placed | str:
-    number = variant.gpus if variant is not None else 1
-    best: list[str] = []
-    for group in _equal(variant, room):
-        # An entry without variants does not say what it needs, so it gets a GPU for itself.
-        need = variant.memory_gb / number if variant is not None else max(room.free[u] for u in group)
-        fits = [u for u in group if room.free[u] >= need and (variant is not None or not room.tenants.get(u))]
-        if len(fits) < number:
-            continue
-        # Empty ones first, or filled ones first; then the tightest, so that large ones stay free for large models.
-        fits.sort(key=lambda u: (bool(room.tenants.get(u)) != together, room.free[u], room.gpus[u].index))
-        best = fits[:number]
-        for uuid in best:
-            room.free[uuid] -= need
-            room.tenants.setdefault(uuid, []).append((model.name, need))
-        return _placed(model, variant, tuple(sorted(best, key=lambda u: room.gpus[u].index)))
-    return _too_small(variant, room)
+def _chosen(alike: Sequence[Sequence[str]], number: int) -> Iterator[tuple[str, ...]]:
+    """So many of all, each choice among those that are alike once."""
+    if number == 0:
+        yield ()
+    elif alike:
+        for count in range(min(len(alike[0]), number), -1, -1):
+            for others in _chosen(alike[1:], number - count):
+                yield (*alike[0][:count], *others)
 
 
-def _equal(variant: Variant | None, room: _Room) -> list[list[str]]:
-    """The usable GPUs in groups of one kind, the kind with the least memory first."""
-    groups: dict[str, list[str]] = {}
-    for uuid, gpu in room.gpus.items():
-        if variant is None or not variant.compute or (gpu.compute or 0) >= variant.compute:
-            groups.setdefault(gpu.name, []).append(uuid)
-    return sorted(groups.values(), key=lambda group: max(room.gpus[u].memory_total_gb or 0 for u in group))
+def _placed(model: Model, option: Option, uuids: tuple[str, ...], left: Room) -> Placed:
+    if not uuids:
+        return Placed(model, option.variant, "cpu", (), option.context, model.limit or CPU_LIMIT)
+    share = _share(model.name, uuids, left)
+    # The catalogue's own flag counts as command.py takes it.
+    asked = float(flags(model, option.variant).get("gpu-memory-utilization", WHOLE))
+    part = asked if share >= WHOLE else min(asked, share)
+    given = part * min(left.gpus[u].memory_total_gb or left.gpus[u].memory_free_gb or 0.0 for u in uuids)
+    tokens = option.tokens(given - option.need.beside_gb) if option.need is not None else None
+    limit = model.limit or _limit(tokens, option.context)
+    return Placed(model, option.variant, "gpu", uuids, option.context, limit, share, option.need, tokens, given)
 
 
-def _too_small(variant: Variant | None, room: _Room) -> str:
-    if variant is None:
-        return "it names no variants and so takes a whole GPU, and none is left"
-    groups = _equal(variant, room)
-    if not groups:
-        return f"{_called(variant)} needs GPUs of compute capability {variant.compute:g}"
-    free = max(room.free[u] for group in groups for u in group)
-    largest = max(len(group) for group in groups)
-    each = f", {variant.memory_gb / variant.gpus:.4g} GB on each" if variant.gpus > 1 else ""
-    count = f"; there are {largest} equal ones" if largest < variant.gpus else ""
-    return (
-        f"{_called(variant)} needs {variant.memory_gb:g} GB over {variant.gpus} GPU{'s' * (variant.gpus > 1)}{each}; "
-        f"the largest free is {free:.1f} GB{count}"
-    )
+def _limit(tokens: int | None, context: int) -> int:
+    """Requests at once that the cache holds, each of a usual length."""
+    return GPU_LIMIT if tokens is None else max(1, min(GPU_LIMIT, tokens // min(context, REQUEST)))
 
 
-def _others(readings: Readings) -> list[str]:
-    """GPUs that were not counted, and why."""
-    faults = [f"GPU {g.index} is not used: {g.fault}" for g in readings.gpus if g.fault]
-    unknown = [
-        f"GPU {g.index} does not say how much memory is free"
-        for g in readings.gpus
-        if not g.fault and g.memory_free_gb is None
-    ]
-    return [*faults, *unknown, *([readings.note] if readings.note else [])]
-
-
-def _remedy(model: Model, readings: Readings) -> str:
-    ways = ["run fewer or smaller models", f"add a variant that fits under `models:` `{model.name}:` in headgate.yaml"]
-    if not readings.gpus:
-        ways.append("or attach a server that runs elsewhere with `attach:`")
-    elif any(g.processes for g in readings.gpus):
-        ways.append("or end what else holds GPU memory")
-    else:
-        ways.append("or attach a server that runs on larger GPUs with `attach:`")
-    return ", ".join(ways)
-
-
-def _called(variant: Variant | None) -> str:
-    return f"variant {variant.name}" if variant is not None else "it"
-
-
-def _share(placed: Placed, room: _Room) -> float:
+def _share(model: str, uuids: Iterable[str], left: Room) -> float:
     """What it needs, and of what is left over a part in proportion; on the GPU where that is least."""
-    shares = [WHOLE]
-    for uuid in placed.gpus:
-        gpu, tenants = room.gpus[uuid], room.tenants[uuid]
-        needs = sum(need for _, need in tenants)
-        mine = next(need for name, need in tenants if name == placed.model.name)
+    shares, least = [WHOLE], 0.0
+    for uuid in uuids:
+        gpu, tenants = left.gpus[uuid], left.tenants[uuid]
+        mine = next(each for name, each in tenants if name == model)
         total = gpu.memory_total_gb or gpu.memory_free_gb or 1.0
-        free = min(gpu.memory_free_gb or 0.0, WHOLE * total)
-        if (gpu.memory_free_gb or 0.0) < WHOLE * total:
-            free -= MARGIN_GB
-        shares.append(free * mine / needs / total)
-    # Rounded down: two shares of one GPU must never add up to more than is free.
-    return int(min(shares) * 1000) / 1000
+        shares.append(budget(gpu) * mine / sum(each for _, each in tenants) / total)
+        least = max(least, mine / total)
+    # Rounded down, or up to what it needs: the margin is more than all that rounding up can add.
+    return max(math.floor(min(shares) * STEP), math.ceil(least * STEP)) / STEP

@@ -87,9 +87,35 @@ async def one_token(target: Target, model: str, timeout_s: float) -> str:
         return first
 
 
-async def metrics(target: Target, timeout_s: float = TIMEOUT_S) -> str:
-    """The text of /metrics. Raises ProbeError."""
-    return (await _exchange(target, "GET", "/metrics", None, timeout_s, METRICS_LIMIT)).decode(errors="replace")
+async def put_to_sleep(target: Target, timeout_s: float) -> None:
+    """Have a vLLM in sleep mode move its weights to main memory and give its GPU memory back. Raises ProbeError.
+
+    What it still works on is finished first, and what comes after this hangs until it wakes: nobody may send there.
+    """
+    await _exchange(target, "POST", "/sleep?level=1&mode=wait", {}, timeout_s, SMALL)
+    if await _is_sleeping(target) is not True:
+        raise ProbeError("it says that it does not sleep")
+
+
+async def wake(target: Target, model: str, timeout_s: float) -> str:
+    """Wake it, and have it make a token: "" where it did, else what went wrong."""
+    try:
+        await _exchange(target, "POST", "/wake_up", {}, timeout_s, SMALL)
+        if await _is_sleeping(target) is not False:
+            return "it does not say that it is awake"
+    except ProbeError as failed:
+        return str(failed)
+    return await one_token(target, model, timeout_s)
+
+
+async def _is_sleeping(target: Target) -> Any:
+    found = _parsed(await _exchange(target, "GET", "/is_sleeping", None, TIMEOUT_S, SMALL))
+    return found.get("is_sleeping") if isinstance(found, dict) else None
+
+
+async def metrics(target: Target, timeout_s: float = TIMEOUT_S, path: str = "/metrics") -> str:
+    """The text of a page of metrics. Raises ProbeError."""
+    return (await _exchange(target, "GET", path, None, timeout_s, METRICS_LIMIT)).decode(errors="replace")
 
 
 async def hub_reachable(timeout_s: float = 3, environ: Mapping[str, str] | None = None) -> bool:

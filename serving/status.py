@@ -1,4 +1,5 @@
-"""What is published of this host: GET /instances (version 1) and /health.
+"""What is published of this host: GET /instances (version 1) and /health; and POST /demand, by which a router says
+that a request waits for a model.
 
 On a Unix socket that only its owner may open. Names where keys lie, never a key. What Prometheus gets comes from the
 router, which reads this document.
@@ -20,12 +21,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serving.endpoint import View
+from serving.gpus import Readings
 from serving.supervisor import Supervisor
 
 VERSION = 1
 _GPU_FIELDS = (
     "uuid", "name", "index", "memory_total_gb", "memory_free_gb", "utilisation", "power_w", "temperature_c",
-    "throttle", "fault",
+    "throttle", "fault", "memory_used_gb", "memory_temperature_c", "energy_j", "ecc", "xid", "recovery", "warnings",
+    "others_gb",
 )  # fmt: skip
 
 
@@ -49,15 +52,19 @@ def document(supervisor: Supervisor, host: Host, now: float) -> dict[str, Any]:
         "gpus": [{name: getattr(gpu, name) for name in _GPU_FIELDS} for gpu in readings.gpus],
         "gpus_age_s": None if readings.at is None else round(time.monotonic() - readings.at, 3),
         "gpu_note": readings.note,
-        "instances": [_instance(view) for view in supervisor.views()],
+        "instances": [_instance(view, readings) for view in supervisor.views()],
     }
 
 
-def _instance(view: View) -> dict[str, Any]:
+def _instance(view: View, readings: Readings) -> dict[str, Any]:
     entry = {field.name: getattr(view, field.name) for field in dataclasses.fields(view)}
-    age = entry.pop("load_age_s")
+    times = {"age_s": entry.pop("load_age_s"), "preempted_s": entry.pop("preempted_s")}
     if view.load is not None:
-        entry["load"] = dataclasses.asdict(view.load) | {"age_s": None if age is None else round(age, 3)}
+        rounded = {name: None if passed is None else round(passed, 3) for name, passed in times.items()}
+        entry["load"] = dataclasses.asdict(view.load) | rounded
+    # By GPU, what its processes really hold there; a GPU of which that is unknown is left out.
+    held = {gpu.uuid: gb for gpu in readings.gpus for name, gb in gpu.held if name == view.name}
+    entry["gpu_memory_gb"] = held or None
     return entry
 
 
@@ -70,7 +77,20 @@ def application(supervisor: Supervisor, host: Host) -> Starlette:
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    return Starlette(routes=[Route("/instances", instances), Route("/health", health)])
+    async def demand(request: Request) -> Response:
+        """A request waits for a model. Saying it again changes nothing."""
+        try:
+            model = (await request.json())["model"]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            return JSONResponse({"error": 'give {"model": NAME}'}, 400)
+        heard = isinstance(model, str) and supervisor.sharing.ask(model)
+        return JSONResponse({"heard": heard}, 200 if heard else 404)
+
+    return Starlette(
+        routes=[
+            Route("/instances", instances), Route("/health", health), Route("/demand", demand, methods=["POST"]),
+        ]
+    )  # fmt: skip
 
 
 class _Server(uvicorn.Server):

@@ -15,13 +15,15 @@ from typing import Any
 
 from serving import demo_model, engines, processes, weights
 from serving.attached import AttachedServer
-from serving.catalogue import OWN_NETWORKS, Attached
+from serving.catalogue import OWN_NETWORKS, Attached, Swap
 from serving.endpoint import Timing, View
 from serving.engines import Engine, EngineError
 from serving.gpus import Readings
 from serving.home import Home
 from serving.local import Local, Means, Say
 from serving.placement import Misfit, Placed, Plan
+from serving.sharing import Sharing
+from serving.stay import Stay
 from serving.weights import WeightsError
 
 
@@ -42,14 +44,22 @@ class Supervisor:
         readings: Readings,
         providers: frozenset[str],
         inside: Sequence[str] = OWN_NETWORKS,
+        swap: Swap | None = None,
+        memory_free_gb: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`swap`: which models run by demand. `memory_free_gb`: main memory that is free now."""
         self.readings = readings
         self.engine: Engine | None = None
         """The engine in use, once it is there."""
-        self._means = dataclasses.replace(means, engine=self._noting(means.engine))
+        self._means = dataclasses.replace(means, engine=self._noting(means.engine), fault=self._fault)
         self._timing = timing
         self._read_gpus = read_gpus
-        self._locals = [Local(placed, self._means, timing) for placed in plan.placed]
+        swap = swap or Swap()
+        groups = _groups(plan.placed, swap, timing.heard_s, memory_free_gb)
+        stays = {name: stay for group in groups for name, stay in group.items()}
+        self.sharing = Sharing(groups, swap.min_stay_s, means.say)
+        """Who has a place now of those that run by demand."""
+        self._locals = [Local(p, self._means, timing, stays.get(p.model.name)) for p in plan.placed]
         self._attached = [AttachedServer(one, timing, means.inherited, providers, inside) for one in attached]
         self._misfits = [_misfit_view(misfit, time.time()) for misfit in plan.misfits]
 
@@ -58,7 +68,7 @@ class Supervisor:
         await sweep(self._means.home, self._timing.grace_s, self._means.say)
         for view in self._misfits:
             self._means.say(f"{view.name}: failed: {view.detail}")
-        work: list[Coroutine[Any, Any, None]] = [self._follow_gpus()]
+        work: list[Coroutine[Any, Any, None]] = [self._follow_gpus(), self.sharing.run()]
         work += [one.run() for one in self._locals]
         work += [one.run() for one in self._attached]
         tasks = [asyncio.ensure_future(one) for one in work]
@@ -73,7 +83,7 @@ class Supervisor:
 
     def views(self) -> list[View]:
         """All endpoints, each under a name of its own."""
-        found = [one.view() for one in self._locals] + self._misfits
+        found = [self._by_demand(one.view()) for one in self._locals] + self._misfits
         found += [view for one in self._attached for view in one.views()]
         taken: dict[str, int] = {}
         named = []
@@ -82,11 +92,22 @@ class Supervisor:
             named.append(view if count == 1 else dataclasses.replace(view, name=f"{view.name}-{count}"))
         return named
 
+    def _by_demand(self, view: View) -> View:
+        """The view, with how long a request for it would have to wait where it sleeps."""
+        if view.state not in ("asleep", "waking"):
+            return view
+        return dataclasses.replace(view, ready_in_s=self.sharing.ready_in_s(view.name))
+
     async def _follow_gpus(self) -> None:
         while True:
             await asyncio.sleep(self._timing.gpus_s)
             # In a thread: a driver in trouble can hold the call for seconds.
             self.readings = (await asyncio.to_thread(self._read_gpus)).after(self.readings)
+
+    def _fault(self, placed: Placed) -> str:
+        """What is wrong with a GPU that it was given, by the last readings."""
+        wrong = (g for g in self.readings.gpus if g.fault and g.uuid in placed.gpus)
+        return "; ".join(f"GPU {gpu.index}: {gpu.fault}" for gpu in wrong)
 
     def _noting(self, ensure: Callable[[Say], Awaitable[Engine]]) -> Callable[[Say], Awaitable[Engine]]:
         """The engine, made once for all who ask; a failure is tried again by the next who asks."""
@@ -99,6 +120,46 @@ class Supervisor:
                 return self.engine
 
         return engine
+
+
+def _groups(
+    placed: Sequence[Placed], swap: Swap, heard_s: float, memory_free_gb: Callable[[], float]
+) -> list[dict[str, Stay]]:  # fmt: skip
+    """The groups of those that run here by demand; one that only sleeps while nobody asks is a group of its own."""
+    here = {p.model.name: p for p in placed}
+    grouped = {name for group in swap.groups for name in group}
+    alone = [(name,) for name in swap.sleep_after_s if name not in grouped]
+    groups = [[name for name in group if name in here] for group in (*swap.groups, *alone)]
+    return [
+        {
+            name: Stay(
+                wanted=name == group[0], shares=True, sleep_after_s=swap.sleep_after_s.get(name), drain_s=swap.drain_s,
+                heard_s=heard_s, sleeps=_sleeps(here[name], memory_free_gb),
+            )
+            for name in group
+        }
+        for group in groups
+        if group
+    ]  # fmt: skip
+
+
+def _sleeps(placed: Placed, memory_free_gb: Callable[[], float]) -> Callable[[], str] | None:
+    """Why its engine cannot sleep now, "" where it can: its weights go to main memory. None: it never can."""
+
+    def why_not() -> str:
+        need, free = _weights_gb(placed), memory_free_gb()
+        if need is None:
+            return "its entry does not say how much memory its weights take"
+        return "" if need <= free else f"its weights take up to {need:g} GB of main memory, and {free:.1f} GB are free"
+
+    return why_not if placed.sleeps else None
+
+
+def _weights_gb(placed: Placed) -> float | None:
+    """GB that its weights take at most; None is unknown."""
+    if placed.need is not None:
+        return placed.need.weights_gb * max(1, len(placed.gpus))
+    return placed.variant.memory_gb if placed.variant is not None else None
 
 
 async def sweep(home: Home, grace_s: float, say: Say) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +48,30 @@ def test_the_whole_command_of_a_small_model() -> None:
         ("--max-model-len", "32768"), ("--max-num-queued-reqs", "256"),
     }  # fmt: skip
     assert "--enable-prompt-tokens-details" in made.args and "--disable-uvicorn-access-log" in made.args
+    assert ("--scheduling-policy", "priority") in pairs(made.args)
     for absent in ("--host", "--enforce-eager", "--tensor-parallel-size", "--trust-remote-code", "--revision"):
         assert absent not in made.args
     assert made.environment["CUDA_VISIBLE_DEVICES"] == "GPU-0"
+
+
+def test_only_a_model_that_sleeps_has_the_pages_for_it() -> None:
+    made, plain = build(replace(placed(), sleeps=True)), build(placed())
+    assert "--enable-sleep-mode" in made.args and made.environment["VLLM_SERVER_DEV_MODE"] == "1"
+    assert "--enable-sleep-mode" not in plain.args and "VLLM_SERVER_DEV_MODE" not in plain.environment
+    assert "--uds" in made.args and "--host" not in made.args, "its pages are on a socket of ours alone"
+
+
+def test_an_engine_of_known_shape_keeps_no_places_for_more_than_are_let_in() -> None:
+    shape = {
+        "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "vocab_size": 128256, "intermediate_size": 14336,
+    }  # fmt: skip
+    found = placed(variant={"memory_gb": 20, "weights_gb": 16}, shape=shape)
+    limit = str(found.limit)
+    assert found.need is not None and 1 <= found.limit <= 256
+    assert pairs(build(found).args) >= {("--max-num-queued-reqs", limit), ("--max-num-seqs", limit)}
+    own = placed(variant={"memory_gb": 20, "weights_gb": 16, "args": {"max-num-seqs": 8}}, shape=shape)
+    assert ("--max-num-seqs", "8") in pairs(build(own).args)
 
 
 def test_a_port_is_bound_to_loopback_and_somewhere_it_must_listen() -> None:

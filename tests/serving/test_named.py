@@ -22,6 +22,25 @@ def refusal(folder: Path, text: str) -> str:
     return str(caught.value).removeprefix(f"{folder}/")
 
 
+@pytest.mark.parametrize(
+    ("swap", "said"),
+    [
+        ("{groups: [[one, other], [one, third]]}", "swap.groups[1][0]: 'one' stands in a group already"),
+        ("{groups: [[one, nobody]]}", "swap.groups[0][1]: 'nobody' is not in `run:`, which names: one, other, third"),
+        ("{groups: [[one]]}", "swap.groups[0]: a group shares one place, so it names two models or more"),
+        ("{sleep_after_s: {nobody: 60}}", "swap.sleep_after_s.nobody: 'nobody' is not in `run:`"),
+        ("{sleep_after_s: {one: 0}}", "swap.sleep_after_s.one: give seconds, more than 0"),
+        ("{min_stay_s: 0}", "swap.min_stay_s"),
+    ],
+)
+def test_models_that_share_a_place_run_here_and_have_one_place_each(tmp_path: Path, swap: str, said: str) -> None:
+    entry = "{place: local, lanes: [private], context: 1024, output: 64}"
+    text = f"run: [one, other, third]\nmodels: {{one: {entry}, other: {entry}, third: {entry}}}\nswap: "
+    assert said in refusal(tmp_path, text + swap)
+    found = site(tmp_path, f"{text}{{groups: [[one, other]], sleep_after_s: {{third: 900}}}}").site.swap
+    assert (found.groups, found.min_stay_s, found.sleep_after_s) == ((("one", "other"),), 300, {"third": 900})
+
+
 def rules(*lines: str) -> str:
     return "\n".join(["escalate:", *(f"  - {line}" for line in lines)])
 

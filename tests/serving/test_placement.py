@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from serving.catalogue import Model
 from serving.demo_model import demo_model
 from serving.gpus import Gpu, Readings
+from serving.options import SIZES, Known, divides
 from serving.placement import Plan, place, suggest
+from serving.shapes import shape
 
 NONE = Readings(note="no NVIDIA driver here")
 
@@ -57,7 +63,7 @@ def test_memory_that_others_hold_is_planned_around() -> None:
     # Asking for its default share, the engine would not start: 60 of 80 GB are free.
     assert 50 / 80 <= plan.placed[0].share < 60 / 80
     misfit = place([model("m", {"memory_gb": 70})], readings, 0).misfits[0]
-    assert misfit.reason == "variant v0 needs 70 GB over 1 GPU; the largest free is 60.0 GB"
+    assert misfit.reason == "variant v0 needs 70 GB over 1 GPU; at most 59.5 GB of one can be given out"
     assert "end what else holds GPU memory" in misfit.remedy and "attach" not in misfit.reason
 
 
@@ -131,3 +137,140 @@ def test_what_is_offered_where_nothing_was_chosen() -> None:
 def test_the_demo_model_runs_on_a_gpu_and_on_a_small_machine_without() -> None:
     assert place([demo_model()], Readings((gpu(0),)), 0).placed[0].device == "gpu"
     assert place([demo_model()], NONE, 4).placed[0].device == "cpu"
+
+
+# With a known shape.
+
+SHAPE = {
+    "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "vocab_size": 128256, "intermediate_size": 14336,
+}  # fmt: skip
+"""Llama 3.1 8B: 16 GB of weights, 131,072 bytes a token."""
+
+
+def test_with_a_shape_the_need_is_worked_out_and_the_cache_known() -> None:
+    known = model("m", {"memory_gb": 1, "weights_gb": 16}, shape=SHAPE)
+    placed = place([known], Readings((gpu(0),)), 0).placed[0]
+    assert placed.need is not None and placed.need.weights_gb == 16 and 1 < placed.need.overhead_gb < 5
+    assert placed.need.request_gb == pytest.approx(32768 * 131072 / 1e9)
+    cache = 0.92 * 80 - placed.need.beside_gb
+    assert placed.tokens == pytest.approx(cache * 1e9 / 131072, rel=0.001)
+    assert placed.limit == (placed.tokens or 0) // 2048
+
+
+def test_what_an_engine_was_seen_to_need_counts_in_the_next_plan() -> None:
+    known = model("m", {"memory_gb": 1, "weights_gb": 16}, shape=SHAPE)
+    first = place([known], Readings((gpu(0),)), 0).placed[0]
+    seen = {("m", "v0"): Known(overhead_gb=9.0)}
+    second = place([known], Readings((gpu(0),)), 0, seen).placed[0]
+    assert second.need is not None and second.need.overhead_gb == 9.0
+    assert first.tokens is not None and second.tokens is not None and second.tokens < first.tokens
+
+
+def test_weights_that_are_here_win_over_the_catalogue() -> None:
+    known = model("m", {"memory_gb": 1, "weights_gb": 16}, shape=SHAPE)
+    placed = place([known], Readings((gpu(0),)), 0, {("m", "v0"): Known(weights=40e9)}).placed[0]
+    assert placed.need is not None and placed.need.weights_gb == 40
+
+
+def test_too_large_for_one_gpu_it_is_spread_over_as_many_as_divide_its_heads() -> None:
+    large = model("m", {"memory_gb": 1, "weights_gb": 130}, shape=SHAPE)
+    plan = place([large], Readings(tuple(gpu(i) for i in range(3))), 0)
+    assert plan.placed[0].gpus == ("GPU-0", "GPU-1")
+    assert divides_into(SHAPE | {"num_attention_heads": 24, "num_key_value_heads": 4}) == [1, 2, 4, 8]
+    assert divides_into(SHAPE | {"num_attention_heads": 28, "num_key_value_heads": 4}) == [1, 2, 4]
+    # A flag of the catalogue's own is not overruled.
+    fixed = model("m", {"memory_gb": 1, "weights_gb": 130, "args": {"tensor-parallel-size": 1}}, shape=SHAPE)
+    assert place([fixed], Readings(tuple(gpu(i) for i in range(3))), 0).misfits
+
+
+def divides_into(config: dict[str, Any]) -> list[int]:
+    found = shape(config)
+    assert found is not None
+    return [size for size in SIZES if divides(found, size)]
+
+
+def test_a_misfit_names_the_flag_that_would_make_it_fit_and_it_does() -> None:
+    wide = {"memory_gb": 1, "weights_gb": 16}
+    long = model("m", wide, shape=SHAPE, context=131072)
+    small = Readings((gpu(0, 24, 24, "RTX4090", compute=8.9),))
+    misfit = place([long], small, 0).misfits[0]
+    assert "16 of weights" in misfit.reason and "for one request of 131072 tokens" in misfit.reason
+    assert "with `context: 16384`" in misfit.remedy and "over 2 GPUs of the kind RTX4090" in misfit.remedy
+    assert "as FP8 weights (8 GB" not in misfit.remedy  # half the weights would not be enough for that context
+    assert place([model("m", wide, shape=SHAPE, context=16384)], small, 0).placed
+    assert place([model("m", wide, shape=SHAPE, context=32768)], small, 0).misfits
+    pair = Readings((gpu(0, 24, 24, "RTX4090", compute=8.9), gpu(1, 24, 24, "RTX4090", compute=8.9)))
+    assert place([long], pair, 0).placed
+    both = place([model("m", wide, shape=SHAPE, context=32500)], small, 0).misfits[0]
+    assert "with `kv-cache-dtype: fp8`" in both.remedy
+    assert place([model("m", wide, shape=SHAPE, context=32500, args={"kv-cache-dtype": "fp8"})], small, 0).placed
+    assert "as FP8 weights (8 GB" in both.remedy
+    assert place([model("m", {"memory_gb": 1, "weights_gb": 8}, shape=SHAPE, context=32500)], small, 0).placed
+
+
+def test_where_no_flag_helps_none_is_named() -> None:
+    huge = model("m", {"memory_gb": 1, "weights_gb": 2000}, shape=SHAPE)
+    remedy = place([huge], Readings((gpu(0),)), 0).misfits[0].remedy
+    assert "it would fit" not in remedy and "run fewer or smaller models" in remedy
+
+
+def test_a_larger_machine_does_not_lose_a_model_to_a_larger_variant() -> None:
+    """Taken greedily, the first one's larger variant would leave no room for the second."""
+    first, second = model("a", {"memory_gb": 70}, {"memory_gb": 20}), model("b", {"memory_gb": 30})
+    for total in (60, 80):
+        assert set(where(place([first, second], Readings((gpu(0, total, total),)), 0))) == {"a", "b"}
+
+
+sizes = st.sampled_from([3.0, 8.0, 17.0, 30.0, 44.0, 71.0, 130.0])
+variants = st.fixed_dictionaries({"memory_gb": sizes}, optional={"gpus": st.sampled_from([1, 2, 4])})
+wanted = st.lists(st.tuples(st.lists(variants, min_size=1, max_size=3), st.booleans()), min_size=1, max_size=4)
+machines = st.lists(
+    st.tuples(st.sampled_from([24.0, 48.0, 80.0, 141.0]), st.floats(0, 1), st.sampled_from("AB")), max_size=4
+)  # fmt: skip
+
+
+def built(given: list[tuple[list[dict[str, Any]], bool]]) -> list[Model]:
+    return [
+        model(f"m{i}", *(v | {"weights_gb": v["memory_gb"] * 0.7} for v in some), **({"shape": SHAPE} if known else {}))
+        for i, (some, known) in enumerate(given)
+    ]
+
+
+def machine(given: list[tuple[float, float, str]], more_gb: float = 0.0) -> Readings:
+    found = []
+    for index, (total, part, name) in enumerate(given):
+        found.append(gpu(index, min(total, total * part + more_gb), total, f"{name}{total}"))
+    return Readings(tuple(found))
+
+
+@settings(max_examples=150, deadline=None)
+@given(wanted, machines)
+def test_a_plan_gives_out_no_more_than_is_free_and_each_share_is_enough(
+    given_models: list[tuple[list[dict[str, Any]], bool]], given_gpus: list[tuple[float, float, str]]
+) -> None:
+    readings = machine(given_gpus)
+    plan = place(built(given_models), readings, 0)
+    assert len(plan.placed) + len(plan.misfits) == len(given_models)
+    taken: dict[str, float] = {}
+    for placed in plan.placed:
+        assert placed.variant is not None and placed.gpus
+        for uuid in placed.gpus:
+            total = next(g.memory_total_gb for g in readings.gpus if g.uuid == uuid) or 0
+            each = placed.need.least_gb if placed.need else placed.variant.memory_gb / placed.variant.gpus
+            assert placed.share * total >= each - 1e-6
+            taken[uuid] = taken.get(uuid, 0.0) + placed.share * total
+        if placed.tokens is not None:
+            assert placed.tokens >= placed.context  # vLLM would refuse to start with less
+    for one in readings.gpus:
+        assert taken.get(one.uuid, 0.0) <= (one.memory_free_gb or 0.0) + 1e-6
+
+
+@settings(max_examples=150, deadline=None)
+@given(wanted, machines, st.floats(0, 100))
+def test_more_memory_never_places_fewer_models(
+    given_models: list[tuple[list[dict[str, Any]], bool]], given_gpus: list[tuple[float, float, str]], more: float
+) -> None:
+    models = built(given_models)
+    less, grown = (len(place(models, machine(given_gpus, gb), 0).placed) for gb in (0.0, more))
+    assert grown >= less

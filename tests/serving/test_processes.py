@@ -105,6 +105,26 @@ async def test_a_pid_that_was_taken_over_is_not_signalled(children: Children) ->
     assert children.runs(pid)
 
 
+async def test_what_the_kernel_says_of_one_that_was_stopped_works_or_is_gone(children: Children) -> None:
+    pid = children.start("print('on', flush=True)\nwhile True: pass")
+    stdout = children.started[-1].stdout
+    assert stdout is not None
+    stdout.readline()
+    (found,) = processes.ours(children.installation)
+    first = processes.sign(found)
+    assert first is not None and not first.stopped
+    end = time.monotonic() + 10
+    while (now := processes.sign(found)) is None or now.cpu_s <= first.cpu_s:
+        assert time.monotonic() < end
+    os.kill(pid, signal.SIGSTOP)
+    while (now := processes.sign(found)) is None or not now.stopped:
+        assert time.monotonic() < end
+    os.kill(pid, signal.SIGKILL)
+    while processes.sign(found) is not None:
+        assert time.monotonic() < end
+    assert processes.sign(processes.Process(os.getpid(), found.start, "other", "")) is None
+
+
 async def test_a_member_of_anothers_group_goes_alone(children: Children, tmp_path: Path) -> None:
     """The group's leader carries no id, so only the one process with the id is ended."""
     pid_file = tmp_path / "pid"

@@ -19,12 +19,16 @@ from typing import Any
 
 import pytest
 
-from serving import processes, status
-from serving.endpoint import View
+from serving import need as needs
+from serving import probe, processes, status
+from serving.endpoint import Timing, View, Watch
 from serving.engines import Engine
 from serving.gpus import Gpu, Readings
 from serving.home import Home
-from serving.scrape import Load
+from serving.need import Setup
+from serving.probe import Target
+from serving.scrape import Load, parse
+from serving.shapes import shape
 
 CHECKOUT = Path(__file__).parents[2]
 FAKE = CHECKOUT / "tests" / "fakes" / "engine.py"
@@ -62,11 +66,13 @@ def test_the_document_has_exactly_the_fields_of_version_1() -> None:
     assert found["engine"] == {"package": "vllm", "version": "0.33.0", "python": "/e/python"}
     assert set(found["gpus"][0]) == {
         "uuid", "name", "index", "memory_total_gb", "memory_free_gb", "utilisation", "power_w", "temperature_c",
-        "throttle", "fault",
+        "throttle", "fault", "memory_used_gb", "memory_temperature_c", "energy_j", "ecc", "xid", "recovery", "warnings",
+        "others_gb",
     }  # fmt: skip
     assert set(found["instances"][0]) == {
         "name", "model", "served", "state", "detail", "since", "address", "attached", "context", "limit", "restarts",
         "pid", "gpus", "abilities", "metrics", "key_env", "key_file", "ca_file", "load", "log", "way_out",
+        "gpu_memory_gb", "start_s", "ready_in_s",
     }  # fmt: skip
 
 
@@ -74,19 +80,32 @@ def test_an_unknown_reading_is_null_and_not_zero() -> None:
     load = document(VIEW)["instances"][0]["load"]
     assert load == {
         "running": 2, "waiting": None, "kv_use": None, "asleep": None, "preemptions": None, "rejections": None,
-        "prompt_tokens": None, "output_tokens": None, "age_s": 0.5,
+        "prompt_tokens": None, "output_tokens": None, "prefix_queries": None, "prefix_hits": None, "kv_tokens": None,
+        "deferred": None, "age_s": 0.5, "preempted_s": None,
     }  # fmt: skip
     gpu = document(gpus=(Gpu("GPU-1", "H", 0, memory_free_gb=0.0),))["gpus"][0]
     assert gpu["memory_free_gb"] == 0
     assert {name for name, value in gpu.items() if value is None} == {
-        "memory_total_gb", "utilisation", "power_w", "temperature_c", "throttle",
+        "memory_total_gb", "utilisation", "power_w", "temperature_c", "throttle", "memory_used_gb",
+        "memory_temperature_c", "energy_j", "ecc", "xid", "recovery", "others_gb",
     }  # fmt: skip
 
 
+def test_an_instance_says_what_it_holds_of_each_gpu_and_a_gpu_what_others_hold() -> None:
+    cards = (
+        Gpu("GPU-1", "H", 0, held=(("demo", 20.5), ("other", 3.0)), others_gb=7.0),
+        Gpu("GPU-2", "H", 1, held=(("demo", None),)), Gpu("GPU-3", "H", 2, held=(("other", 9.0),)),
+    )  # fmt: skip
+    found = document(VIEW, gpus=cards)
+    assert found["instances"][0]["gpu_memory_gb"] == {"GPU-1": 20.5, "GPU-2": None}
+    assert [gpu["others_gb"] for gpu in found["gpus"]] == [7.0, None, None]
+    assert document(VIEW)["instances"][0]["gpu_memory_gb"] is None
+
+
 def test_the_whole_load_of_an_engine_is_published() -> None:
-    load = Load(3, 1, 0.25, False, 4, 5, 1200, 34)
-    published = document(replace(VIEW, load=load))["instances"][0]["load"]
-    assert published == {**asdict(load), "age_s": 0.5}
+    load = Load(3, 1, 0.25, False, 4, 5, 1200, 34, 1000, 800, 65536, 1)
+    published = document(replace(VIEW, load=load, preempted_s=2.5))["instances"][0]["load"]
+    assert published == {**asdict(load), "age_s": 0.5, "preempted_s": 2.5} and None not in published.values()
 
 
 def test_readings_of_gpus_have_an_age_so_that_old_ones_are_not_believed() -> None:
@@ -265,6 +284,17 @@ def test_a_real_engine_answers_is_restarted_and_leaves_nothing(run: Run, engine_
     """The demo model in a real vLLM: ready, its API server killed, ready again, stopped."""
     process = run.start("--model", "demo", engines=str(engine_python.parents[2]))
     first = run.ready(300)
+    # vLLM gives the few metrics that are needed alone, and they say what the whole page says.
+    watch, load = Watch(Target(first["address"]), Timing()), first["load"]
+    asyncio.run(watch.read())
+    assert watch.narrow and watch.load == parse(asyncio.run(probe.metrics(Target(first["address"]))))
+    assert None not in {value for name, value in load.items() if name != "preempted_s"}
+    # Its cache of 1 GiB holds what was counted from its config.json, to the token. A block has 128 on a CPU.
+    config = json.loads((run.home.models / "demo" / "config.json").read_text())
+    shaped = shape(config)
+    assert shaped is not None
+    counted = needs.tokens(shaped, Setup(context=first["context"], block=128), 2**30)
+    assert first["load"]["kv_tokens"] == counted
     group = processes.ours(run.home.installation(), instance="demo")
     assert {"VLLM::EngineCor", "VLLM::Worker"} <= {one.name for one in group}
     os.kill(first["pid"], signal.SIGKILL)

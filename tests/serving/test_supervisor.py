@@ -12,104 +12,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import pytest_asyncio
 
 from serving import isolation, processes
-from serving.catalogue import Attached, Model
-from serving.command import Command
+from serving.catalogue import Attached
 from serving.endpoint import Timing, View
-from serving.engines import Engine, EngineError
 from serving.gpus import Gpu, Readings
 from serving.home import Home
-from serving.local import Means, Say
-from serving.placement import Misfit, Placed, Plan
+from serving.placement import Misfit
 from serving.supervisor import Supervisor, sweep
-
-FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
-QUICK = Timing(
-    scrape_s=0.05, attached_s=0.1, probe_s=0.2, stall_s=0.4, first_pause_s=0.1, longest_pause_s=0.4, good_s=60,
-    failed_pause_s=60, start_s=20, grace_s=1, drain_s=2, drain_least_s=0.05,
-)  # fmt: skip
-
-
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def placed(name: str) -> Placed:
-    model = Model(name=name, place="local", lanes=("private",), context=4096, output=64)
-    return Placed(model, None, "cpu", (), 4096, 8)
-
-
-class Rig:
-    """A supervisor over fake engines, and what the tests say of each engine."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.settings: dict[str, dict[str, str]] = {}
-        self.said: list[str] = []
-        self.engine_error = ""
-        self.isolate = False
-        self.providers: frozenset[str] = frozenset()
-        self._running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
-
-    def start(
-        self, *names: str, attached: tuple[Attached, ...] = (), misfits: tuple[Misfit, ...] = (),
-        timing: Timing = QUICK, read_gpus: Callable[[], Readings] = Readings,
-    ) -> Supervisor:  # fmt: skip
-        means = Means(
-            home=self.home,
-            installation=self.home.installation(),
-            inherited=os.environ.copy(),
-            engine=self._engine,
-            weights=self._weights,
-            command=self._command,
-            say=self.said.append,
-            turn=asyncio.Lock(),
-            isolate=self.isolate,
-        )
-        plan = Plan(tuple(placed(name) for name in names), misfits)
-        supervisor = Supervisor(
-            plan=plan,
-            attached=attached,
-            means=means,
-            timing=timing,
-            read_gpus=read_gpus,
-            readings=Readings(),
-            providers=self.providers,
-        )
-        stop = asyncio.Event()
-        self._running.append((stop, asyncio.create_task(supervisor.run(stop, asyncio.Event()))))
-        return supervisor
-
-    async def stop(self) -> None:
-        for stop, task in self._running:
-            stop.set()
-            await task
-        self._running.clear()
-
-    async def _engine(self, say: Say) -> Engine:
-        say("looks for Python")
-        if self.engine_error:
-            raise EngineError(self.engine_error)
-        return Engine(Path(sys.executable), "fake", "1")
-
-    async def _weights(self, engine: Engine, one: Placed, say: Say) -> str:
-        return "/weights"
-
-    def _command(self, one: Placed, *, python: Path, socket: Path, instance: str, **_: Any) -> Command:
-        settings = {f"FAKE_{key.upper()}": value for key, value in self.settings.get(instance, {}).items()}
-        args = (str(python), str(FAKE), "--uds", str(socket), "--served-model-name", one.model.name)
-        return Command(args, {"PATH": os.environ["PATH"], **settings})
+from tests.fakes.supervised import FAKE, QUICK, Rig, gone, ready, until
 
 
 @pytest_asyncio.fixture
@@ -120,20 +37,6 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     yield made
     await made.stop()
     assert processes.ours(home.installation()) == []
-
-
-async def until(supervisor: Supervisor, name: str, right: Callable[[View], bool], limit_s: float = 20) -> View:
-    end = time.monotonic() + limit_s
-    while True:
-        for view in supervisor.views():
-            if view.name == name and right(view):
-                return view
-        assert time.monotonic() < end, f"still {supervisor.views()}"
-        await asyncio.sleep(0.01)
-
-
-async def ready(supervisor: Supervisor, name: str) -> View:
-    return await until(supervisor, name, lambda view: view.state == "ready")
 
 
 @contextlib.contextmanager
@@ -167,6 +70,14 @@ async def test_models_become_ready_and_a_stop_leaves_nothing(rig: Rig) -> None:
     await rig.stop()
     assert [view.state for view in supervisor.views()] == ["stopped", "stopped"]
     assert all(gone(view.pid) for view in views if view.pid)
+
+
+async def test_what_a_cache_really_holds_is_noted_when_it_is_ready(rig: Rig) -> None:
+    rig.settings["one"] = {"kv_tokens": "460496"}
+    supervisor = rig.start("one", "two")
+    await ready(supervisor, "one")
+    await ready(supervisor, "two")  # it does not say, and nothing is made up
+    assert rig.noted == [("one", "1", 460496)]
 
 
 async def test_a_crash_is_restarted_and_says_why(rig: Rig) -> None:
@@ -216,25 +127,83 @@ async def test_without_an_engine_it_fails_with_the_engines_reason(rig: Rig) -> N
     assert view.detail == rig.engine_error
 
 
-@pytest.mark.long
-async def test_a_frozen_engine_is_stalled_and_then_started_again(rig: Rig, tmp_path: Path) -> None:
-    """Its pages answer as before; only nothing moves."""
-    hang, running = tmp_path / "hang", tmp_path / "running"
-    running.write_text("0")
-    rig.settings["one"] = {"hang": str(hang), "running": str(running)}
-    supervisor = rig.start("one")
+async def test_an_idle_engine_that_froze_is_found_before_anybody_asks(rig: Rig, tmp_path: Path) -> None:
+    """Its pages answer as before, and nothing is to move; only asking for a token shows it."""
+    hang = tmp_path / "hang"
+    rig.settings["one"] = {"hang": str(hang)}
+    supervisor = rig.start("one", timing=dataclasses.replace(QUICK, idle_s=0.2))
     first = await ready(supervisor, "one")
     hang.touch()
-    running.write_text("1")
-    stalled = await until(supervisor, "one", lambda view: view.state == "stalled")
-    assert "no progress" in stalled.detail
-    waiting = await until(supervisor, "one", lambda view: view.state == "waiting")
-    assert "it hung" in waiting.detail
+    await until(supervisor, "one", lambda view: view.restarts > 0)
+    assert any("one: stalled: " in line and "a one-token probe failed" in line for line in rig.said)
     hang.unlink()
-    running.write_text("0")
     assert (await ready(supervisor, "one")).pid != first.pid
     assert first.pid is not None
     assert gone(first.pid)
+
+
+async def test_one_that_answers_again_in_time_is_not_started_again(rig: Rig, tmp_path: Path) -> None:
+    hang = tmp_path / "hang"
+    rig.settings["one"] = {"hang": str(hang)}
+    supervisor = rig.start("one", timing=dataclasses.replace(QUICK, idle_s=0.2, frozen_s=60, stall_s=60))
+    first = await ready(supervisor, "one")
+    hang.touch()
+    await until(supervisor, "one", lambda view: view.state == "stalled")
+    hang.unlink()
+    assert (await ready(supervisor, "one")).pid == first.pid
+
+
+async def test_a_start_waits_until_the_memory_is_free_and_says_who_holds_it(rig: Rig) -> None:
+    rig.missing = "GPU 0 has 3.0 GB free of the 73.6 GB it needs; process 42 70.0 GB holds it"
+    supervisor = rig.start("one", timing=dataclasses.replace(QUICK, memory_s=60))
+    waiting = await until(supervisor, "one", lambda view: view.state == "waiting" and "process 42" in view.detail)
+    assert waiting.pid is None
+    rig.missing = ""
+    await ready(supervisor, "one")
+
+
+async def test_memory_that_stays_away_fails_with_its_remedy_and_is_not_tried_for_ever(rig: Rig, tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    rig.settings["one"] = {"starts": str(starts)}
+    rig.missing = "GPU 0 has 3.0 GB free of the 73.6 GB it needs"
+    supervisor = rig.start("one", timing=dataclasses.replace(QUICK, memory_s=0.1))
+    failed = await until(supervisor, "one", lambda view: view.state == "failed")
+    assert failed.detail.startswith(rig.missing) and "end what holds it" in failed.detail
+    assert len([line for line in rig.said if line.startswith("one: ended")]) == QUICK.tries - 1
+    assert not starts.exists()
+
+
+@pytest.mark.parametrize("state", ["stalled", "ready"])
+async def test_one_that_hangs_is_not_waited_for_when_all_stops(rig: Rig, tmp_path: Path, state: str) -> None:
+    """Whether that is known when the draining begins, or shows while it drains."""
+    hang, running = tmp_path / "hang", tmp_path / "running"
+    running.write_text("0")
+    rig.settings["one"] = {"hang": str(hang), "running": str(running)}
+    waits = dataclasses.replace(QUICK, out_s=2.0, frozen_s=600, stall_s=600, drain_s=600)
+    supervisor = rig.start("one", timing=waits)
+    await ready(supervisor, "one")
+    hang.touch()
+    running.write_text("1")
+    await until(supervisor, "one", lambda v: v.state == state and v.load is not None and v.load.running == 1)
+    async with asyncio.timeout(20):
+        await rig.stop()
+    assert any("one: draining" in line for line in rig.said) == (state == "ready")
+
+
+async def test_nothing_starts_on_a_gpu_that_cannot_be_used(rig: Rig) -> None:
+    said = {"fault": "GPU is lost"}
+    rig.gpus = {"one": ("GPU-a",)}
+
+    def read() -> Readings:
+        return Readings((Gpu("GPU-a", "H200", 0, fault=said["fault"]),))
+
+    supervisor = rig.start("one", read_gpus=read)
+    supervisor.readings = read()
+    failed = await until(supervisor, "one", lambda view: view.state == "failed")
+    assert failed.detail.startswith("GPU 0: GPU is lost")
+    assert not any("starting" in line for line in rig.said)
+    said["fault"] = ""
+    await ready(supervisor, "one")
 
 
 @pytest.mark.long

@@ -1,0 +1,279 @@
+"""Models that share a place: who is asked for gets it and keeps it for a while; nothing under way is cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from serving import processes
+from serving.catalogue import Model, Swap, Variant
+from serving.command import Command
+from serving.endpoint import Timing, View
+from serving.engines import Engine
+from serving.gpus import Readings
+from serving.home import Home
+from serving.local import Means, Say
+from serving.placement import Placed, Plan
+from serving.supervisor import Supervisor
+
+FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
+QUICK = Timing(
+    scrape_s=0.05, busy_scrape_s=0.05, idle_scrape_s=0.05, look_s=0.02, quiet_s=0.5, first_pause_s=0.05,
+    longest_pause_s=0.1, failed_pause_s=60, start_s=20, grace_s=1, drain_s=2, drain_least_s=0.05, heard_s=0.1,
+    sleep_s=20, memory_s=0.5,
+)  # fmt: skip
+STAY_S = 0.5
+
+
+class Rig:
+    """A supervisor over fake engines that share places."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.settings: dict[str, dict[str, str]] = {}
+        self.said: list[str] = []
+        self.free_gb = 100.0
+        self.stop_it = asyncio.Event()
+        self.running: asyncio.Task[None] | None = None
+        self.seen: dict[str, list[str]] = {}
+
+    def start(self, swap: Swap, *names: str, sleeps: bool = False, timing: Timing = QUICK) -> Supervisor:
+        means = Means(
+            home=self.home, installation=self.home.installation(), inherited=os.environ.copy(), engine=self._engine,
+            weights=self._weights, command=self._command, say=self.said.append, turn=asyncio.Lock(),
+        )  # fmt: skip
+        self.supervisor = Supervisor(
+            plan=Plan(tuple(placed(name, sleeps) for name in names), ()), attached=(), means=means, timing=timing,
+            read_gpus=Readings, readings=Readings(), providers=frozenset(), swap=swap,
+            memory_free_gb=lambda: self.free_gb,
+        )  # fmt: skip
+        self.running = asyncio.create_task(self.supervisor.run(self.stop_it, asyncio.Event()))
+        return self.supervisor
+
+    async def stop(self) -> None:
+        self.stop_it.set()
+        if self.running is not None:
+            await self.running
+
+    def view(self, name: str) -> View:
+        return next(view for view in self.supervisor.views() if view.name == name)
+
+    def engines(self) -> set[str]:
+        """The models that have a process now."""
+        return {process.instance for process in processes.ours(self.home.installation())}
+
+    async def until(self, name: str, right: str | Callable[[View], bool], limit_s: float = 20) -> View:
+        """Wait for a state; meanwhile no two engines of a group may be ready."""
+        end = time.monotonic() + limit_s
+        while True:
+            view = self.view(name)
+            if view.state == right if isinstance(right, str) else right(view):
+                return view
+            assert self.running is not None and not self.running.done()
+            assert time.monotonic() < end, f"{name} is {view.state}: {view.detail}; {self.said}"
+            await asyncio.sleep(0.01)
+
+    def starts(self) -> list[str]:
+        """Who was started, in order."""
+        return [line.split(":")[0] for line in self.said if line.endswith("starting: the engine starts")]
+
+    async def _engine(self, say: Say) -> Engine:
+        return Engine(Path(sys.executable), "fake", "1")
+
+    async def _weights(self, engine: Engine, one: Placed, say: Say) -> str:
+        return "/weights"
+
+    def _command(self, one: Placed, *, python: Path, socket: Path, instance: str, **_: Any) -> Command:
+        settings = {f"FAKE_{key.upper()}": value for key, value in self.settings.get(instance, {}).items()}
+        args = (str(python), str(FAKE), "--uds", str(socket), "--served-model-name", one.model.name)
+        return Command(args, {"PATH": os.environ["PATH"], **settings})
+
+
+def placed(name: str, sleeps: bool = False) -> Placed:
+    model = Model(name=name, place="local", lanes=("private",), context=4096, output=64)
+    variant = Variant(name="only", memory_gb=8, device="cpu")
+    return Placed(model, variant if sleeps else None, "cpu", (), 4096, 8, sleeps=sleeps)
+
+
+@pytest_asyncio.fixture
+async def rig(home: Home) -> AsyncIterator[Rig]:
+    made = Rig(home)
+    yield made
+    await made.stop()
+    assert processes.ours(home.installation()) == []
+
+
+def pair(**changed: Any) -> Swap:
+    return Swap(groups=(("a", "b"),), min_stay_s=STAY_S, drain_s=5, **changed)
+
+
+async def test_the_first_runs_and_the_second_takes_its_place_when_it_is_asked_for(rig: Rig) -> None:
+    rig.start(pair(), "a", "b")
+    await rig.until("a", "ready")
+    away = await rig.until("b", "asleep")
+    assert (away.pid, away.ready_in_s) == (None, None), "how long it would take is not known before its first start"
+    assert rig.supervisor.sharing.ask("b")
+    await rig.until("a", "asleep")
+    await rig.until("b", "waking")
+    await rig.until("b", "ready")
+    assert rig.engines() == {"b"}, "one at a time"
+    assert rig.view("a").ready_in_s is not None and rig.view("b").start_s is not None
+    assert rig.starts() == ["a", "b"]
+    assert not rig.supervisor.sharing.ask("c"), "nobody waits for what does not run by demand"
+
+
+async def test_who_was_asked_for_stays_however_often_the_other_is_asked_for(rig: Rig) -> None:
+    rig.start(pair(), "a", "b")
+    await rig.until("a", "ready")
+    rig.supervisor.sharing.ask("b")
+    came = (await rig.until("b", "ready")).since
+    while rig.view("b").state == "ready":
+        rig.supervisor.sharing.ask("a")
+        await asyncio.sleep(0.01)
+    assert time.time() - came >= STAY_S * 0.95
+    await rig.until("a", "ready")
+    assert rig.starts() == ["a", "b", "a"]
+
+
+async def test_what_a_model_has_begun_is_answered_before_it_gives_its_place_up(rig: Rig) -> None:
+    rig.settings["a"] = {"takes_s": "1.0"}
+    rig.start(pair(), "a", "b")
+    address = (await rig.until("a", "ready")).address.removeprefix("unix:")
+    asked = asyncio.create_task(ask_for_an_answer(address))
+    await rig.until("a", lambda view: view.load is not None and view.load.running == 1)
+    rig.supervisor.sharing.ask("b")
+    leaving = await rig.until("a", "asleep")
+    assert "finishes its requests" in leaving.detail and leaving.pid, "routers know at once; it still works"
+    assert rig.view("b").state == "asleep"
+    assert b'"choices"' in await asked
+    await rig.until("b", "ready")
+
+
+async def test_a_request_that_hangs_does_not_keep_the_place_for_ever(rig: Rig) -> None:
+    rig.settings["a"] = {"takes_s": "60"}
+    rig.start(Swap(groups=(("a", "b"),), min_stay_s=STAY_S, drain_s=0.6), "a", "b")
+    address = (await rig.until("a", "ready")).address.removeprefix("unix:")
+    asked = asyncio.create_task(ask_for_an_answer(address))
+    await rig.until("a", lambda view: view.load is not None and view.load.running == 1)
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    assert b"choices" not in await asked
+
+
+async def test_a_model_that_cannot_start_gives_the_place_back(rig: Rig) -> None:
+    rig.settings["b"] = {"die_at_start": "KeyError: 'weir'"}
+    rig.start(pair(), "a", "b")
+    await rig.until("a", "ready")
+    rig.supervisor.sharing.ask("b")
+    failed = await rig.until("b", "failed")
+    assert "weir" in failed.detail
+    assert rig.view("a").state == "asleep"
+    rig.supervisor.sharing.ask("a")
+    await rig.until("a", "ready")
+    assert rig.view("b").state == "failed"
+
+
+async def test_a_model_that_ends_comes_again_and_keeps_its_place(rig: Rig) -> None:
+    rig.start(pair(), "a", "b")
+    first = await rig.until("a", "ready")
+    assert first.pid
+    os.kill(first.pid, 9)
+    again = await rig.until("a", lambda view: view.state == "ready" and view.restarts == 1)
+    assert again.pid != first.pid
+    assert rig.view("b").state == "asleep"
+
+
+async def test_a_model_nobody_asks_for_is_stopped_and_comes_with_the_next_request(rig: Rig) -> None:
+    rig.start(Swap(sleep_after_s={"a": 0.3}, min_stay_s=0.2), "a", "always")
+    asleep = await rig.until("a", "asleep")
+    assert "nobody has asked for it for 0.3 s" in asleep.detail
+    await rig.until("a", lambda view: view.pid is None)
+    await rig.until("always", "ready")
+    rig.supervisor.sharing.ask("a")
+    await rig.until("a", "ready")
+    assert rig.starts().count("a") == 2
+
+
+# ---- vLLM's sleep mode, played by a fake engine; on a GPU it was not run
+
+
+async def test_with_sleep_mode_the_engine_stays_and_wakes(rig: Rig) -> None:
+    rig.settings["a"] = rig.settings["b"] = {"sleep": "works"}
+    rig.start(pair(), "a", "b", sleeps=True)
+    pid = (await rig.until("a", "ready")).pid
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    assert rig.view("a").state == "asleep" and rig.view("a").pid == pid, "its process waits, with its weights"
+    assert rig.engines() == {"a", "b"}
+    rig.supervisor.sharing.ask("a")
+    awake = await rig.until("a", "ready")
+    assert awake.pid == pid and awake.restarts == 0, rig.said
+    assert rig.starts() == ["a", "b"], "nobody was started twice"
+
+
+@pytest.mark.parametrize(("how", "said"), [("refuses", "HTTP 500"), ("", "HTTP 404")])
+async def test_an_engine_that_does_not_fall_asleep_is_stopped(rig: Rig, how: str, said: str) -> None:
+    rig.settings["a"] = {"sleep": how}
+    rig.start(pair(), "a", "b", sleeps=True)
+    await rig.until("a", "ready")
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    assert rig.engines() == {"b"}
+    assert any("it is stopped, since it cannot sleep" in line and said in line for line in rig.said)
+
+
+async def test_an_engine_that_does_not_wake_up_is_started_again(rig: Rig) -> None:
+    rig.settings["a"] = {"sleep": "stays"}
+    rig.start(pair(), "a", "b", sleeps=True)
+    pid = (await rig.until("a", "ready")).pid
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    rig.supervisor.sharing.ask("a")
+    again = await rig.until("a", "ready")
+    assert again.pid != pid
+    assert any("it did not wake up" in line for line in rig.said)
+
+
+async def test_an_engine_that_ended_in_its_sleep_is_started(rig: Rig) -> None:
+    rig.settings["a"] = {"sleep": "works"}
+    rig.start(pair(), "a", "b", sleeps=True)
+    pid = (await rig.until("a", "ready")).pid
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    assert pid
+    os.kill(pid, 9)
+    await rig.until("a", lambda view: view.pid is None)
+    assert rig.view("a").state == "asleep", "a request still wakes it"
+    rig.supervisor.sharing.ask("a")
+    await rig.until("a", "ready")
+
+
+async def test_without_main_memory_for_its_weights_it_is_stopped(rig: Rig) -> None:
+    rig.settings["a"] = {"sleep": "works"}
+    rig.free_gb = 7.5
+    rig.start(pair(), "a", "b", sleeps=True)
+    await rig.until("a", "ready")
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    assert rig.engines() == {"b"}
+    assert any("take up to 8 GB of main memory, and 7.5 GB are free" in line for line in rig.said)
+
+
+async def ask_for_an_answer(socket: str) -> bytes:
+    """One chat request straight to an engine, as the router sends it; what came back."""
+    reader, writer = await asyncio.open_unix_connection(socket)
+    try:
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}")
+        return await reader.read()
+    except ConnectionError:
+        return b""
+    finally:
+        writer.close()
