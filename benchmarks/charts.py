@@ -1,8 +1,8 @@
-"""The pictures of the overhead benchmark and of the soak, made so that they are understood at a glance."""
+"""The pictures of overhead, overflow and soak, made so that they are understood at a glance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,66 @@ def _goals(axis: Any, goals: Sequence[Mapping[str, Any]]) -> None:
         axis.text(0.9, level, goal.verdict, fontsize=10, color=colours[goal.met], va="center", weight="bold")
     axis.set_xlim(0, 1)
     axis.set_ylim(0, 1)
+
+
+ROUTERS = {"local only": FAINT, "on error": "#d9a679", "fixed limit": OTHER, "predicted wait": OWN}
+"""The four of the overflow benchmark, with their colours."""
+
+
+def overflow(result: Result, path: Path) -> None:
+    """Share, first token, goodput, tokens and cost against load for the four routers, and the goals below."""
+    plt = pyplot()
+    figure = plt.figure(figsize=(13.5, 10.2))
+    grid = figure.add_gridspec(3, 4, height_ratios=[1, 1, 0.5], left=0.045, right=0.985, top=0.88, bottom=0.04,
+                               wspace=0.22, hspace=0.38)  # fmt: skip
+    lines = (
+        ("hosted, % of all", lambda s: _times(s["hosted"], 100)),
+        ("answered in time, requests a second", lambda s: s["goodput_per_s"]),
+        ("local tokens a second, % of maximum", lambda s: _times(s["of_maximum"], 100)),
+        ("US dollars a thousand requests", lambda s: s["cost_usd_per_1000"]),
+        ("public: first token p50, s", lambda s: s["public"]["first_s"]["p50"]),
+        ("public: first token p95, s", lambda s: s["public"]["first_s"]["p95"]),
+        ("public: first token p99, s", lambda s: s["public"]["first_s"]["p99"]),
+        ("private: first token p95, s", lambda s: s["private"]["first_s"]["p95"]),
+    )
+    for number, (title, value) in enumerate(lines):
+        axis = figure.add_subplot(grid[number // 4, number % 4])
+        _against_load(axis, plt, title, result["steps"], value)
+        if title.startswith("public"):
+            axis.axhline(result["target_s"], color=MISSED, linewidth=1, linestyle=":")
+    _goals(figure.add_subplot(grid[2, :]), result["goals"])
+    engine = result["engine"]
+    figure.suptitle("More asked than one engine can do: what leaves, and how long everybody waits", fontsize=14,
+                    color=INK, x=0.02, ha="left")  # fmt: skip
+    drawn = [plt.Line2D([], [], color=colour, marker="o", label=name) for name, colour in ROUTERS.items()]
+    figure.legend(handles=drawn, loc="upper right", ncols=4, frameon=False, fontsize=10)
+    said = (
+        f"{result['private']:.0%} of requests are private and stay · capacity {engine['requests_per_s']:.1f} a second"
+    )
+    said += f" · provider {result['provider']} · dotted: the target · a line ends where too few were answered"
+    figure.text(0.02, 0.925, said, fontsize=9, color=FAINT)
+    foot(figure, f"{machine.sentence(result['machine'])} · {result['machine']['date']} · {result['rounds']} rounds of "
+                 f"{result['seconds']:g} s at each load")  # fmt: skip
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _against_load(axis: Any, plt: Any, title: str, steps: Sequence[Result], value: Callable[[Result], Any]) -> None:
+    """One line for each router over the loads, which are powers of two."""
+    for router, colour in ROUTERS.items():
+        mine = [step for step in steps if step["router"] == router]
+        axis.plot([step["load"] for step in mine], [float("nan") if (v := value(step)) is None else v for step in mine],
+                  color=colour, marker="o", markersize=4, linewidth=1.8)  # fmt: skip
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda at, _: f"{at:g}×"))
+    axis.set_ylim(bottom=0)
+    axis.set_title(title, fontsize=10, color=INK, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(axis="y", color="#eeeeee")
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
 
 
 def soak(result: Result, path: Path) -> None:

@@ -18,8 +18,7 @@ import uvloop
 from benchmarks import nginx, wire
 from benchmarks.asking import Asking
 from benchmarks.installation import ROOT, Installation, Stop, answers, free_port, own
-from router.ledger.keys import KeyBook
-from serving.catalogue import DataClass, KeyDefaults
+from serving.catalogue import DataClass
 
 MODEL = "bench"
 FAR = "bench-far"
@@ -77,9 +76,7 @@ def searching(upstream: Upstream, folder: Path) -> Iterator[Gateway]:
 
     Nobody listens where the provider is said to be: all answers are the local model's.
     """
-    secret = folder / "provider-key"
-    secret.touch(mode=0o600)
-    secret.write_text(secrets.token_hex(16))
+    secret = key_file(folder)
     site = {
         "models": {FAR: {"place": "hosted", "provider": "far", "provider_model": MODEL, "lanes": ["cheap", "frontier"],
                          "context": 32768, "output": 256, "price": {"input": 2, "output": 10}}},
@@ -87,14 +84,21 @@ def searching(upstream: Upstream, folder: Path) -> Iterator[Gateway]:
                               "private_ranges": ["127.0.0.0/8"]}},
     }  # fmt: skip
     with own("--attach", upstream.url, site=site) as headgate:
-        with contextlib.closing(KeyBook(headgate.home.ledger, headgate.home.secret("pepper"))) as book:
-            key = book.create("bench", DataClass.public, KeyDefaults())[1]
+        key = headgate.new_key("bench", DataClass.public)
         gateway = Gateway(SEARCHING, headgate.url, key, "", lambda: _parts(headgate), model="auto")
         for _ in range(2):
             uvloop.run(wire.closed([wire.place(gateway.asking())], 1, 5))
         if why := not_searched(headgate.metrics()):
             raise Stop(f"{SEARCHING} is left out: {why}")
         yield gateway
+
+
+def key_file(folder: Path) -> Path:
+    """A file with a provider's key, which opens nothing."""
+    path = folder / "provider-key"
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(16))
+    return path
 
 
 def not_searched(metrics: str) -> str:

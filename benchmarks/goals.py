@@ -1,4 +1,4 @@
-"""The goals of the data plane, held against a result of the overhead benchmark. Pure: a result in, verdicts out.
+"""The goals of the data plane and of overflow, held against results of the benchmarks. Pure: a result in, verdicts out.
 
 `python -m benchmarks.goals FILE` prints them as the table of benchmarks/README.md, from a result's JSON; with `--write`
 it puts them there.
@@ -15,7 +15,11 @@ from typing import Any
 
 ONE, MANY, STREAMS = "1 connection", "32 connections", "32 streams"
 README = Path(__file__).with_name("README.md")
-BEGIN, END = "<!-- goals -->", "<!-- end of goals -->"
+MARKS = {
+    "overhead": ("<!-- goals -->", "<!-- end of goals -->"),
+    "overflow": ("<!-- goals of overflow -->", "<!-- end of goals of overflow -->"),
+}
+"""By the kind of result, between which lines of README.md its goals stand."""
 NOISY = 10.0
 """Percent: an interval as wide as this says nothing of a goal of 98."""
 Result = Mapping[str, Any]
@@ -139,10 +143,46 @@ def _slower(found: Mapping[str, Any]) -> Goal:
     return _most(name, 2, value, "×", 1, times)
 
 
-def placed(page: str, table: str) -> str:
+AT = 2.0
+"""The multiple of the engine's capacity at which the goals of overflow are held."""
+
+
+def overflow_goals(result: Result) -> list[Goal]:
+    """Those of the router that predicts a wait, out of a result of the overflow benchmark."""
+    mine = [step for step in result["steps"] if step["router"] == "predicted wait"]
+    there = next((step for step in mine if step["load"] == AT), None)
+    out = sum(step["private_bytes_out"] for step in result["steps"]) if result["steps"] else None
+    public, target = there["public"] if there else None, result["target_s"]
+    late = sum(step["overtaken"] + step["past_deadline"] for step in mine) if mine else None
+    return [
+        _first(public, target, bool(there and there["behind"])),
+        _least("local tokens a second at twice the capacity, of their own maximum", 95,
+               _percent(there["of_maximum"] if there else None), "%", 1),
+        _most("bytes of private requests at the provider, all routers and loads", 0, out, "", 0),
+        _most("private requests overtaken by a later one, or kept beyond their deadline", 0, late, "", 0),
+    ]  # fmt: skip
+
+
+def _first(public: Mapping[str, Any] | None, target: float, behind: bool) -> Goal:
+    """The first token of public requests; neither met nor missed where they were sent late."""
+    name = "first token of public requests at twice the capacity, p95"
+    value = public["first_s"]["p95"] if public else None
+    if public and value is None:
+        return Goal(name, f"≤ {target:g} s", None, f"only {public['answered']} of {public['asked']} answered", False)
+    if behind:
+        return Goal(name, f"≤ {target:g} s", value, f"{value:.2f} s, but the generator fell behind", None)
+    return _most(name, target, value, "s", 2)
+
+
+def of(result: Result) -> list[Goal]:
+    """The goals of a result, by its kind."""
+    return overflow_goals(result) if result["kind"].startswith("overflow") else goals(result)
+
+
+def placed(page: str, table: str, kind: str = "overhead") -> str:
     """The page with this table between the two marks of the goals. Raises ValueError where they are not there."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(MARKS[kind][0])
+    _, end, after = rest.partition(MARKS[kind][1])
     if not end:
         raise ValueError("the page has no marks for the goals")
     return f"{before}{begin}\n{table}\n{end}{after}"
@@ -154,10 +194,11 @@ def main(arguments: Sequence[str]) -> int:
     if len(files) != 1:
         print("usage: python -m benchmarks.goals FILE [--write]", file=sys.stderr)
         return 2
-    table = markdown(goals(json.loads(Path(files[0]).read_text())))
+    result = json.loads(Path(files[0]).read_text())
+    table = markdown(of(result))
     print(table)
-    if "--write" in arguments:
-        README.write_text(placed(README.read_text(), table))
+    if "--write" in arguments and result["kind"] in MARKS:
+        README.write_text(placed(README.read_text(), table, result["kind"]))
     return 0
 
 

@@ -21,7 +21,9 @@ from router import keeper
 from router.commands.context import Stop as Stop
 from router.commands.context import ask_socket
 from router.commands.keys import existing_first_key
+from router.ledger.keys import KeyBook
 from serving import probe, processes
+from serving.catalogue import DataClass, KeyDefaults
 from serving.home import Home, find_home
 from serving.probe import Target
 
@@ -49,6 +51,17 @@ class Installation:
         """The engine's package and version, where one is run by it."""
         found = ask_socket(self.home, "serving", "/instances").get("engine")
         return f"{found['package']} {found['version']}" if found else None
+
+    def new_key(self, team: str, data_class: DataClass) -> str:
+        """The text of another key of its."""
+        with contextlib.closing(KeyBook(self.home.ledger, self.home.secret("pepper"))) as book:
+            return book.create(team, data_class, KeyDefaults())[1]
+
+    def again(self, site: dict[str, Any]) -> None:
+        """Stop it and start it with another headgate.yaml; keys and ledger stay. Raises Stop."""
+        _headgate(self.home, "down")
+        (self.home.root / "headgate.yaml").write_text(yaml.safe_dump(site))
+        _headgate(self.home, "up", "--port", self.url.rpartition(":")[2], "--detach", "--wait")
 
     def metrics(self) -> str:
         """The router's own metrics as text. Raises ProbeError."""

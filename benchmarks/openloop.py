@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -42,12 +43,14 @@ class Kind:
 
 @dataclass(slots=True)
 class OpenLoop:
-    """Requests at an even rate, of kinds drawn by their shares with a fixed seed."""
+    """Requests at an even rate, of kinds drawn by their shares with a fixed seed; or each kind once, at its time."""
 
     kinds: Sequence[Kind]
     rate: float
     seed: int = 1
     drain_s: float = 30.0
+    arrivals: Sequence[float] = ()
+    """Seconds after the start at which the kinds are sent, one of each in their order; `rate` then counts nothing."""
     sent: list[Sent] = field(default_factory=list)
     _idle: list[Wire] = field(default_factory=list)
     _open: int = 0
@@ -66,9 +69,9 @@ class OpenLoop:
         with undisturbed() if forget is None else contextlib.nullcontext():
             begin = time.monotonic()
             while (now := time.monotonic() - begin) < seconds:
-                while number / self.rate <= now:
-                    (which,) = source.choices(range(len(self.kinds)), weights)
-                    self._send(which, begin + number / self.rate, source, tasks, forget)
+                while (due := self._due(number)) <= now:
+                    which = number if self.arrivals else source.choices(range(len(self.kinds)), weights)[0]
+                    self._send(which, begin + due, source, tasks, forget)
                     number += 1
                 await asyncio.sleep(TICK_S)
             until = time.monotonic() + self.drain_s
@@ -78,6 +81,12 @@ class OpenLoop:
             wire.leave()
         await asyncio.gather(*tasks)
         return self.sent
+
+    def _due(self, number: int) -> float:
+        """Seconds after the start at which request `number` is sent; infinite after the last."""
+        if not self.arrivals:
+            return number / self.rate
+        return self.arrivals[number] if number < len(self.arrivals) else math.inf
 
     def _send(
         self, which: int, due: float, source: random.Random, tasks: set[asyncio.Task[None]],

@@ -4,6 +4,8 @@ It reads as little of a request as it may: whether it is complete, whether it as
 prompt may hold and that every gateway passes on: `[silent]` has a stream fall silent after its first text, `[late]` has
 any answer begin only after a while, `[stamp]` has a stream's first text say when it was sent. With `--slots` it takes
 so many requests at once for a fixed time each, lets as many wait as `--queue` says and refuses the rest as vLLM does.
+With `--mark` it counts the requests that hold this text, and says at /seen how many there were. With `--as-asked` a
+stream has as many chunks as its request's `max_tokens` allows.
 It answers what serving asks of an attached server (/v1/models, /health, /metrics); no model is anywhere near.
 """
 
@@ -23,6 +25,7 @@ import uvloop
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _STREAMS = re.compile(rb'"stream": ?true')
+_MOST = re.compile(rb'"max_(?:completion_)?tokens": ?(\d+)')
 SILENT, LATE, STAMP = "[silent]", "[late]", "[stamp]"
 STAMPED = b"at%018.6f;"
 """Seconds of the monotonic clock, which all processes of a machine share."""
@@ -33,22 +36,23 @@ class Script:
     """The answers, made once. Sizes in bytes, the pause in seconds."""
 
     def __init__(
-        self, size: int = 330, chunks: int = 100, chunk_size: int = 190, pause_s: float = 0.01, idle_s: float = 0.0
-    ) -> None:
-        self.pause_s, self.idle_s = pause_s, idle_s
+        self, size: int = 330, chunks: int = 100, chunk_size: int = 190, pause_s: float = 0.01, idle_s: float = 0.0, *,
+        first_s: float = 0.0, as_asked: bool = False, prompt_tokens: int = 40, mark: str = "",
+    ) -> None:  # fmt: skip
+        self.pause_s, self.idle_s, self.first_s = pause_s, idle_s, first_s
+        self.as_asked, self.mark = as_asked, mark.encode()
+        self.requests = self.marked = self.marked_bytes = 0
+        """Posted since the start; those that hold the mark, and the bytes of these."""
         self.whole = _answer(b"application/json", _padded(_completion, size))
         begin = _event({"role": "assistant", "content": ""}, None, 0)
         events = [_event({"content": "w"}, None, chunk_size) for _ in range(chunks)]
-        usage = {"prompt_tokens": 40, "completion_tokens": chunks, "total_tokens": 40 + chunks}
-        events.append(_event({}, "stop", 0))
-        events.append(_data({"id": "c1", "object": "chat.completion.chunk", "model": "bench", "choices": [],
-                             "usage": usage}))  # fmt: skip
+        self._texts, self._prompt_tokens = chunks, prompt_tokens
         head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         self.pieces = [_chunk(event) for event in events]
         # The first text comes at once: a time to first token is then that of whatever stands in between.
         self.pieces[0] = head + _chunk(begin) + self.pieces[0]
-        # What ends a stream comes with its last event, as vLLM sends it.
-        self.pieces[-1] += _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+        self._shorter: dict[int, list[bytes]] = {}
+        self.pieces += self._end(chunks)
         entry = {"id": "bench", "object": "model", "max_model_len": 32768}
         self.pages = {
             b"/v1/models": _answer(b"application/json", json.dumps({"object": "list", "data": [entry]}).encode()),
@@ -58,6 +62,36 @@ class Script:
         error = {"message": "too many requests wait", "type": "ServiceUnavailableError", "param": None, "code": 503}
         full = json.dumps({"error": error}).encode()
         self.full = _answer(b"application/json", full, b"503 Service Unavailable")
+
+    def _end(self, texts: int) -> list[bytes]:
+        """The pieces after so many texts."""
+        total = self._prompt_tokens + texts
+        usage = {"prompt_tokens": self._prompt_tokens, "completion_tokens": texts, "total_tokens": total}
+        said = {"id": "c1", "object": "chat.completion.chunk", "model": "bench", "choices": [], "usage": usage}
+        # What ends a stream comes with its last event, as vLLM sends it.
+        return [_chunk(_event({}, "stop", 0)), _chunk(_data(said)) + _chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"]
+
+    def asked(self, request: bytes, begin: int) -> list[bytes]:
+        """The pieces of a stream that answers this request, whose body begins there."""
+        found = _MOST.search(request, begin) if self.as_asked else None
+        texts = self._texts if found is None else max(1, min(int(found[1]), self._texts))
+        if texts == self._texts:
+            return self.pieces
+        if texts not in self._shorter:
+            self._shorter[texts] = [*self.pieces[:texts], *self._end(texts)]
+        return self._shorter[texts]
+
+    def look(self, request: bytes) -> None:
+        """Count a request, and whether it holds the mark."""
+        self.requests += 1
+        if self.mark and self.mark in request:
+            self.marked += 1
+            self.marked_bytes += len(request)
+
+    def seen(self) -> bytes:
+        """The page that says what was counted."""
+        counted = {"requests": self.requests, "marked": self.marked, "marked_bytes": self.marked_bytes}
+        return _answer(b"application/json", json.dumps(counted).encode())
 
 
 class Capacity:
@@ -97,6 +131,7 @@ class Peer(asyncio.Protocol):
     def __init__(self, script: Script, loop: asyncio.AbstractEventLoop, capacity: Capacity | None = None) -> None:
         self._script, self._loop, self._capacity = script, loop, capacity or Capacity()
         self._buffer = b""
+        self._pieces: list[bytes] = []
         self._gone = False
         self._asked = loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -132,9 +167,12 @@ class Peer(asyncio.Protocol):
     def _answer(self, request: bytes, end: int) -> None:
         if request.startswith(b"GET "):
             path = request[4 : request.index(b" ", 4)]
-            self._transport.write(self._script.pages.get(path, _answer(b"text/plain", b"", b"404 Not Found")))
+            page = self._script.seen() if path == b"/seen" else self._script.pages.get(path)
+            self._transport.write(page or _answer(b"text/plain", b"", b"404 Not Found"))
             return
+        self._script.look(request)
         streams, silent = bool(_STREAMS.search(request, end)), SILENT.encode() in request
+        self._pieces = self._script.asked(request, end) if streams else []
         if streams and STAMP.encode() in request:
             self._stamp()
         elif LATE.encode() in request:
@@ -147,6 +185,8 @@ class Peer(asyncio.Protocol):
             return False
         if silent:
             self._transport.write(self._script.pieces[0])
+        elif streams and self._script.first_s:
+            self._timer = self._loop.call_later(self._script.first_s, self._stream, 0)
         elif streams:
             self._stream(0)
         else:
@@ -160,8 +200,8 @@ class Peer(asyncio.Protocol):
         self._timer = self._loop.call_later(self._script.pause_s, self._stream, 1)
 
     def _stream(self, number: int) -> None:
-        self._transport.write(self._script.pieces[number])
-        if number + 1 < len(self._script.pieces):
+        self._transport.write(self._pieces[number])
+        if number + 1 < len(self._pieces):
             self._timer = self._loop.call_later(self._script.pause_s, self._stream, number + 1)
 
 
@@ -219,8 +259,15 @@ def main() -> None:
     parser.add_argument("--service-ms", type=float, default=100.0, help="with --slots: how long each takes")
     parser.add_argument("--queue", type=int, default=0, help="with --slots: requests that may wait")
     parser.add_argument("--idle-s", type=float, default=0.0, help="close a connection idle for so long; 0: never")
+    parser.add_argument("--first-ms", type=float, default=0.0, help="until a stream's first text")
+    parser.add_argument("--as-asked", action="store_true", help="a stream has the chunks that max_tokens allows")
+    parser.add_argument("--prompt-tokens", type=int, default=40, help="what its usage says of every prompt")
+    parser.add_argument("--mark", default="", help="count the requests that hold this text")
     given = parser.parse_args()
-    script = Script(given.size, given.chunks, given.chunk_size, given.pause_ms / 1000, given.idle_s)
+    script = Script(
+        given.size, given.chunks, given.chunk_size, given.pause_ms / 1000, given.idle_s,
+        first_s=given.first_ms / 1000, as_asked=given.as_asked, prompt_tokens=given.prompt_tokens, mark=given.mark,
+    )  # fmt: skip
     gc.set_threshold(50_000)  # a collection would look like the gateway's delay
     uvloop.run(serve(script, given.port, Capacity(given.slots, given.service_ms / 1000, given.queue)))
 

@@ -75,6 +75,10 @@ class Heard:
     """Whether the answer came to its end; of a stream, with its last word."""
     texts: int = 0
     """Pieces of the body that came."""
+    place: str = ""
+    """Where Headgate says it was answered, `local` or `hosted`; empty where nobody says."""
+    request: str = ""
+    """The id that Headgate's ledger knows it by."""
 
     @property
     def good(self) -> bool:
@@ -130,8 +134,13 @@ class Wire(asyncio.Protocol):
     # ---- called by the parser
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"content-type":
+        name = name.lower()
+        if name == b"content-type":
             self._streams = value.startswith(b"text/event-stream")
+        elif name == b"x-headgate-place" and self._heard is not None:
+            self._heard.place = value.decode("ascii", "replace")
+        elif name == b"x-request-id" and self._heard is not None:
+            self._heard.request = value.decode("ascii", "replace")
 
     def on_headers_complete(self) -> None:
         if self._heard is not None:

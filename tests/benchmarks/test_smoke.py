@@ -1,4 +1,4 @@
-"""Both programs from end to end against a real Headgate, so short that no figure means anything."""
+"""The programs from end to end against a real Headgate, so short that no figure means anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import goals, nginx, overhead, soak
+from benchmarks import goals, nginx, overflow, overhead, simulate, soak
 
 TINY = overhead.Plan(
     rounds=1, seconds=1.0, streams=1, first_rounds=1, hold_s=0.1, runs=1, run_s=1.0, overload_s=2.0
@@ -50,3 +50,20 @@ def test_soak_accounts_for_every_request(tmp_path: Path, capsys: pytest.CaptureF
     assert found["ledger"]["opened"] == found["ledger"]["closed"] > 0
     assert not [said for said in found["leaks"] if "requests" in said], found["leaks"]
     assert found["samples"][-1]["open"] == 0 and found["samples"][-1]["tasks"]
+
+
+@pytest.mark.engine
+@pytest.mark.timeout(600)
+def test_overflow_measures_what_the_simulation_is_held_against(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Private requests that cannot all be served, and not a byte of them at the provider."""
+    monkeypatch.setattr(overflow, "QUICK", overflow.Plan(1, 4.0, loads=(6.0,), curve_s=1.0))
+    monkeypatch.setattr(overflow, "ROUTERS", (overflow.FIXED, overflow.PREDICTED))
+    assert overflow.main(["--quick", f"--out={tmp_path}"]) == 0, capsys.readouterr().err
+    found = written(tmp_path)
+    for step in found["steps"]:
+        assert step["asked"] > 10 and step["failed"] == 0 and step["provider_requests"] > 0, step
+        assert step["private_bytes_out"] == 0 and step["hosted"] > 0 and step["cost_usd"] > 0
+    (path,) = tmp_path.glob("*.json")
+    assert simulate.main([f"--check={path}"]) == 0
