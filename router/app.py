@@ -50,6 +50,7 @@ from router.upstream.health import Health
 from router.upstream.inside import Inside
 from router.upstream.room import Room
 from router.upstream.sending import Sending
+from router.watchdog import Watchdog
 from router.workers import BUDGETS, DRAIN_S, RATES, Share, one_of_several, only_one
 from serving import isolation
 from serving.catalogue import Catalogue, DataClass, Privacy
@@ -81,6 +82,7 @@ class Built:
     share: Share
     held: contextlib.ExitStack
     """The lock and the files that are closed last."""
+    watchdog: Watchdog
 
 
 def build(home: Home, catalogue: Catalogue, share: Share | None = None) -> Built:
@@ -106,17 +108,19 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     connections, health = Connections(deadlines, Bounds(), outside=Inside(catalogue).outside), Health()
     # The door is asked whenever a provider is enabled; where it does not run, hosted models are refused as closed.
     door = Address.parse(f"unix:{home.socket('door')}") if catalogue.hosted() else None
-    prices, room = Prices.of(catalogue, now), Room(share.part(settings.queue_length), settings.queue_wait_s)
+    prices, length = Prices.of(catalogue, now), share.part(settings.queue_length)
+    room = Room(length, settings.queue_wait_s, wait_batch_s=settings.queue_wait_batch_s)
     serving = Address.parse(f"unix:{home.socket('serving')}")
     fleet = Fleet(prices.catalogue, connections, serving, door, room, prices.rate, share.part, health, forward.now)
     ledger = Ledger(store, budgets, metrics, prices, secret=home.secret("session"))
     sending = Sending(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
-    attempts = Attempts(sending, fleet, room, checked, health)
+    attempts = Attempts(sending, fleet, room, checked, health, fleet.paces)
     gate, forms = _gate(home, catalogue, share.alone, stack), Forms(settings.schemas_per_minute)
     metrics.watch(lambda: _live(fleet, room, store, gate, share.of))
     aside = _aside(stack)
     pipeline = Pipeline(fleet, ledger, attempts, gate, forms, max(1, settings.queue_wait_s), aside)
-    rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store), metrics.refused, forward.now)
+    watchdog = Watchdog()
+    rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store, watchdog), metrics.refused, forward.now)
     memory = shedding.own_share(settings.memory_limit_mb, settings.workers, shedding.read_text)
     max_body = int(settings.max_body_mb * 2**20)
     load = shedding.Load(settings.max_requests, memory, max_body=max_body)
@@ -127,7 +131,7 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     totals = Totals(successor=bool(share.gone))
     state = functools.partial(_state, fleet, gate, catalogue.site.isolate)
     operator = admin.build(pipeline, ledger, keyring, state, catalogue.site.keys, siblings, totals)
-    return Built(edge, rest, operator, fleet, keyring, store, connections, gate, share, stack.pop_all())
+    return Built(edge, rest, operator, fleet, keyring, store, connections, gate, share, stack.pop_all(), watchdog)
 
 
 def _money(
@@ -202,9 +206,12 @@ def _aside(stack: contextlib.ExitStack) -> Executor:
 def _live(fleet: Fleet, room: Room, store: Store, gate: Gate, workers: int) -> Live:
     """What the metrics show of now."""
     tasks = len(asyncio.all_tasks())
-    endpoints, waiting = fleet.snapshot().endpoints, room.waiting()
+    endpoints, queued = fleet.snapshot().endpoints, room.queued()
     remembered, searched = (None, None) if fleet.door_open is None else (not gate.forgets, not gate.trouble)
-    return Live(endpoints, fleet.gpus, waiting, tasks, store.healthy, fleet.door_open, remembered, searched, workers)
+    return Live(
+        endpoints, fleet.gpus, room.waiting(), tasks, store.healthy, fleet.door_open, remembered, searched, workers,
+        queued["batch"], queued["teams"],
+    )  # fmt: skip
 
 
 def _state(fleet: Fleet, gate: Gate, isolate: bool) -> dict[str, Any]:
@@ -216,10 +223,12 @@ def _state(fleet: Fleet, gate: Gate, isolate: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _unready(fleet: Fleet, store: Store) -> str:
+def _unready(fleet: Fleet, store: Store, watchdog: Watchdog) -> str:
+    if stood := watchdog.trouble():
+        return stood
     if store.full:
         return "the ledger takes no more records"
-    if not any(e.state == "ready" for e in fleet.snapshot().endpoints):
+    if not any(e.state == "ready" or e.wakes for e in fleet.snapshot().endpoints):
         return "no model is ready"
     return ""
 
@@ -294,7 +303,8 @@ async def _background(built: Built) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(built.fleet.run()), asyncio.create_task(watch_keys())]
     tasks.append(asyncio.create_task(built.gate.run()))
     try:
-        yield
+        async with built.watchdog.watching():
+            yield
     finally:
         for task in tasks:
             task.cancel()

@@ -12,7 +12,7 @@ HeadgateError
 ├── TooLarge 413
 ├── UriTooLong 414
 ├── UnsupportedEncoding 415
-├── Unprocessable 422         the same Idempotency-Key with another body
+├── Unprocessable 422         the same Idempotency-Key with another body; a request that brings engines down
 ├── LimitReached 429          the budget is used up
 │   └── TooFast               this minute's requests or tokens are
 ├── HeadersTooLarge 431
@@ -20,7 +20,9 @@ HeadgateError
 ├── Unavailable 503           waiting can help: Retry-After
 │   ├── Overloaded            this router takes no more now
 │   ├── QueueFull             too many wait for room already
+│   │   └── PushedOut         it waited, and made way for another team's
 │   └── DeadlinePassed        no room came in time
+│       └── Hopeless          none will, as far as can be seen
 ├── UpstreamTimeout 504
 └── WrongVersion 505
 """
@@ -170,8 +172,16 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
+class PushedOut(QueueFull):
+    """It waited, and made way for one of another team or priority of which fewer wait."""
+
+
 class DeadlinePassed(Unavailable):
     code = "queue_timeout"
+
+
+class Hopeless(DeadlinePassed):
+    """By how fast requests end, no room will come in time: it is told so before its time is over."""
 
 
 class UpstreamTimeout(HeadgateError):

@@ -13,12 +13,13 @@ from typing import Protocol
 from router.decision.decide import could_leave, decide
 from router.decision.dialects import compiled
 from router.decision.limits import check
+from router.decision.prefix import chain
 from router.decision.reasons import refused
 from router.errors import ClientLeft, HeadgateError
 from router.gate import Gate, Seen
 from router.ledger.entries import Ledger
 from router.ledger.forms import Forms
-from router.records import Ask, Caller, Decision, Findings, Route, Snapshot
+from router.records import Ask, Caller, Chain, Decision, Findings, Route, Snapshot
 from router.scanner import reading
 from router.upstream.answer import Answer as Answer
 from router.upstream.attempts import Attempts
@@ -54,6 +55,8 @@ class Pipeline:
         except (Exception, asyncio.CancelledError) as error:  # ours or not: it is accounted for
             self.refuse(ask.id, caller, ask.route, _known(error))
             raise
+        if decision.spilling:
+            self._fleet.spill(decision.spilling)
         reply.decided(decision)  # a stream may have to begin before anybody has answered
         answer: Answer | None = None
         noting = self._gate.noting(ask, caller, seen)
@@ -63,12 +66,15 @@ class Pipeline:
                     raise refused(decision, self._retry_after_s)
                 self._forms.admit(caller, compiled(ask.route, ask.body), time.monotonic())
                 answer = await self._attempts.first_answer(ask, caller, decision, entry)  # 8 attempt
+                near = answer.candidate.endpoint
+                self._fleet.prefixes.sent(near.name, decision.chain)
                 if noting is not None:
                     answer.keep(noting.expect)
                 try:
                     await reply.send(answer, decision)  # 9 relay
                 finally:
                     answer.close()
+                    self._fleet.prefixes.ended(near.name, decision.chain, near.cached, answer.usage)
         finally:
             if noting is not None:  # what was private stays so, however this request ended
                 noting.ended(None if answer is None else answer.said())
@@ -87,26 +93,33 @@ class Pipeline:
 
     async def decide(self, ask: Ask, caller: Caller) -> Decision:
         """Steps 3 to 6 alone; `headgate explain` asks this and nothing is sent."""
-        return (await self._decided(ask, caller))[0]
+        return (await self._decided(ask, caller, look=True))[0]
 
-    async def _decided(self, ask: Ask, caller: Caller) -> tuple[Decision, Seen]:
+    async def _decided(self, ask: Ask, caller: Caller, *, look: bool = False) -> tuple[Decision, Seen]:
+        fleet = self._fleet
+        secret = fleet.prefixes.secret if fleet.compares(ask.model, caller.substitute) else ""
         if ask.size <= AT_ONCE:  # 3 describe
-            seen = Seen(_read(ask))
+            findings, begins = _read(ask, caller.team, secret)
         else:
-            seen = Seen(await asyncio.get_running_loop().run_in_executor(self._aside, _read, ask))
+            loop = asyncio.get_running_loop()
+            findings, begins = await loop.run_in_executor(self._aside, _read, ask, caller.team, secret)
+        seen = Seen(findings)
         spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
-        snapshot = self._fleet.snapshot(spent)  # 4 snapshot
+        snapshot = fleet.snapshot(spent, begins)  # 4 snapshot
         if could_leave(ask, caller, seen.findings, snapshot):  # what can only stay is not searched before its answer
             seen = await self._gate.search(ask, caller, seen.findings)
             spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
-            snapshot = self._fleet.snapshot(spent)  # searching took its time
-        return decide(ask, caller, seen.findings, snapshot), seen  # 5 eligible, 6 order
+            snapshot = fleet.snapshot(spent, begins)  # searching took its time
+        return decide(ask, caller, seen.findings, snapshot, look=look), seen  # 5 eligible, 6 order
 
 
-def _read(ask: Ask) -> Findings:
-    """What nobody can read of it, and what it would fetch. What asks for too much is refused before it is read."""
+def _read(ask: Ask, team: str, secret: str) -> tuple[Findings, Chain | None]:
+    """What nobody can read of it, and what it would fetch. What asks for too much is refused before it is read.
+
+    With a `secret`, also how its prompt begins.
+    """
     check(ask)
-    return reading.read(ask.body)
+    return reading.read(ask.body), chain(ask, team, secret) if secret else None
 
 
 def _known(error: BaseException) -> HeadgateError:

@@ -10,10 +10,22 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from router.live import BY_DEMAND as BY_DEMAND
+from router.live import Endpoint as Endpoint
+from router.live import Gpu as Gpu
+from router.live import Met as Met
+from router.live import Pace as Pace
+from router.live import Prediction as Prediction
+from router.live import Saturation as Saturation
 from serving.catalogue import Catalogue, DataClass, Model
 from serving.catalogue import Route as Route
+
+Latency = Literal["interactive", "batch"]
+Placed = Literal["", "prefix", "session", "work", "guard"]
+"""`prefix`: it has read the prompt's beginning · `session`: its conversation goes there · `work`: it has less to do ·
+`guard`: the same, since what affinity wanted has much more to do · empty: there was no choice."""
 
 MOST_ATTEMPTS = 3
 """Candidates of an order that are tried at most; so many can cost something, and so many are held for."""
@@ -41,6 +53,8 @@ class Caller:
     """The class of parts that nobody can read: images, audio, files, token ids."""
     requires: frozenset[str] = frozenset()
     """What a hosted model must promise for this caller: `region:eu`, `tag:gdpr`, `no-training`, `no-retention`."""
+    latency: Latency = "interactive"
+    """How its requests wait where they do not say so themselves."""
 
 
 class Ask(NamedTuple):
@@ -62,6 +76,8 @@ class Ask(NamedTuple):
     """The caller's reason for asking for a stronger model: a short label, never text."""
     declassify: str | None = None
     """The caller's reason for lowering the class, where it asks for that: a short label, never text."""
+    latency: Latency | None = None
+    """How it may wait, where the request says so; else its key does."""
 
 
 class Found(NamedTuple):
@@ -145,85 +161,19 @@ class Traits(NamedTuple):
     """What a hosted model must promise: those of key, team and route together."""
     sources: tuple[Source, ...] = ()
     """`classes` as data."""
+    latency: Latency = "interactive"
+    """`batch` waits for local capacity where there is any for it, behind what is interactive."""
 
 
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU that an endpoint runs on, as serving last read it. None is unknown. Set by `upstream/fleet.py`."""
+class Chain(NamedTuple):
+    """How a prompt begins. Set by `decision/prefix.py`; it stays in this process's memory."""
 
-    uuid: str
-    index: int
-    memory_free_gb: float | None = None
-    """GB of 10^9 bytes."""
-    utilisation: float | None = None
-    """Share of time in which it worked, 0 to 1."""
-    temperature_c: float | None = None
-    throttle: tuple[str, ...] = ()
-    """Why its clocks are held down now."""
-    fault: str = ""
-    """Why it must not be used; empty where nothing is wrong."""
-    name: str = ""
-    memory_total_gb: float | None = None
-    power_w: float | None = None
-
-
-class Endpoint(NamedTuple):
-    """An address that serves a model, with its live state. Set by `upstream/fleet.py`."""
-
-    name: str
-    model: str
-    address: str
-    """`unix:/path`, `http://host:port` or `https://host:port`; for hosted models `door`."""
-    state: str
-    """`ready`, or what it is doing instead."""
-    detail: str = ""
-    in_flight: int = 0
-    """Requests this router has there now."""
-    limit: int = 0
-    """Requests it takes at once; 0 is unknown."""
-    busy: bool = False
-    """Whether it has just said itself that it takes no more."""
-    outstanding: int = 0
-    """Prompt tokens, as this router estimates them, of its requests there that have not been answered to the end."""
-    resting: str = ""
-    """Why it is left alone for now: it failed in a row, or it asked for a pause. It comes last in every order."""
-    failing: bool = False
-    """Whether it failed in the last moments: then it comes behind the other endpoints of its model."""
-    share: float = 1.0
-    """The share of what its replicas get that it may have; less than 1 for a while after a rest, and never 0."""
-    running: int | None = None
-    """Requests the engine itself says it runs; None is unknown."""
-    waiting: int | None = None
-    kv_use: float | None = None
-    """Share of its KV cache in use, 0 to 1."""
-    asleep: bool | None = None
-    attached: bool = False
-    served: str = ""
-    """What the server itself calls the model; empty is the catalogue's name."""
-    context: int = 0
-    """Tokens the running engine takes, where it says so; 0 is unknown."""
-    gpus: tuple[Gpu, ...] = ()
-    restarts: int | None = None
-    """Starts of a local engine after its first; None for what is not started here."""
-    prompt_tokens: int | None = None
-    """All that the engine has read since it started, by its own count; `output_tokens` all it has made."""
-    output_tokens: int | None = None
-
-    @property
-    def full(self) -> bool:
-        """Whether another request would have to wait: all its places are taken, or it has said so itself."""
-        return self.busy or 0 < self.limit <= self.in_flight
-
-    def now(
-        self, in_flight: int, limit: int, busy: bool, outstanding: int, resting: str, failing: bool, share: float
-    ) -> Endpoint:  # fmt: skip
-        """The endpoint with what the router itself knows of it now. Field by field: `_replace` takes three times as
-        long, for every endpoint at every request."""
-        return Endpoint(
-            self.name, self.model, self.address, self.state, self.detail, in_flight, limit, busy, outstanding, resting,
-            failing, share, self.running, self.waiting, self.kv_use, self.asleep, self.attached, self.served,
-            self.context, self.gpus, self.restarts, self.prompt_tokens, self.output_tokens,
-        )  # fmt: skip
+    hashes: tuple[int, ...]
+    """Of ever longer beginnings, each a keyed hash of all up to there."""
+    sizes: tuple[int, ...]
+    """The bytes of text up to there."""
+    asked: int
+    """Bytes of the whole request."""
 
 
 class Snapshot(NamedTuple):
@@ -239,6 +189,8 @@ class Snapshot(NamedTuple):
     """Settled and held this month by the caller's key; 0 where it has no budget."""
     draw: float = 0.0
     """A random number in [0, 1), drawn once per request, for the choice among replicas."""
+    chain: Chain | None = None
+    """How this request's prompt begins; None where nobody asked, since nothing depends on it."""
 
 
 class Candidate(NamedTuple):
@@ -291,6 +243,16 @@ class Decision(NamedTuple):
     """Why another model than the first choice comes first: `caller:LABEL`, `rule:NAME`, `context`, `overflow`."""
     check: str = ""
     """What a whole answer is held against: `json_schema`, or nothing."""
+    predicted: tuple[Prediction | None, ...] = ()
+    """What each of the order was expected to do; None where nothing is known of it, as of hosted models."""
+    saturations: tuple[Saturation | None, ...] = ()
+    """How full each of the order was; () where that decided nothing, since none but local models may answer."""
+    spilling: tuple[tuple[str, bool], ...] = ()
+    """Endpoints that have become saturated by this decision's look, or are no longer."""
+    chain: Chain | None = None
+    """That of the snapshot."""
+    placed: Placed = ""
+    """By what the first of the order was chosen among its replicas."""
 
     @property
     def lane(self) -> str:
@@ -334,7 +296,8 @@ class Outcome(NamedTuple):
 
     outcome: str
     """`answered`, `refused` (here), `bad_request` (by the model's server, for the request itself), `failed`, `cut`,
-    `client_left`, `stopped`, `lost`; in the queue `queue_full`, `deadline_passed`, `left_queue`."""
+    `client_left`, `stopped`, `lost`; in the queue `queue_full`, `pushed_out`, `hopeless`, `deadline_passed`,
+    `left_queue`."""
     status: int
     attempts: tuple[Attempt, ...] = ()
     usage: Usage = Usage()
@@ -355,3 +318,7 @@ class Outcome(NamedTuple):
     """Why a stream ended, in the upstream's word; `missing` where it ended as it should and gave no reason."""
     replaced: bool = False
     """Whether a stream had bytes that are no UTF-8, and U+FFFD was passed on in their place."""
+    predicted: Prediction | None = None
+    """What the endpoint that answered was expected to do."""
+    met: Met | None = None
+    """What it did."""

@@ -8,9 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import aiohttp
+import pytest
+
+from router.api.answers import KEEP_ALIVE
+from router.api.exchange import Exchange
 from router.ledger.store import connect
 from tests.conftest import House, Reply, ask, instance, until
 from tests.fakes.faults import completion
@@ -91,7 +97,7 @@ async def test_a_crowd_is_answered_without_ever_passing_the_limit(house: House) 
 
 
 async def test_a_full_queue_is_said_at_once_with_the_time_to_come_back(house: House) -> None:
-    """UP-025: a bounded queue, and never more that wait. (That it is fair between teams is not there yet.)"""
+    """UP-025: a bounded queue, and never more that wait."""
     await start(house, queue_length=1, queue_wait_s=7)
     key = house.key("private")
     async with occupied(house):
@@ -129,6 +135,80 @@ async def test_whoever_leaves_the_queue_is_gone_at_once_and_nothing_is_sent(hous
         assert closed["queued_ms"] > 0
     assert (await third).status == 200
     assert len(house.local.requests) == 2
+
+
+async def test_bu_009_a_loud_team_keeps_nobody_from_an_answer(house: House) -> None:
+    """It fills the queue. Another team's request finds a place in it all the same, and is answered second."""
+    await start(house, queue_length=6)
+    loud, quiet, ended = house.key("private", team="loud"), house.key("private", team="quiet"), []
+
+    async def asked(who: str, key: str, number: int) -> Reply:
+        reply = await house.post(ask("small", user=f"{who} {number}"), key)
+        ended.append((who, reply.status))
+        return reply
+
+    async with occupied(house):
+        crowd = [asyncio.create_task(asked("loud", loud, n)) for n in range(6)]
+        await until(lambda: live(house)["waiting"] == 6)
+        crowd.append(asyncio.create_task(asked("quiet", quiet, 0)))
+        await until(lambda: ended)
+        assert live(house)["queue"] == {"interactive": 6, "batch": 0, "teams": 2}
+    refused, *_ = [one.result() for one in crowd if one.done()]
+    assert (refused.status, refused.error["code"]) == (503, "queue_full")
+    assert int(refused.headers["retry-after"]) > 0
+    *_, closed = await house.events(refused)
+    assert (closed["outcome"], closed["attempts"]) == ("pushed_out", []) and closed["queued_ms"] > 0
+    await asyncio.gather(*crowd)
+    assert ended[0] == ("loud", 503)
+    assert ended.index(("quiet", 200)) == 2
+
+
+async def test_interactive_is_answered_before_batch_which_waits_for_longer(house: House) -> None:
+    """By its key, by header or by body, in which order so ever they came."""
+    await start(house, queue_wait_s=0)
+    nightly, key = house.key("private", latency="batch"), house.key("private")
+    async with occupied(house):
+        late = [waiting(house, nightly, user="key"), waiting(house, key, user="body", headgate={"latency": "batch"})]
+        body = ask("small", user="header")
+        late.append(asyncio.create_task(house.post(body, key, headers={"x-headgate-latency": "batch"})))
+        await until(lambda: live(house)["queue"]["batch"] == 3)
+        reply = await house.post(ask("small"), nightly, headers={"x-headgate-latency": "interactive"})
+        assert (reply.status, reply.error["code"]) == (503, "queue_timeout"), "it does not wait so long"
+    found = [await one for one in late]
+    assert [reply.status for reply in found] == [200] * 3
+    assert [(await house.events(reply))[0]["latency"] for reply in found] == ["batch"] * 3
+    assert [request.headers.get("x-vllm-priority") for request in house.local.requests] == [None, "1", "1", "1"]
+
+
+async def test_a_server_that_is_not_ours_hears_nothing_of_it(house: House) -> None:
+    """Nobody knows how it was started, and whether it takes the header at all."""
+    house.instances[:] = [instance("small", house.local.address, attached=True)]
+    await house.start()
+    assert (await house.post(ask("small"), house.key("private", latency="batch"))).status == 200
+    assert "x-vllm-priority" not in house.local.requests[-1].headers
+
+
+async def test_a_stream_of_batch_is_kept_alive_for_as_long_as_it_waits(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Exchange] = []
+    speaks = Exchange.keep_alive
+    monkeypatch.setattr(Exchange, "keep_alive", lambda exchange: (speaks(exchange), said.append(exchange)))
+    await start(house, queue_wait_s=0, keep_alive_s=0.02)
+    async with occupied(house):
+        late = waiting(house, house.key("private", latency="batch"), stream=True)
+        await until(lambda: live(house)["queue"]["batch"] == 1, late)
+        await until(lambda: len(said) > 2, late)
+    reply = await late
+    assert reply.status == 200
+    assert reply.body.startswith(KEEP_ALIVE * 2) and reply.body.endswith(b"data: [DONE]\n\n")
+
+
+async def test_a_way_to_wait_that_there_is_not_is_a_mistake_with_its_remedy(house: House) -> None:
+    await start(house)
+    reply = await house.post(ask("small"), house.key("private"), headers={"x-headgate-latency": "now"})
+    assert (reply.status, reply.error["param"]) == (400, "x-headgate-latency")
+    assert "interactive" in reply.error["message"] and "batch" in reply.error["message"]
 
 
 # ---- data that may leave
@@ -228,3 +308,127 @@ async def test_a_provider_that_breaks_off_in_a_stream_may_have_worked_and_is_pai
     *_, closed = await house.events(reply)
     assert [a["outcome"] for a in closed["attempts"]] == ["unusable"]
     assert closed["cost_usd"] > 0 and closed["estimated"]
+
+
+# ---- by the wait that is expected
+
+
+LONG = "river " * 2000
+"""About 12 KB: three thousand tokens."""
+
+
+def learned(house: House, a_second: float) -> None:
+    """The router has found that the engine reads so many prompt tokens a second."""
+    assert house.built is not None
+    there, now = house.built.fleet.paces.there("small", "small"), time.monotonic() - 60
+    for number in range(8):
+        tokens = a_second * (1 + number % 4)
+        sent = there.sent(int(tokens * 4), 0, now + 6 * number)
+        sent.first(now + 6 * number + tokens / a_second)
+        sent.left(now + 6 * number + 5)
+
+
+def saying(*words: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": " ".join(words)}]
+
+
+async def test_a_very_long_private_prompt_on_an_idle_endpoint_is_served_at_once(house: House) -> None:
+    """By what is known it is read for a minute; nothing is before it, so it does not wait, and nothing is refused."""
+    await start(house, hosted=True, limit=4, queue_wait_s=0, allowed_wait_s={"auto": 0.1})
+    learned(house, 100.0)
+    reply = await house.post(ask(messages=saying(LONG)), house.key("private"))
+    assert (reply.status, reply.headers["x-headgate-place"]) == (200, "local")
+    opened, closed = await house.events(reply)
+    expected = opened["order"][0]["predicted"]
+    assert expected["wait_ms"] == 0 and expected["first_token_ms"] > 20_000
+    assert closed["queued_ms"] is None and closed["trigger"] == ""
+
+
+async def test_an_idle_endpoint_never_overflows(house: House) -> None:
+    await start(house, hosted=True, limit=4, allowed_wait_s={"auto": 0.1})
+    learned(house, 100.0)
+    reply = await house.post(ask(messages=saying(LONG)), house.key("public"))
+    assert (reply.status, reply.headers["x-headgate-place"]) == (200, "local")
+    opened, *_ = await house.events(reply)
+    assert opened["order"][0]["saturation"] == {"value": 0.0, "why": "it is idle"}
+
+
+async def test_who_would_wait_too_long_goes_out_where_that_is_allowed_and_is_told_the_numbers(house: House) -> None:
+    """Places are free; a prompt before it is read for longer than the lane allows."""
+    await start(house, hosted=True, limit=4, queue_wait_s=0, allowed_wait_s={"auto": 0.1})
+    learned(house, 0.5)
+    async with occupied(house):
+        public = await house.post(ask(), house.key("public"))
+        assert (public.headers["x-headgate-place"], public.headers["x-headgate-trigger"]) == ("hosted", "overflow")
+        assert "overflow, since small is saturated (" in public.headers["x-headgate-reason"]
+        assert " s where 0.1 s are allowed)" in public.headers["x-headgate-reason"]
+        opened, *_, closed = await house.events(public)
+        small = next(c for c in opened["order"] if c["model"] == "small")
+        assert small["saturation"]["value"] > 1 and small["predicted"]["wait_ms"] > 100 and not small["full"]
+        assert (opened["reason"], closed["trigger"]) == (public.headers["x-headgate-reason"], "overflow")
+        private = await house.post(ask(), house.key("private"))  # there is room: it need not wait for anything here
+        assert (private.status, private.headers["x-headgate-place"]) == (200, "local")
+        assert (await house.events(private))[-1]["queued_ms"] is None
+        assert house.built is not None and house.built.fleet.snapshot().endpoints[0].spilling
+    again = await house.post(ask(), house.key("public"))
+    assert again.headers["x-headgate-place"] == "local"
+    assert house.built is not None and not house.built.fleet.snapshot().endpoints[0].spilling
+    assert len(house.provider.requests) == 1
+
+
+async def test_a_batch_request_waits_where_another_goes_out(house: House) -> None:
+    await start(house, hosted=True)
+    async with occupied(house):
+        headers = {"x-headgate-latency": "batch"}
+        batch = asyncio.create_task(house.post(ask(), house.key("public"), headers=headers))
+        await until(lambda: live(house)["waiting"] == 1, batch)
+        assert (await house.post(ask(), house.key("public"))).headers["x-headgate-place"] == "hosted"
+    reply = await batch
+    assert (reply.status, reply.headers["x-headgate-place"]) == (200, "local")
+    assert len(house.provider.requests) == 1
+
+
+async def test_readings_that_are_too_old_never_refuse_private_work(house: House) -> None:
+    await start(house, hosted=True, limit=4, queue_wait_s=0)
+    load = {"running": 0, "waiting": 0, "kv_use": 0.1, "age_s": 60}
+    house.instances[:] = [instance("small", house.local.address, limit=4, load=load)]
+    house.serving.script = {"body": json.dumps(house.document())}
+    await until(lambda: live(house)["endpoints"][0]["stale"])
+    alone = await house.post(ask(), house.key("public"))
+    assert alone.headers["x-headgate-place"] == "local"  # nothing of ours is there, and that is known at once
+    async with occupied(house):
+        private = await house.post(ask(), house.key("private"))
+        assert (private.status, private.headers["x-headgate-place"]) == (200, "local")
+        public = await house.post(ask(), house.key("public"))
+        assert (public.headers["x-headgate-place"], public.headers["x-headgate-trigger"]) == ("hosted", "overflow")
+        assert "its readings are too old to be believed" in public.headers["x-headgate-reason"]
+
+
+async def test_what_others_do_at_an_engine_counts_against_its_places(house: House) -> None:
+    await start(house, hosted=True, limit=4)
+    load = {"running": 3, "waiting": 2, "kv_use": 0.1, "age_s": 0.1}
+    house.instances[:] = [instance("small", house.local.address, limit=4, load=load)]
+    house.serving.script = {"body": json.dumps(house.document())}
+    await until(lambda: live(house)["endpoints"][0]["others"] == 5)
+    public = await house.post(ask(), house.key("public"))
+    assert public.headers["x-headgate-place"] == "hosted"
+    assert "5 of 4 places taken, 5 by others" in public.headers["x-headgate-reason"]
+    private = await house.post(ask(), house.key("private"))
+    assert (private.status, private.headers["x-headgate-place"]) == (200, "local")
+
+
+async def test_what_was_expected_and_what_came_stand_in_the_record_and_the_metrics(house: House) -> None:
+    await start(house, limit=4)
+    learned(house, 10_000.0)
+    house.local.script = {"stream": ["a"] * 40}
+    key = house.key("private")
+    replies = [await house.post(ask("small", stream=True), key) for _ in range(3)]
+    *_, closed = await house.events(replies[-1])
+    assert closed["predicted"]["wait_ms"] == 0 and closed["predicted"]["first_token_ms"] > 0
+    assert closed["predicted"]["tokens_per_s"] > 0  # learned from the answers before it
+    assert closed["met"]["first_token_ms"] > 0 and closed["met"]["tokens_per_s"] > 0
+    connector = aiohttp.UnixConnector(path=str(house.home.socket("admin")))
+    async with aiohttp.ClientSession(connector=connector) as session, session.get("http://router/metrics") as answer:
+        text = await answer.text()
+    assert 'headgate_prediction_error_ratio_count{endpoint="small",what="first_token"} 3.0' in text
+    assert 'headgate_prediction_error_ratio_count{endpoint="small",what="speed"} 2.0' in text

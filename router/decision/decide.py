@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from router.decision.dialects import form_of
 from router.decision.eligibility import ROUNDING_USD, Question, against, judge, likely_fits, refuse, words, worst_cost
 from router.decision.escalation import CONTEXT, wished
+from router.decision.load import Load, expected, kept, looked
 from router.decision.outgoing import dropped_for
-from router.decision.policies import POLICIES
+from router.decision.policies import POLICIES, favoured, placed
 from router.decision.reasons import reason
 from router.decision.sensitivity import data_class_of
 from router.decision.traits import choices, describe
@@ -20,8 +21,10 @@ UNSET = RouteSettings()
 """A route of which headgate.yaml says nothing."""
 
 
-def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, policy: str = "cheapest") -> Decision:
-    """Who may answer, in which order, and why not the others.
+def decide(
+    ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, policy: str = "cheapest", *, look: bool = False
+) -> Decision:  # fmt: skip
+    """Who may answer, in which order, and why not the others. `look`: say how full each is, though it decides nothing.
 
     Raises NotFound for a model nobody knows, BadRequest where an ask cannot be decided at all, Forbidden where it
     asks for a stronger model and its key may not.
@@ -32,9 +35,11 @@ def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, pol
     question, ranked, refusals = _ranked(asked, policy)
     refusals += _absent(question)
     check = route.check if route.check != "none" and _can_be_checked(ask) else ""
-    order, beyond = _within_budget(_with_room_first(ranked), question, check)
-    refusals += beyond
-    trigger = _trigger(ranked, order, question)
+    ranked, kept_here = kept(ranked, question, _met)
+    load = looked(ranked, question, always=look)
+    order, beyond = _within_budget(_with_room_first(ranked, load), question, check)
+    refusals += kept_here + beyond
+    trigger = _trigger(ranked, order, question, load)
     answers, known = choices(ask), words(question)
     worst = tuple([worst_cost(c, traits, answers) for c in order])
     return Decision(
@@ -43,13 +48,18 @@ def decide(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot, pol
         order=order,
         refusals=tuple(refusals),
         policy=policy,
-        reason=reason(order, question, refusals, policy, trigger),
+        reason=reason(order, question, refusals, policy, trigger, load.over),
         hold=most_cost(order, worst, bool(check)),
         worst=worst,
         dropped=dropped_for(ask, order[0], droppable) if order else (),
         droppable=droppable,
         trigger=trigger,
         check=check,
+        predicted=expected(order, ask, traits),
+        saturations=tuple([load.found.get(c.endpoint.name) for c in order]) if load.found else (),
+        spilling=load.changed,
+        chain=snapshot.chain,
+        placed=placed(order, question.favours),
     )
 
 
@@ -100,7 +110,9 @@ def _ranked(asked: Question, policy: str) -> tuple[Question, list[Candidate], li
         return question, eligible, against(_candidates(snapshot), question)
     if len(eligible) < 2:  # nothing to put in order
         return question, eligible, refusals
-    ranked = POLICIES[policy](eligible, traits, snapshot.catalogue.site.run, snapshot.draw)
+    favours = favoured(eligible, question.ask, question.caller, snapshot.chain, snapshot.draw)
+    question = question._replace(favours=favours) if favours else question
+    ranked = POLICIES[policy](eligible, traits, snapshot.catalogue.site.run, snapshot.draw, favours)
     if question.wish is not None:
         ranked.sort(key=lambda candidate: not _met(candidate, question))
     return question, ranked, refusals
@@ -123,11 +135,26 @@ def _too_long(eligible: Sequence[Candidate], refusals: Sequence[Refusal], questi
     return (refused or bool(near)) and not any(likely_fits(c, question) for c in near)
 
 
-def _with_room_first(ranked: Sequence[Candidate]) -> list[Candidate]:
-    """What is full comes last: it is waited for only where nothing that has room may answer. Then what rests."""
+def _with_room_first(ranked: Sequence[Candidate], load: Load) -> list[Candidate]:
+    """What is full comes last: it is waited for only where nothing that has room may answer. Then what rests.
+
+    What is saturated and has room all the same is still asked, should those before it fail.
+    """
     if len(ranked) < 2:
         return list(ranked)
-    return sorted(ranked, key=lambda candidate: (bool(candidate.endpoint.resting), candidate.endpoint.full))
+    over = load.over
+
+    def late(candidate: Candidate) -> tuple[bool, bool]:
+        endpoint = candidate.endpoint
+        return bool(endpoint.resting), endpoint.full or endpoint.name in over
+
+    order = sorted(ranked, key=late)
+    if over and len(order) > MOST_ATTEMPTS:
+        open_here = (n for n, c in enumerate(order) if c.model.place == "local" and not c.endpoint.full)
+        first = next(open_here, 0)
+        if first >= MOST_ATTEMPTS:
+            order.insert(MOST_ATTEMPTS - 1, order.pop(first))
+    return order
 
 
 def _can_be_checked(ask: Ask) -> bool:
@@ -135,14 +162,15 @@ def _can_be_checked(ask: Ask) -> bool:
     return not ask.stream and form_of(ask.route, ask.body).get("type") == "json_schema"
 
 
-def _trigger(ranked: Sequence[Candidate], order: Sequence[Candidate], question: Question) -> str:
+def _trigger(ranked: Sequence[Candidate], order: Sequence[Candidate], question: Question, load: Load) -> str:
     """Why another model comes first than would without a wish and without load; "" where none does."""
     if not order:
         return ""
     if question.wish is not None and _met(order[0], question):
         return question.wish.trigger
     first = ranked[0]
-    full = first.model.place == "local" and (first.endpoint.full or first.endpoint.resting)
+    endpoint = first.endpoint
+    full = first.model.place == "local" and (endpoint.full or endpoint.resting or endpoint.name in load.over)
     return "overflow" if full and order[0].model.place == "hosted" else ""
 
 

@@ -39,8 +39,6 @@ ROUNDING_USD = 1e-9
 """Sums of money in floats are off by less than this; the budget itself counts exactly."""
 OUT_OF_MEMORY_GB = 0.2
 """A GPU with less free memory than this is about to fail: vLLM takes 92 % of a board and leaves more than this free."""
-THERMAL = frozenset({"hardware thermal", "software thermal"})
-"""What NVML's reasons for held-down clocks are called in `serving/gpus.py` where the cause is heat."""
 
 
 def offered(candidate: Candidate, question: Question) -> Refusal | None:
@@ -173,9 +171,10 @@ def affordable(candidate: Candidate, question: Question) -> Refusal | None:
 
 
 def ready(candidate: Candidate, question: Question) -> Refusal | None:
-    """The endpoint answers now: started, awake, healthy and, for hosted models, the door is open."""
+    """The endpoint answers now: started, healthy and, for hosted models, the door is open; or it sleeps and comes for
+    whoever waits for it."""
     endpoint = candidate.endpoint
-    if endpoint.state == "ready" and not endpoint.asleep:
+    if (endpoint.state == "ready" and not endpoint.asleep) or (endpoint.wakes and candidate.model.place == "local"):
         return None
     state = "asleep" if endpoint.asleep else endpoint.state
     reason = f"{endpoint.name} is {state}" + (f": {endpoint.detail}" if endpoint.detail else "")
@@ -184,7 +183,8 @@ def ready(candidate: Candidate, question: Question) -> Refusal | None:
 
 
 def gpu_healthy(candidate: Candidate, question: Question) -> Refusal | None:
-    """None of its GPUs is lost, held down by heat, or out of memory. What cannot be read is no reason."""
+    """None of its GPUs is lost or out of memory. What cannot be read is no reason; one that is held down by heat has
+    fewer places (`slowed` in upstream/instances.py)."""
     for gpu in candidate.endpoint.gpus:
         if trouble := _trouble(gpu):
             reason = f"{candidate.endpoint.name} runs on GPU {gpu.index}, which {trouble}"
@@ -195,8 +195,6 @@ def gpu_healthy(candidate: Candidate, question: Question) -> Refusal | None:
 def _trouble(gpu: Gpu) -> str:
     if gpu.fault:
         return f"must not be used: {gpu.fault}"
-    if heat := THERMAL & set(gpu.throttle):
-        return f"is too hot and slowed down ({', '.join(sorted(heat))})"
     if gpu.memory_free_gb is not None and gpu.memory_free_gb < OUT_OF_MEMORY_GB:
         return f"is out of memory ({gpu.memory_free_gb:.2f} GB free)"
     return ""

@@ -9,6 +9,11 @@ from router.decision.dialects import LIMIT, LOCAL_ONLY
 from router.records import Ask, Candidate, Route
 from serving.parameters import BOOKKEEPING, HARMLESS, REFUSED, accepted
 
+THOUGHTS = frozenset({"reasoning", "reasoning_content", "reasoning_details", "thinking", "thinking_blocks"})
+"""Fields of an assistant's message in which servers give what a model thought."""
+THOUGHT_PARTS = frozenset({"thinking", "redacted_thinking", "reasoning"})
+"""Types of parts that hold it."""
+
 
 def body_for(
     ask: Ask, candidate: Candidate, droppable: frozenset[str] = frozenset()
@@ -17,6 +22,8 @@ def body_for(
     dropped = dropped_for(ask, candidate, droppable)
     body = {name: value for name, value in ask.body.items() if value is not None and name not in dropped}
     body["model"] = candidate.endpoint.served or candidate.model.name
+    if ask.route == "chat/completions" and foreign(ask, candidate):
+        body["messages"] = without_thoughts(body.get("messages"))
     limits = LIMIT[ask.route]
     if limits and body.keys().isdisjoint(limits):
         body[limits[-1]] = output_limit(ask, candidate)
@@ -26,6 +33,44 @@ def body_for(
         # Without it the stream ends without token counts, and the answer's cost would be an estimate.
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
     return body, dropped
+
+
+def foreign(ask: Ask, candidate: Candidate) -> bool:
+    """Whether the conversation may have been another model's: a hosted model that nobody named. Of local ones several
+    take what they thought before, and their servers leave out what they do not."""
+    return candidate.model.place == "hosted" and ask.model != candidate.model.name
+
+
+def without_thoughts(messages: Any) -> Any:
+    """A history without what an earlier model thought: another one has no use for it, and many APIs refuse it.
+
+    The messages are not changed; what has no such thing is passed on as it is.
+    """
+    if not isinstance(messages, list) or not any(_thinks(message) for message in messages):
+        return messages
+    return [_said(message) if _thinks(message) else message for message in messages]
+
+
+def _thinks(message: Any) -> bool:
+    if not isinstance(message, dict) or message.get("role") != "assistant":
+        return False
+    return not THOUGHTS.isdisjoint(message) or any(_is_thought(part) for part in _parts(message))
+
+
+def _said(message: dict[str, Any]) -> dict[str, Any]:
+    left = {name: value for name, value in message.items() if name not in THOUGHTS}
+    if parts := _parts(message):
+        left["content"] = [part for part in parts if not _is_thought(part)] or ""
+    return left
+
+
+def _parts(message: dict[str, Any]) -> list[Any]:
+    content = message.get("content")
+    return content if isinstance(content, list) else []
+
+
+def _is_thought(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in THOUGHT_PARTS
 
 
 def dropped_for(ask: Ask, candidate: Candidate, droppable: frozenset[str] = frozenset()) -> tuple[str, ...]:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from router.decision.escalation import Wish
-from router.records import Ask, Caller, Candidate, Refusal, Snapshot, Traits
+from router.records import Ask, Caller, Candidate, Placed, Refusal, Snapshot, Traits
 from serving.catalogue import RouteSettings
+
+
+class Favour(NamedTuple):
+    """Which replica of a model affinity wants first. Set by `favoured` in `policies.py`."""
+
+    endpoint: str
+    """Its name; empty where it wants none."""
+    by: Placed
+
+
+NO_FAVOURS: Mapping[str, Favour] = {}
 
 
 class Question(NamedTuple):
@@ -21,6 +32,8 @@ class Question(NamedTuple):
     """What headgate.yaml says of the ask's route."""
     wish: Wish | None = None
     """What is wanted first, outside the lane asked for too."""
+    favours: Mapping[str, Favour] = NO_FAVOURS
+    """By the name of a model that has replicas, which one comes first."""
 
 
 Rule = Callable[[Candidate, Question], Refusal | None]

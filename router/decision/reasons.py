@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from router.decision.eligibility import Question
+from router.decision.policies import placed
 from router.errors import (
     BadRequest,
     Forbidden,
@@ -12,11 +15,20 @@ from router.errors import (
     Unavailable,
     UnsupportedParameter,
 )
-from router.records import Candidate, Decision, Refusal
+from router.records import Candidate, Decision, Refusal, Saturation
+
+SHOWN = 3
+"""Endpoints without room that are named; a reason is one line of a header."""
 
 
-def reason(order: tuple[Candidate, ...], question: Question, refusals: list[Refusal], policy: str, trigger: str) -> str:
-    """Why the first of the order is first, in one line; quotes nothing of the request."""
+def reason(
+    order: tuple[Candidate, ...], question: Question, refusals: list[Refusal], policy: str, trigger: str,
+    over: Mapping[str, Saturation],
+) -> str:  # fmt: skip
+    """Why the first of the order is first, in one line; quotes nothing of the request.
+
+    `over`: endpoints that are so full that what may leave goes elsewhere.
+    """
     traits, wish = question.traits, question.wish
     if not order:
         return f"refused: {main_refusal(refusals).rule}" if refusals else "refused: nothing is served"
@@ -26,14 +38,26 @@ def reason(order: tuple[Candidate, ...], question: Question, refusals: list[Refu
     else:
         asked = f"{policy} of {len(order)} eligible in {'lane ' + traits.lane if traits.lane else 'auto'}"
     if trigger == "overflow":
-        asked += f"; overflow, since {' and '.join(_taken(c) for c in order if c.endpoint.full)}"
+        asked += f"; overflow, since {_no_room(order, over)}"
     elif wish is not None:
         full = any(wish.meets(candidate) for candidate in order)
         met = "first" if trigger else "was wanted and is full" if full else "was wanted, and none there may answer"
         asked += f"; {_wanted(wish.trigger)}: {wish.to} {met}"
     if first.endpoint.full:
         asked += f"; waits, since {' and '.join(_taken(c) for c in order if c.endpoint.full)}"
+    asked += _affinity(order, question)
     return f"{asked}; {traits.data_class.name} data may go to {first.model.name} ({first.model.place})"
+
+
+def _affinity(order: tuple[Candidate, ...], question: Question) -> str:
+    """What affinity had to do with the choice among replicas; empty where nothing."""
+    endpoint = order[0].endpoint
+    by = placed(order, question.favours)
+    if by == "prefix":
+        return f"; {endpoint.name} has read {100 * endpoint.cached // question.ask.size} % of this prompt before"
+    if by == "session":
+        return f"; {endpoint.name} is where its session goes"
+    return "; the replica of its session has much more to do" if by == "guard" else ""
 
 
 def _wanted(trigger: str) -> str:
@@ -42,8 +66,27 @@ def _wanted(trigger: str) -> str:
     return spoken.get(kind, "the prompt may be too long for the local models")
 
 
+def _no_room(order: tuple[Candidate, ...], over: Mapping[str, Saturation]) -> str:
+    """Why none of the local ones comes first, each with its numbers."""
+    told = []
+    for candidate in order:
+        endpoint = candidate.endpoint
+        if candidate.model.place != "local":
+            continue
+        if (found := over.get(endpoint.name)) is not None and not endpoint.wakes:
+            told.append(f"{endpoint.name} is saturated ({found.value:.2f}: {found.why})")
+        elif endpoint.full:
+            told.append(_taken(candidate))
+        elif endpoint.resting:
+            told.append(f"{endpoint.name} rests ({endpoint.resting})")
+    more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    return " and ".join(told[:SHOWN]) + more
+
+
 def _taken(candidate: Candidate) -> str:
     endpoint = candidate.endpoint
+    if endpoint.wakes:
+        return f"{endpoint.name} is {endpoint.state}"
     if endpoint.busy:
         return f"{endpoint.name} takes no more now"
     return f"{endpoint.name} is full ({endpoint.in_flight} of {endpoint.limit} in flight)"
@@ -52,7 +95,7 @@ def _taken(candidate: Candidate) -> str:
 PRECEDENCE = (
     "gpu_trouble", "not_ready", "door_closed", "budget_exceeded", "unpriced", "context_length_exceeded",
     "unsupported_parameter", "ability_missing", "lane_not_allowed", "requirement_not_met", "data_class_not_cleared",
-    "not_scannable", "not_served", "route_not_offered", "other_lane", "other_model",
+    "not_scannable", "not_served", "route_not_offered", "other_lane", "batch_waits", "other_model",
 )  # fmt: skip
 """Which refusal answers the caller where there are several: the one that came closest to an answer first.
 

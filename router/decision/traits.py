@@ -51,6 +51,7 @@ def describe(ask: Ask, caller: Caller, findings: Findings, site: Site) -> Traits
         declassified=classed.declassified,
         requires=_requires(ask, caller, site),
         sources=classed.sources,
+        latency=ask.latency or caller.latency,
     )
 
 

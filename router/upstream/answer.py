@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from router.errors import UpstreamFailed
-from router.records import Attempt, Candidate, Route, Usage
+from router.records import Attempt, Candidate, Met, Route, Usage
 from router.upstream.address import UpstreamError
 from router.upstream.response import Response
 from router.upstream.said import Kept, Said
@@ -49,6 +49,7 @@ class Log(Protocol):
     check: str
     finish: str
     replaced: bool
+    met: Met | None
 
     def first_byte(self) -> None: ...
     async def sending(self, claims: dict[str, Any]) -> None: ...

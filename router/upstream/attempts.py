@@ -12,25 +12,34 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from router.errors import DeadlinePassed, Forbidden, HeadgateError, LimitReached, QueueFull
+from router.errors import DeadlinePassed, Forbidden, HeadgateError, Hopeless, LimitReached, PushedOut, QueueFull
 from router.records import MOST_ATTEMPTS, Ask, Attempt, Caller, Candidate, Decision
 from router.upstream.answer import Answer, Log
+from router.upstream.demand import sleeper
 from router.upstream.failures import OVERLOADED, TOO_LONG, Failure, most_telling
 from router.upstream.fleet import Fleet
 from router.upstream.health import Health
+from router.upstream.pace import Paces
+from router.upstream.quarantine import DIED, Quarantine
+from router.upstream.queue import BATCH, INTERACTIVE
 from router.upstream.room import Room
 from router.upstream.sending import Sending
-from router.upstream.tries import Retries, Try
+from router.upstream.tries import Retries, Try, measured
 
 LOG = logging.getLogger("headgate.router")
 FIRST_PAUSE_S = 0.25
 """How long a request leaves an engine alone that was full though it seemed to have room; doubled each time."""
 INNER_ERRORS = 2
-"""Tries that may end in status 500. A request that makes two engines fail would make the third one fail too."""
+"""Tries that may end in status 500 or with a broken connection. A request that makes two engines fail would make the
+third one fail too."""
 DOWN = frozenset({"refused", "connect_timeout"})
+ENDS: dict[type[HeadgateError], str] = {
+    QueueFull: "queue_full", PushedOut: "pushed_out", DeadlinePassed: "deadline_passed", Hopeless: "hopeless",
+}  # fmt: skip
+"""What a wait that brought no place is called where it is written down."""
 
 
 @dataclass(slots=True)
@@ -63,19 +72,23 @@ class Attempts:
 
     def __init__(
         self, sending: Sending, fleet: Fleet, room: Room, checks: Callable[[Ask, bytes], str | None],
-        health: Health | None = None,
+        health: Health | None = None, paces: Paces | None = None,
     ) -> None:  # fmt: skip
         """`checks`: why a whole answer is not what its ask wants, "" where it is, None where that cannot be said."""
         self._sending, self._fleet, self._room, self._checks = sending, fleet, room, checks
-        self._health, self._retries = health or Health(), Retries(room)
+        self._health, self._retries, self._paces = health or Health(), Retries(room), paces or Paces()
+        self._quarantine = Quarantine(lambda: fleet.instances)
 
     async def first_answer(self, ask: Ask, caller: Caller, decision: Decision, log: Log) -> Answer:
         """Waiting: what has room is tried first; then room at what was full is waited for, until one answers.
 
         An endpoint that rests is asked where nobody else is left. Raises the error that tells the caller most.
         """
+        self._quarantine.refuse(ask)
         ready, full, resting = _sorted(within_hold(decision.order))
         walk = Walk(ask, caller, decision, log, full)
+        if decision.trigger == "overflow" and (asleep := sleeper(decision.order)) is not None:
+            self._fleet.demand.say(asleep)  # this one goes elsewhere, and the next ones need not
         tried = self._cascade if decision.check else self._along
         try:
             answer = await tried(walk, ready) if ready else None
@@ -101,20 +114,24 @@ class Attempts:
         log, started = walk.log, time.monotonic()
         first = walk.since is None
         since = walk.since = started if walk.since is None else walk.since
+        traits = walk.decision.traits
+        priority = BATCH if traits.latency == "batch" else INTERACTIVE
         names = {c.endpoint.name: c for c in walk.full}
         if any(c.model.place == "local" for c in walk.full):
             walk.trigger = walk.trigger or "overflow"  # should a hosted one have room first
         log.outcome = "left_queue"  # should the caller leave now
+        asleep = sleeper(walk.full)
         try:
-            name = await self._room.turn(
-                tuple(names), since + self._room.wait_s, since=None if first else since, pause_s=walk.pause_s
-            )
+            with self._fleet.demand.waiting(asleep):
+                name = await self._room.turn(
+                    tuple(names), since + self._room.longest_s(priority), team=walk.caller.team, priority=priority,
+                    size=traits.prompt_tokens, since=None if first else since, pause_s=walk.pause_s,
+                )  # fmt: skip
             log.outcome = ""
-        except QueueFull:
-            log.outcome = "queue_full"
-            raise
-        except DeadlinePassed:
-            log.outcome = "deadline_passed"
+        except (QueueFull, DeadlinePassed) as error:
+            log.outcome = ENDS[type(error)]
+            if asleep is not None:
+                self._say_when(error, names)
             raise
         finally:
             if log.outcome != "queue_full":
@@ -124,6 +141,11 @@ class Attempts:
             self._room.leave(name)
             raise most_telling(walk.errors)
         return names[name]
+
+    def _say_when(self, error: HeadgateError, endpoints: Iterable[str]) -> None:
+        """Tell whoever waited for a model that sleeps when it is likely to be here."""
+        if (seconds := self._fleet.ready_in_s(endpoints)) is not None:
+            error.retry_after = max(1.0, seconds)
 
     async def _cascade(self, walk: Walk, candidates: Sequence[Candidate], *, granted: bool = False) -> Answer | None:
         """Cascade: a whole answer is held against what was asked for; one that fails is asked of another model once."""
@@ -173,7 +195,8 @@ class Attempts:
         for candidate in later:
             name = candidate.endpoint.name
             other = candidate.model.name != answer.candidate.model.name
-            if other and name not in walk.tried and not self._room.is_full(name):
+            free = not candidate.endpoint.wakes and not self._room.is_full(name)
+            if other and name not in walk.tried and free:
                 return candidate
         return None
 
@@ -203,6 +226,8 @@ class Attempts:
                 continue
             if candidate.model.place == "hosted":
                 walk.log.trigger = walk.log.trigger or walk.trigger
+            elif walk.log.trigger == "overflow":  # it was to overflow, and nobody else had an answer
+                walk.log.trigger = ""
             return answer
         return None
 
@@ -211,7 +236,7 @@ class Attempts:
         if failed.final:
             raise failed.error from failed
         walk.errors.append(failed.error)
-        walk.inner_errors += failed.status == 500
+        walk.inner_errors += failed.status == 500 or (candidate.model.place == "local" and failed.outcome in DIED)
         if _refused_for_room(candidate, failed):
             walk.full.append(candidate)
             walk.trigger = "overflow"
@@ -269,8 +294,10 @@ class Attempts:
         walk.tries += 1
         tokens = walk.decision.traits.prompt_tokens
         reserved, walk.reserved = walk.reserved, False
+        shown = measured(self._paces, candidate, walk.ask, walk.decision.traits, started)
         held = Try(
-            candidate, tokens, self._room, self._retries, self._health, granted=granted, again=again, reserved=reserved
+            candidate, tokens, self._room, self._retries, self._health, granted=granted, again=again, reserved=reserved,
+            measured=shown, log=log,
         )  # fmt: skip
         try:
             self._bar(walk.decision, candidate)
@@ -281,11 +308,13 @@ class Attempts:
             outcome, status = "answered", answer.status
             log.model, log.status = candidate.model, answer.status
             held.answered()
+            self._quarantine.answered(walk.ask)
             return answer
         except Failure as failed:
             outcome, status, detail = failed.outcome, failed.status, failed.detail
             sent = failed.sent
             held.failed(failed)
+            self._quarantine.crashed(walk.ask, candidate, outcome)
             if _refused_for_room(candidate, failed):
                 walk.tries -= 1
                 self._room.told_full(endpoint)
@@ -332,7 +361,9 @@ def _sorted(order: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate
     resting: list[Candidate] = []
     for candidate in order:
         endpoint = candidate.endpoint
-        (resting if endpoint.resting else full if endpoint.full else ready).append(candidate)
+        # What sleeps is waited for, whatever it did before: it is asked by nobody until it is awake.
+        rests = endpoint.resting and not endpoint.wakes
+        (resting if rests else full if endpoint.full else ready).append(candidate)
     return ready, full, resting
 
 

@@ -10,28 +10,33 @@ import datetime as dt
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from router.records import Endpoint, Gpu, Snapshot
+from router.records import Chain, Endpoint, Gpu, Pace, Snapshot
 from router.upstream import instances
 from router.upstream.connection import Address, Connections, Deadlines, UpstreamError
+from router.upstream.demand import Demand
 from router.upstream.health import Health
 from router.upstream.inside import Inside
-from router.upstream.instances import STALE_S, Instances
+from router.upstream.instances import STALE_S, Instances, slowed
 from router.upstream.instances import Access as Access
+from router.upstream.pace import Paces
+from router.upstream.prefixes import Prefixes
 from router.upstream.room import Room
-from serving.catalogue import Catalogue, Model, Price
+from serving.catalogue import LANES, Catalogue, Model, Price
 
 LOG = logging.getLogger("headgate.router")
 
 DAY_S = 86400
 POLL_S = 1.0
-POLL_WHILE_STARTING_S = 0.25
+POLL_OFTEN_S = 0.25
+"""While something starts, or an engine is between half full and full."""
 POLL_DEADLINES = Deadlines(connect_s=1.0, first_byte_s=2.0, idle_s=2.0, total_s=4.0)
 DOOR_STALE_S = 5.0
 """Seconds after which a silent door counts as closed."""
@@ -58,7 +63,7 @@ class Fleet:
     def __init__(
         self, catalogue: Catalogue, connections: Connections, serving: Address, door: Address | None, room: Room,
         rate: Callable[[str], Price | None] = lambda _: None, share: Callable[[int], int] = lambda limit: limit,
-        health: Health | None = None, clock: Callable[[], float] = time.time,
+        health: Health | None = None, clock: Callable[[], float] = time.time, paces: Paces | None = None,
     ) -> None:  # fmt: skip
         """`rate` gives the internal rate of a local model that no catalogue lists, `share` this worker's of a limit.
 
@@ -66,8 +71,15 @@ class Fleet:
         """
         self._clock = clock
         self._catalogue, self._connections, self._room, self._rate = catalogue, connections, room, rate
-        self._share, self._health = share, health or Health()
+        self._share, self._health, self.paces = share, health or Health(), paces or Paces()
+        self._spilling: set[str] = set()
+        """Endpoints that were saturated when they were last looked at."""
+        self.prefixes = Prefixes()
+        self._replicated: frozenset[str] = frozenset()
+        """Local models of which there is more than one endpoint."""
         self._serving_address, self._door_address = serving, door
+        self.demand = Demand(connections, serving)
+        """What requests wait for that sleeps."""
         self._inside = Inside(catalogue)
         self._far = catalogue.hosted()
         """The hosted models, whose providers are enabled."""
@@ -85,20 +97,26 @@ class Fleet:
         while True:
             await asyncio.gather(self._ask_serving(), self._ask_door())
             local = self._known.endpoints
-            starting = not local or any(e.state not in ("ready", "failed") for e in local)
+            starting = not local or any(e.state not in ("ready", "failed", "asleep") for e in local)
             starting = starting or (self._door_address is not None and not self.door.at)
-            await asyncio.sleep(POLL_WHILE_STARTING_S if starting else POLL_S)
+            # serving reads an engine that fills up more often, which is of use only where that is heard of.
+            often = starting or any(instances.filling(e, self._room.in_flight(e.name)) for e in local)
+            await asyncio.sleep(min(POLL_OFTEN_S, POLL_S) if often else POLL_S)
 
-    def snapshot(self, spent: float = 0.0) -> Snapshot:
-        """Everything as it is now, frozen. `spent`: US dollars of the caller's key this month."""
-        now = time.time()
+    def snapshot(self, spent: float = 0.0, chain: Chain | None = None) -> Snapshot:
+        """Everything as it is now, frozen. `spent`: US dollars of the caller's key this month. `chain`: how the prompt
+        begins, so that it is said which endpoint has read how much of it; None where that is of no use."""
+        now, moment = time.time(), time.monotonic()
         # Old readings would tell of a load that is long gone; the engines themselves may well go on.
         read = self._known.endpoints if now - self.heard <= STALE_S else map(instances.unread, self._known.endpoints)
-        endpoints = [e.now(*self._live(e.name, e.limit)) for e in read]
+        endpoints = [e.now(*self._live(e.name, e.limit), *self._learned(e, moment)) for e in read]
+        if chain is not None:
+            cached = self.prefixes.cached
+            endpoints = [e._replace(cached=much) if (much := cached(e.name, chain)) else e for e in endpoints]
         endpoints += [self._hosted(m, now) for m in self._far]
         return Snapshot(
             at=now, today=self.today(), catalogue=self._catalogue, models=self.models,
-            endpoints=tuple(endpoints), spent=spent, draw=random.random(),  # noqa: S311, it spreads load
+            endpoints=tuple(endpoints), spent=spent, draw=random.random(), chain=chain,  # noqa: S311, it spreads load
         )  # fmt: skip
 
     def _live(self, name: str, limit: int) -> tuple[int, int, bool, int, str, bool, float]:
@@ -110,6 +128,29 @@ class Fleet:
         now = time.monotonic()
         resting, failing, share = health.resting(name, now), health.failing(name, now), health.share(name, now)
         return in_flight, health.limit(name, limit, now), full, outstanding, resting, failing, share
+
+    def _learned(self, endpoint: Endpoint, now: float) -> tuple[Pace | None, int, int, bool]:
+        """What its own requests have shown of a local endpoint, as `Endpoint.now` takes it."""
+        there = self.paces.known(endpoint.name)
+        if there is None:
+            return None, 0, 0, False
+        pace, others = there.pace(now, self._room.drained(endpoint.name)), 0 if endpoint.stale else there.others
+        return pace, there.unstarted(now), others, endpoint.name in self._spilling
+
+    def spill(self, changed: Iterable[tuple[str, bool]]) -> None:
+        """Note which endpoints a decision has found saturated, and which no longer."""
+        for name, spills in changed:
+            if spills:
+                self._spilling.add(name)
+            else:
+                self._spilling.discard(name)
+
+    def compares(self, model: str, substitute: bool) -> bool:
+        """Whether it matters to a request for this model, lane or `auto` what endpoints have read of its prompt: there
+        are replicas to choose among, or it may go elsewhere by what is expected here."""
+        if substitute or model == "auto" or model in LANES:
+            return bool(self._replicated or (self._far and self._known.endpoints))
+        return model in self._replicated
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -132,6 +173,12 @@ class Fleet:
         """The day that approvals are held against (UTC)."""
         return _day(int(self._clock() // DAY_S))
 
+    def ready_in_s(self, endpoints: Iterable[str]) -> float | None:
+        """Seconds until the first of these that sleep is likely to answer, as last heard; None is unknown."""
+        wanted = frozenset(endpoints)
+        known = [e.ready_in_s for e in self._known.endpoints if e.name in wanted and e.wakes]
+        return min((seconds for seconds in known if seconds is not None), default=None)
+
     def access(self, endpoint: str) -> Access:
         """How to reach a local endpoint. Raises KeyError for one that is gone."""
         return self._known.access[endpoint]
@@ -145,6 +192,7 @@ class Fleet:
             "serving_heard": self.heard,
             "in_flight": self._room.total(),
             "waiting": self._room.waiting(),
+            "queue": self._room.queued(),
         }
 
     def _hosted(self, model: Model, now: float) -> Endpoint:
@@ -223,11 +271,36 @@ class Fleet:
         for endpoint in known.endpoints:
             if endpoint.state == "ready" != before.get(endpoint.name, "ready"):
                 self._health.restarted(endpoint.name, time.monotonic())
+                self.paces.restarted(endpoint.name)
+        self.paces.only([e.name for e in known.endpoints])
+        self.prefixes.heard(known.endpoints)
+        count = Counter([e.model for e in known.endpoints])
+        self._replicated = frozenset([model for model, number in count.items() if number > 1])
+        self._spilling.intersection_update([e.name for e in known.endpoints])
+        self._hold_against_ours(document, known.endpoints)
         self._known = replace(
-            known, endpoints=tuple(e._replace(limit=self._share(e.limit)) for e in known.endpoints)
+            known, endpoints=tuple([self._shared(e, slowed(e.limit, e.gpus)) for e in known.endpoints])
         )  # fmt: skip
         self.instances, self.heard = document, time.time()
         return self._known.left_out
+
+    def _shared(self, endpoint: Endpoint, places: int) -> Endpoint:
+        """With the places it has in all, and this worker's share of them."""
+        return endpoint._replace(limit=self._share(places), places=places)
+
+    def _hold_against_ours(self, document: Any, endpoints: Iterable[Endpoint]) -> None:
+        """What an engine says it has, and this router has not sent, is others'."""
+        now = time.monotonic()
+        listed = [found for found in document["instances"] if isinstance(found, dict)]
+        entries = {found["name"]: found.get("load") for found in listed if isinstance(found.get("name"), str)}
+        for endpoint in endpoints:
+            there, load = self.paces.there(endpoint.name, endpoint.model), entries.get(endpoint.name)
+            if endpoint.running is None or not isinstance(load, dict):
+                there.read(None, now)
+                continue
+            age = load.get("age_s")
+            age = age if isinstance(age, int | float) and 0 <= age <= STALE_S else 0.0
+            there.read(endpoint.running + (endpoint.waiting or 0), now - age)
 
 
 @lru_cache(maxsize=2)

@@ -16,6 +16,10 @@ from serving.catalogue import ABILITIES, Ability, Catalogue, Model, Price
 
 STALE_S = 15.0
 """Readings older than this are not believed. serving reads engines each second and GPUs each five."""
+SLOWED = frozenset({"hardware slow-down", "hardware thermal", "software thermal", "power brake"})
+"""What `serving/gpus.py` calls the reasons for held-down clocks that a GPU has not by anybody's choice."""
+SLOWED_SHARE = 0.5
+"""Of its places an endpoint keeps so many then: clocks fall to a half or less."""
 MOST = 10**15
 """No count of requests, tokens, watts or gigabytes reaches this; more is a fault of the one who says it."""
 
@@ -95,7 +99,23 @@ def unlisted(
 
 def unread(endpoint: Endpoint) -> Endpoint:
     """The endpoint without its readings, once they are too old to be believed."""
-    return endpoint._replace(running=None, waiting=None, kv_use=None, gpus=())
+    stale = endpoint.stale or endpoint.running is not None
+    return endpoint._replace(running=None, waiting=None, kv_use=None, preempted_s=None, gpus=(), stale=stale)
+
+
+def filling(endpoint: Endpoint, in_flight: int) -> bool:
+    """Whether a ready engine is between half full and full, so that the next request may be one too many."""
+    here, most = (endpoint.running or 0) + (endpoint.waiting or 0), endpoint.places or endpoint.limit
+    ours = in_flight / endpoint.limit if endpoint.limit else 0.0
+    return endpoint.state == "ready" and 0.5 <= max(ours, here / most if most else 0.0, endpoint.kv_use or 0.0) < 1
+
+
+def slowed(limit: int, gpus: tuple[Gpu, ...]) -> int:
+    """How many requests it takes at once while the hardware holds its clocks down. A cap on power is no such thing:
+    it is how a GPU is run."""
+    if limit <= 0 or not any(SLOWED & set(gpu.throttle) for gpu in gpus):
+        return limit
+    return max(1, int(limit * SLOWED_SHARE))
 
 
 def _permitted(endpoint: Endpoint, reach: Access | None, model: Model, inside: Inside) -> Endpoint:
@@ -125,6 +145,10 @@ def _endpoint(found: dict[str, Any], name: str, gpus: Mapping[str, Gpu]) -> Endp
         served=_text(found, "served"), prompt_tokens=_whole(load.get("prompt_tokens")),
         output_tokens=_whole(load.get("output_tokens")), restarts=None if attached else _whole(found.get("restarts")),
         gpus=tuple(gpus[u] for u in used if isinstance(u, str) and u in gpus) if isinstance(used, list) else (),
+        prefix_queries=_whole(load.get("prefix_queries")), prefix_hits=_whole(load.get("prefix_hits")),
+        preemptions=_whole(load.get("preemptions")), preempted_s=_number(load.get("preempted_s")),
+        rejections=_whole(load.get("rejections")), kv_tokens=_whole(load.get("kv_tokens")) or None,
+        gpu_memory_gb=_total(found.get("gpu_memory_gb")), ready_in_s=_number(found.get("ready_in_s")),
     )  # fmt: skip
     stale = (_number(load.get("age_s")) or 0) > STALE_S
     return unread(endpoint)._replace(gpus=endpoint.gpus) if stale else endpoint
@@ -146,7 +170,7 @@ def _gpus(document: dict[str, Any]) -> dict[str, Gpu]:
     for entry in entries:
         if not isinstance(entry, dict):
             continue
-        uuid, index, throttle = entry.get("uuid"), _whole(entry.get("index")), entry.get("throttle")
+        uuid, index = entry.get("uuid"), _whole(entry.get("index"))
         if not isinstance(uuid, str) or not uuid or index is None:
             continue
         total = _number(entry.get("memory_total_gb"))
@@ -155,7 +179,11 @@ def _gpus(document: dict[str, Any]) -> dict[str, Gpu]:
             memory_free_gb=_number(entry.get("memory_free_gb"), MOST if total is None else total),
             utilisation=_number(entry.get("utilisation"), 1), power_w=_number(entry.get("power_w")),
             temperature_c=_number(entry.get("temperature_c")),
-            throttle=tuple(t for t in throttle if isinstance(t, str)) if isinstance(throttle, list) else (),
+            throttle=_texts(entry.get("throttle")),
+            memory_used_gb=_number(entry.get("memory_used_gb"), MOST if total is None else total),
+            memory_temperature_c=_number(entry.get("memory_temperature_c")), energy_j=_number(entry.get("energy_j")),
+            ecc=_whole(entry.get("ecc")), xid=_whole(entry.get("xid")), recovery=_said(entry, "recovery") or None,
+            warnings=_texts(entry.get("warnings")), others_gb=_number(entry.get("others_gb")),
         )  # fmt: skip
         found.setdefault(uuid, gpu)
     return found
@@ -192,6 +220,17 @@ def _count(found: dict[str, Any], key: str) -> int:
 def _said(found: dict[str, Any], key: str) -> str:
     value = found.get(key)
     return value if isinstance(value, str) else ""
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    return tuple(one for one in value if isinstance(one, str)) if isinstance(value, list) else ()
+
+
+def _total(value: object) -> float | None:
+    """The sum of what stands by name; None where there is nothing, or one of it is unknown."""
+    parts = [_number(one) for one in value.values()] if isinstance(value, dict) else []
+    known = [one for one in parts if one is not None]
+    return sum(known) if known and len(known) == len(parts) else None
 
 
 def _whole(value: object) -> int | None:

@@ -29,6 +29,9 @@ from router.upstream.tries import Try
 from router.upstream.wording import spoken
 
 JSON = ("content-type", "application/json")
+LATE = ("x-vllm-priority", "1")
+"""By its scheduling policy, which serving sets, an engine of ours starts others first, and interrupts this one first
+where its KV cache is short."""
 SALTED = frozenset({"chat/completions", "completions", "responses", "messages"})
 """Routes on which vLLM keeps what it has read of a prompt for the next one."""
 
@@ -68,7 +71,8 @@ class Sending:
             if candidate.model.place == "hosted":
                 response = await self._to_door(ask, caller, decision, candidate, raw, log, held, elsewhere)
             else:
-                response = await self._to_local(ask, candidate, raw, held, elsewhere)
+                late = decision.traits.latency == "batch" and not candidate.endpoint.attached
+                response = await self._to_local(ask, candidate, raw, held, elsewhere, late=late)
             held.response = response
             if response.status != 200:
                 raise await refusal(candidate, response)
@@ -93,13 +97,15 @@ class Sending:
         return answer
 
     def _to_local(
-        self, ask: Ask, candidate: Candidate, raw: bytes, held: Try, elsewhere: Callable[[], bool] | None
+        self, ask: Ask, candidate: Candidate, raw: bytes, held: Try, elsewhere: Callable[[], bool] | None, *,
+        late: bool = False,
     ) -> Awaitable[Response]:  # fmt: skip
+        """`late`: the engine, one of ours, may let others go before it."""
         try:
             access = self._fleet.access(candidate.endpoint.name)
         except KeyError as gone:
             raise UpstreamError("refused", "the endpoint is gone") from gone
-        headers = [JSON, ("x-request-id", ask.id)]
+        headers = [JSON, ("x-request-id", ask.id), LATE] if late else [JSON, ("x-request-id", ask.id)]
         if key := self._key(candidate, access):
             headers.append(("authorization", f"Bearer {key}"))
         stream = ask.stream

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import time
 
-from router.records import Candidate
-from router.upstream.answer import End
+from router.records import Ask, Candidate, Traits
+from router.upstream.answer import End, Log
 from router.upstream.failures import Failure
 from router.upstream.health import Health
+from router.upstream.pace import FEW, Paces, Sent
 from router.upstream.response import Response
 from router.upstream.room import Room
 
@@ -57,20 +58,33 @@ class Retries:
         self._earned += 1
 
 
+def measured(paces: Paces, candidate: Candidate, ask: Ask, traits: Traits, now: float) -> Sent | None:
+    """A request that is sent now, for what it shows of its endpoint's pace; None where that is nothing."""
+    if candidate.model.place != "local" or ask.route == "messages/count_tokens":
+        return None
+    endpoint, most = candidate.endpoint, traits.output_tokens
+    blind = not ask.stream and (most is None or most >= FEW)
+    there = paces.there(endpoint.name, endpoint.model)
+    return there.sent(
+        ask.size, endpoint.cached, now, streams=ask.stream, blind=blind, pictured="vision" in traits.needs
+    )  # fmt: skip
+
+
 class Try:
     """One attempt under way. `over` whatever happens; the first call counts."""
 
     __slots__ = (
-        "_again", "_endpoint", "_health", "_over", "_probe", "_retries", "_room", "_tokens", "permit", "response",
-        "sent",
+        "_again", "_endpoint", "_health", "_log", "_measured", "_over", "_probe", "_retries", "_room", "_tokens",
+        "permit", "response", "sent",
     )  # fmt: skip
 
     def __init__(
         self, candidate: Candidate, tokens: int, room: Room, retries: Retries, health: Health, *, granted: bool,
-        again: bool, reserved: bool = False,
+        again: bool, reserved: bool = False, measured: Sent | None = None, log: Log | None = None,
     ) -> None:  # fmt: skip
         """`granted`: its place is taken already. `again`: an attempt of the same request has failed before, and
-        `reserved`: its share of the retry budget is taken already."""
+        `reserved`: its share of the retry budget is taken already. `measured`: what it shows of its endpoint's pace,
+        where it shows something; what it met is written into `log`."""
         self.response: Response | None = None
         """What is closed with it while there is no answer that does so."""
         self.sent = False
@@ -80,6 +94,7 @@ class Try:
         self._endpoint = candidate.endpoint.name
         self._room, self._retries, self._health = room, retries, health
         self._tokens, self._again, self._over = tokens, again, False
+        self._measured, self._log = measured, log
         room.enter(self._endpoint, tokens, granted=granted)
         if not reserved:
             retries.begun(again)
@@ -91,7 +106,10 @@ class Try:
 
     def answered(self) -> None:
         """It has come to its commit point."""
-        self._health.answered(self._endpoint, time.monotonic())
+        now = time.monotonic()
+        self._health.answered(self._endpoint, now)
+        if self._measured is not None and self._measured.streams:
+            self._measured.first(now)
 
     def failed(self, failed: Failure) -> None:
         """It brought no answer."""
@@ -116,3 +134,9 @@ class Try:
             self._health.left(self._endpoint)
         self._retries.running -= self._again
         self._room.leave(self._endpoint, self._tokens)
+        if (measured := self._measured) is not None:
+            log, now = self._log, time.monotonic()
+            if end == "ended" and log is not None:
+                log.met = measured.ended(log.usage, log.estimated_output, now)
+            else:
+                measured.left(now)

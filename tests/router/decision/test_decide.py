@@ -481,7 +481,9 @@ def test_every_rule_that_can_refuse_has_its_place() -> None:
         "not_scannable",
     ]  # fmt: skip
     assert list(PRECEDENCE[: len(order)]) == order
-    assert set(PRECEDENCE[len(order) :]) == {"not_served", "route_not_offered", "other_lane", "other_model"}
+    assert set(PRECEDENCE[len(order) :]) == {
+        "not_served", "route_not_offered", "other_lane", "batch_waits", "other_model",
+    }  # fmt: skip
     assert [rule.__name__ for rule in RULES[-3:]] == ["ready", "gpu_healthy", "searched"]
 
 

@@ -342,8 +342,7 @@ def test_ready(model: Model, state: dict[str, Any], rule: str | None, says: str)
         (Gpu("u", 3), ""),  # nothing is known of it
         (Gpu("u", 3, memory_free_gb=6.4, utilisation=1.0, temperature_c=70, throttle=("power cap",)), ""),
         (Gpu("u", 3, fault="GPU is lost"), "GPU 3, which must not be used: GPU is lost"),
-        (Gpu("u", 3, throttle=("hardware thermal",)), "GPU 3, which is too hot and slowed down (hardware thermal)"),
-        (Gpu("u", 3, throttle=("power cap", "software thermal")), "slowed down (software thermal)"),
+        (Gpu("u", 3, throttle=("hardware thermal", "hardware slow-down", "power brake")), ""),  # it has fewer places
         (Gpu("u", 3, memory_free_gb=0.02), "GPU 3, which is out of memory (0.02 GB free)"),
     ],
 )

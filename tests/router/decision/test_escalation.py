@@ -223,9 +223,9 @@ def full(asked: Ask, who: Caller, *models: Any, **state: Any) -> Decision:
 def test_what_may_leave_overflows_and_the_full_model_stays_as_the_last_resort() -> None:
     found = full(ask(), caller(), NEAR, FAR)
     assert (names(found), found.trigger) == (["far", "near"], "overflow")
-    assert "overflow, since near is full (8 of 8 in flight)" in found.reason
+    assert "overflow, since near is saturated (1.00: 8 of 8 places taken)" in found.reason
     told = full(ask(), caller(), NEAR, FAR, in_flight=2, busy=True)
-    assert (told.trigger, "near takes no more now" in told.reason) == ("overflow", True)
+    assert (told.trigger, "near is saturated (1.00: it takes no more now)" in told.reason) == ("overflow", True)
     assert full(ask(), caller(), NEAR, FAR, in_flight=7).trigger == ""
     assert full(ask(), caller(), NEAR, FAR, limit=0).trigger == ""  # no limit is known
 

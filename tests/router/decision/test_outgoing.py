@@ -152,3 +152,37 @@ def test_what_claude_code_sends_for_its_own_provider_is_left_out_and_named() -> 
 @pytest.mark.parametrize("route", ["chat/completions", "completions"])
 def test_what_is_harmless_in_another_dialect_is_not_left_out_here(route: Route) -> None:
     assert body_for(ask("near", route, client_metadata={"a": "b"}, inference_geo="eu"), NEAR)[1] == ()
+
+
+THOUGHT = [
+    {"role": "user", "content": "What is 2 + 2?"},
+    {"role": "assistant", "content": "4", "reasoning": "Let me see", "reasoning_content": "Let me see"},
+    {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm"}, {"type": "text", "text": "It is."}]},
+    {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm"}], "tool_calls": [{"id": "c1"}]},
+    {"role": "user", "content": "Why?", "reasoning": "a user's own field stays"},
+]
+PLAIN = [
+    THOUGHT[0],
+    {"role": "assistant", "content": "4"},
+    {"role": "assistant", "content": [{"type": "text", "text": "It is."}]},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "c1"}]},
+    THOUGHT[4],
+]
+
+
+@pytest.mark.parametrize("model", ["auto", "cheap", "near"])
+def test_what_another_model_thought_is_not_sent_to_a_hosted_one(model: str) -> None:
+    """An overflow in the middle of a conversation: its answers so far were a local model's."""
+    asked = ask(model, messages=THOUGHT)
+    assert body_for(asked, FAR)[0]["messages"] == PLAIN
+    assert asked.body["messages"] == THOUGHT  # the ask itself is tried elsewhere too
+    assert body_for(asked, NEAR)[0]["messages"] == THOUGHT
+
+
+def test_a_model_that_was_named_gets_its_own_thoughts_back() -> None:
+    assert body_for(ask("far", messages=THOUGHT), FAR)[0]["messages"] == THOUGHT
+
+
+@pytest.mark.parametrize("messages", [MESSAGES, "no list", [1, None], [], [{"role": "assistant", "content": "4"}]])
+def test_a_history_without_thoughts_is_passed_on_as_it_is(messages: Any) -> None:
+    assert body_for(ask(messages=messages), FAR)[0]["messages"] is messages

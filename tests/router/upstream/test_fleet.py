@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from router.records import Endpoint
+from router.records import Endpoint, Pace
 from router.upstream import fleet as fleets
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Door, Fleet
@@ -63,7 +63,8 @@ async def test_what_has_said_that_it_is_full_is_full(fleet: Fleet, room: Room) -
 def test_an_endpoint_keeps_all_that_serving_said_of_it() -> None:
     said: dict[str, Any] = {name: object() for name in Endpoint._fields}
     known = {"in_flight": 3, "limit": 4, "busy": True, "outstanding": 5, "resting": "it failed", "failing": True,
-             "share": 0.5}  # fmt: skip
+             "share": 0.5, "pace": Pace(prefill=1000.0), "unstarted": 7, "others": 2, "spilling": True,
+             "cached": 9}  # fmt: skip
     found = Endpoint(**said).now(**known)
     assert {name: getattr(found, name) for name in said} == said | known
 
@@ -102,6 +103,73 @@ def test_readings_that_serving_gave_long_ago_are_unknown(fleet: Fleet) -> None:
     assert fleet.gpus == ()
 
 
+def test_what_the_engine_has_and_this_router_has_not_sent_is_others(fleet: Fleet) -> None:
+    """With several routers each knows its own share at once, and the rest as of the last reading."""
+
+    def say(load: Any) -> Endpoint:
+        fleet._take(document(instance("small", "unix:/run/small", load=load)))
+        return fleet.snapshot().endpoints[0]
+
+    sent = fleet.paces.there("small", "small").sent(400, 0, time.monotonic() - 3)
+    assert say({"running": 3, "waiting": 2, "age_s": 0.5}).others == 4
+    assert say({"running": 3, "waiting": 2, "age_s": 4.0}).others == 5  # ours was not there yet
+    assert say({"running": 1, "waiting": None, "age_s": 0.5}).others == 0
+    assert say({"running": 5, "waiting": 0, "age_s": 0.5}).others == 4
+    fleet.heard -= 16
+    old = fleet.snapshot().endpoints[0]
+    assert (old.others, old.stale, old.running) == (0, True, None)
+    assert [say(load).others for load in ({"running": 5, "age_s": 60}, {}, None, "odd")] == [0, 0, 0, 0]
+    sent.left(time.monotonic())
+
+
+def test_what_was_never_read_is_not_too_old(fleet: Fleet) -> None:
+    """A server without such metrics lives by the router's own count."""
+    fleet._take(document(instance("small", "unix:/run/small", metrics="none")))
+    fleet.heard -= 16
+    assert not fleet.snapshot().endpoints[0].stale
+    fleet._take(document(instance("small", "unix:/run/small", load={"running": 0, "age_s": 20})))
+    assert fleet.snapshot().endpoints[0].stale
+
+
+def test_a_worker_has_its_share_of_the_places_and_knows_them_all(
+    connections: Connections, room: Room, tmp_path: Path
+) -> None:
+    address = Address.parse(f"unix:{tmp_path}/none")
+    fleet = Fleet(CATALOGUE, connections, address, None, room, share=lambda limit: limit // 4)
+    fleet._take(document(instance("small", "unix:/run/small", limit=16)))
+    assert (fleet.snapshot().endpoints[0].limit, fleet.snapshot().endpoints[0].places) == (4, 16)
+
+
+def test_an_engine_whose_gpu_is_slowed_down_has_half_its_places(fleet: Fleet) -> None:
+    for throttle, limit in (
+        (["hardware thermal"], 8),
+        (["power brake", "power cap"], 8),
+        (["power cap"], 16),
+        ([], 16),
+    ):
+        gpu = GPU | {"throttle": throttle}
+        fleet._take(document(instance("small", "unix:/run/small", limit=16, gpus=["GPU-a"]), gpus=[gpu]))
+        assert fleet.snapshot().endpoints[0].limit == fleet._limits()["small"] == limit
+
+
+def test_what_was_learned_goes_with_the_process_it_was_learned_of(fleet: Fleet) -> None:
+    def say(state: str) -> Endpoint:
+        fleet._take(document(instance("small", "unix:/run/small", state=state)))
+        return fleet.snapshot().endpoints[0]
+
+    say("ready")
+    sent = fleet.paces.there("small", "small").sent(40_000, 0, 1.0)
+    sent.first(2.0)
+    sent.left(3.0)
+    fleet.spill([("small", True), ("gone", True)])
+    known = say("ready")
+    assert known.pace is not None and known.pace.prefill == 10_000 and known.spilling
+    assert say("failed").pace is not None
+    assert say("ready").pace is None
+    fleet.spill([("small", False)])
+    assert not fleet.snapshot().endpoints[0].spilling
+
+
 def test_a_door_is_open_closed_or_not_there(fleet: Fleet, connections: Connections, room: Room) -> None:
     assert fleet.door_open is None
     behind = Fleet(CATALOGUE, connections, Address.parse("unix:/none"), Address.parse("unix:/door"), room)
@@ -129,7 +197,7 @@ async def polled(
 ) -> AsyncIterator[tuple[Fleet, Upstream, Upstream, asyncio.Task[None]]]:
     """A fleet that polls without rest, and the serving and the door that it asks."""
     monkeypatch.setattr(fleets, "POLL_S", 0.002)
-    monkeypatch.setattr(fleets, "POLL_WHILE_STARTING_S", 0.002)
+    monkeypatch.setattr(fleets, "POLL_OFTEN_S", 0.002)
     async with Upstream(path=home.socket("serving")) as serving, Upstream(path=home.socket("door")) as door:
         serving.script = door.script = {"body": "{}"}
         room = Room(length=2, wait_s=1)
@@ -153,6 +221,25 @@ async def test_no_answer_ends_the_polling_and_each_trouble_is_logged_once(
     for part in ("serving: ", "door: "):
         said = [r.getMessage() for r in caplog.records if r.getMessage().startswith(part)]
         assert said and all(one != after for one, after in itertools.pairwise(said))
+
+
+async def test_an_engine_that_fills_up_is_heard_of_more_often(
+    polled: tuple[Fleet, Upstream, Upstream, asyncio.Task[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet, serving, door, task = polled
+    fine = {"instance": "i", "policy": "v", "open": True, "closed_because": "", "providers": {"far": {"reason": None}}}
+    door.script = {"body": json.dumps(fine)}
+    half = instance("small", "unix:/run/small", limit=4, load={"running": 2, "waiting": 0})
+    serving.script = {"body": json.dumps(document(half))}
+    await until(lambda: [e.running for e in fleet.snapshot().endpoints] == [2, None] and bool(fleet.door.at), task)
+    monkeypatch.setattr(fleets, "POLL_S", 600)
+    more = len(serving.requests) + 3
+    await until(lambda: len(serving.requests) > more, task)  # it goes on at the other pace
+    serving.script = {"body": json.dumps(document(half | {"load": {"running": 1, "waiting": 0}}))}
+    await until(lambda: fleet.snapshot().endpoints[0].running == 1, task)
+    asked = len(serving.requests)
+    await asyncio.sleep(0.05)
+    assert len(serving.requests) == asked
 
 
 async def test_what_answers_again_is_used_again(

@@ -154,6 +154,57 @@ def test_a_load_of_long_ago_is_unknown_but_not_whether_it_sleeps() -> None:
     assert loaded({**LOAD, "age_s": 15}).running == 3
 
 
+READ = {"prefix_queries": 1000, "prefix_hits": 800, "preemptions": 2, "preempted_s": 1.5, "rejections": 4}
+
+
+def test_what_its_engine_counts_is_read_and_what_it_does_not_say_is_unknown() -> None:
+    seen = loaded({**LOAD, **READ, "kv_tokens": 65536})
+    assert {name: getattr(seen, name) for name in READ} == READ and seen.kv_tokens == 65536
+    silent = loaded(LOAD)
+    assert all(getattr(silent, name) is None for name in (*READ, "kv_tokens"))
+
+
+@pytest.mark.parametrize("odd", [-1, "many", True, 1e300, [], {}])
+def test_a_count_that_cannot_be_true_is_unknown_and_takes_no_other_along(odd: Any) -> None:
+    for name in READ:
+        seen = loaded({**LOAD, **READ, name: odd})
+        assert getattr(seen, name) is None and seen.running == 3
+    assert loaded({**LOAD, "kv_tokens": 0}).kv_tokens is None
+
+
+def test_an_interruption_of_an_old_reading_was_at_another_time() -> None:
+    seen = loaded({**LOAD, **READ, "age_s": 15.1})
+    assert seen.preempted_s is None and seen.preemptions == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "gb"),
+    [
+        ({"GPU-a": 20.5, "GPU-b": 20.0}, 40.5), ({"GPU-a": 20.5, "GPU-b": None}, None), (None, None), ({}, None),
+        ([20.5], None), ({"GPU-a": -1}, None), ({"GPU-a": "many"}, None),
+    ],
+)  # fmt: skip
+def test_what_it_holds_of_all_its_gpus_is_known_as_a_whole_or_not_at_all(said: Any, gb: float | None) -> None:
+    found = read(instance("x", "unix:/x", gpu_memory_gb=said))
+    assert found.endpoints[0].gpu_memory_gb == gb and found.endpoints[0].state == "ready"
+
+
+@pytest.mark.parametrize(
+    ("load", "limit", "in_flight", "fills"),
+    [
+        ({"running": 7, "waiting": 0}, 16, 0, False), ({"running": 7, "waiting": 1}, 16, 0, True),
+        ({"running": 0}, 16, 8, True), ({"running": 16}, 16, 0, False), ({"kv_use": 0.5}, 16, 0, True),
+        ({"kv_use": 1.0}, 16, 0, False), ({"running": 100}, 0, 50, False), ({}, 16, 0, False),
+    ],
+)  # fmt: skip
+def test_an_engine_fills_between_half_full_and_full(
+    load: dict[str, Any], limit: int, in_flight: int, fills: bool
+) -> None:  # fmt: skip
+    endpoint = read(instance("x", "unix:/x", load=load, limit=limit)).endpoints[0]
+    assert instances.filling(endpoint, in_flight) is fills
+    assert not instances.filling(endpoint._replace(state="starting"), in_flight)
+
+
 def test_an_endpoint_has_the_gpus_it_runs_on() -> None:
     other = {**GPU, "uuid": "GPU-b", "index": 1}
     (gpu,) = card([other, GPU])
@@ -175,6 +226,26 @@ def test_an_endpoint_has_the_gpus_it_runs_on() -> None:
 def test_a_reading_of_a_gpu_that_cannot_be_true_is_unknown(name: str, odd: Any) -> None:
     (gpu,) = card([{**GPU, name: odd}])
     assert getattr(gpu, name) is None and gpu.index == 0 and gpu.throttle == ("hardware thermal",)
+
+
+MORE: dict[str, Any] = {
+    "memory_used_gb": 99.5, "memory_temperature_c": 66, "energy_j": 1234.5, "ecc": 3, "xid": 79, "recovery": "reset",
+    "warnings": ["PCIe runs on 4 of 16 lanes"], "others_gb": 7.5,
+}  # fmt: skip
+
+
+def test_what_a_gpu_says_of_its_health_is_read() -> None:
+    (gpu,) = card([{**GPU, **MORE}])
+    assert {name: getattr(gpu, name) for name in MORE} == MORE | {"warnings": tuple(MORE["warnings"])}
+    (silent,) = card([GPU])
+    assert all(not getattr(silent, name) and getattr(silent, name) != 0 for name in MORE)
+
+
+@pytest.mark.parametrize("odd", [-1, "79", [], {}, True, 1e300])
+def test_what_cannot_be_true_of_its_health_is_unknown(odd: Any) -> None:
+    for name in ("memory_used_gb", "memory_temperature_c", "energy_j", "ecc", "xid", "others_gb"):
+        (gpu,) = card([{**GPU, **MORE, name: odd}])
+        assert getattr(gpu, name) is None and gpu.warnings == ("PCIe runs on 4 of 16 lanes",)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.errors import DeadlinePassed, QueueFull
-from router.upstream.room import Room
+from router.errors import DeadlinePassed, Hopeless, PushedOut, QueueFull
+from router.upstream.queue import BATCH, INTERACTIVE
+from router.upstream.room import MOST_RETRY_S, Room
 
 FAR_S = 60.0
 
@@ -33,6 +34,7 @@ class Guest:
 
     def __init__(self, room: Room, *names: str, **how: Any) -> None:
         self.room, self.names, self.how = room, names, how
+        self.kind = names, how.get("team"), how.get("priority")
         self.at: str | None = None
         self.end = asyncio.Event()
         self.task = asyncio.create_task(self._run())
@@ -250,14 +252,189 @@ async def test_a_pause_leaves_the_place_to_others_and_ends_by_itself() -> None:
     assert (here.total(), here.waiting()) == (0, 0)
 
 
+# ---- teams and priorities
+
+
+async def test_teams_take_turns_and_interactive_goes_before_batch() -> None:
+    here = room(length=20, a=1)
+    with here.busy("a"):
+        late = Guest(here, "a", team="x", priority=BATCH)
+        loud = [Guest(here, "a", team="x") for _ in range(4)]
+        await settle()
+        other = Guest(here, "a", team="y")
+        await settle()
+        assert (here.waiting(), here.waiting(INTERACTIVE), here.waiting(BATCH)) == (6, 5, 1)
+        assert here.queued() == {"interactive": 5, "batch": 1, "teams": 2}
+    async with guests(late, other, *loud):
+        order = []
+        while len(order) < 6:
+            (now,) = [g for g in (late, other, *loud) if g.at and not g.end.is_set()]
+            order.append(now)
+            now.end.set()
+            await settle()
+        assert order == [loud[0], other, *loud[1:], late]
+
+
+async def test_in_a_full_queue_the_team_that_fills_it_makes_way_and_is_told() -> None:
+    here = room(length=3, a=1)
+    with here.busy("a"):
+        loud = [Guest(here, "a", team="loud") for _ in range(3)]
+        async with guests(*loud, Guest(here, "a", team="new")) as (*_, new):
+            assert (new.waits, here.waiting()) == (True, 3)
+            with pytest.raises(PushedOut) as told:
+                await loud[2].task
+            assert (told.value.status, told.value.code, told.value.retry_after) == (503, "queue_full", 8)
+            assert loud[0].waits and loud[1].waits
+            with pytest.raises(QueueFull):
+                await here.turn(["a"], later(), team="loud")
+
+
+async def test_one_who_leaves_in_the_moment_in_which_it_is_to_make_way_just_leaves() -> None:
+    here = room(length=2, a=1)
+    with here.busy("a"):
+        async with guests(*(Guest(here, "a", team="loud") for _ in range(2))) as loud:
+            new = Guest(here, "a", team="new")
+            loud[1].task.cancel()  # the newcomer looks before it has gone
+            async with guests(new):
+                assert new.waits and loud[1].task.cancelled()
+                assert here.waiting() == 2
+
+
+# ---- how long it takes
+
+
+class Watch:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def drained(here: Room, clock: Watch, *names: str, each_s: float, count: int = 20) -> None:
+    """`count` requests end at each of these endpoints, which stay full all the while."""
+    for _ in range(count):
+        clock.now += each_s
+        for name in names:
+            here.leave(name)
+            here.enter(name)
+
+
+async def test_who_is_turned_away_is_told_when_a_place_will_be_free() -> None:
+    clock = Watch()
+    here = Room(4, 7.2, FAR_S, clock=clock)
+    here.refresh({"a": 2})
+    here.enter("a"), here.enter("a")
+    assert (here.drained("a"), here.retry_after(["a"])) == (None, 8)  # nothing is known yet
+    drained(here, clock, "a", each_s=5.0)
+    assert here.drained("a") == pytest.approx(0.2)
+    assert here.retry_after(["a"]) == 5
+    far = clock.now + 600
+    async with guests(*(Guest(here, "a", team="x", deadline=far) for _ in range(4))):
+        assert here.retry_after(["a"], "x") == 25  # four of its own before it
+        assert here.retry_after(["a"], "y") == 10  # and one, where it has its own turn
+        assert here.retry_after(["a"], "y", BATCH) == 25
+        with pytest.raises(QueueFull) as told:
+            await here.turn(["a"], far, team="x")
+        assert told.value.retry_after == 25
+        clock.now += 10_000  # it stands still
+        assert here.retry_after(["a"], "x") == MOST_RETRY_S
+
+
+async def test_replicas_count_together() -> None:
+    clock = Watch()
+    here = Room(9, 7.2, FAR_S, clock=clock)
+    here.refresh({"a": 1, "b": 1})
+    here.enter("a"), here.enter("b")
+    drained(here, clock, "a", "b", each_s=8.0)
+    async with guests(*(Guest(here, "a", "b", deadline=clock.now + 600) for _ in range(3))):
+        assert here.retry_after(["a", "b"]) == 16
+        assert here.retry_after(["b"]) == 20  # of the three about half are served there
+
+
+async def test_who_cannot_have_a_place_in_time_is_told_at_once() -> None:
+    clock = Watch()
+    here = Room(50, 7.2, FAR_S, clock=clock)
+    here.refresh({"a": 1})
+    here.enter("a")
+    drained(here, clock, "a", each_s=1.0)
+    end = clock.now + 10
+    async with guests(*(Guest(here, "a", deadline=end) for _ in range(20))) as came:
+        late = [g for g in came if g.task.done()]
+        assert [g.waits for g in came] == [True] * 15 + [False] * 5, "late by half again would be in vain"
+        assert all(isinstance(g.task.exception(), Hopeless) for g in late)
+        told = late[0].task.exception()
+        assert isinstance(told, Hopeless) and (told.status, told.code, told.retry_after) == (503, "queue_timeout", 16)
+        clock.now += 6  # nothing has ended since: who is last hears it now, and not at the end
+        here.refresh({"a": 1})
+        await settle()
+        still = [g.waits for g in came].index(False)
+        assert 0 < still < 15 and not any(g.waits for g in came[still:])
+
+
+async def test_who_has_a_turn_in_time_is_not_told_so_for_a_loud_team() -> None:
+    clock = Watch()
+    here = Room(50, 7.2, FAR_S, clock=clock)
+    here.refresh({"a": 1})
+    here.enter("a")
+    drained(here, clock, "a", each_s=1.0)
+    end = clock.now + 10
+    async with guests(*(Guest(here, "a", team="loud", deadline=end) for _ in range(30))) as loud:
+        assert sum(g.task.done() for g in loud) == 15
+        async with guests(Guest(here, "a", team="new", deadline=end)) as (new,):
+            here.refresh({"a": 1})
+            await settle()
+            assert new.waits
+            assert sum(g.task.done() for g in loud) == 16, "its last one gave way to the other team's"
+
+
+async def test_where_one_of_its_endpoints_is_not_known_nobody_is_told_that_it_waits_in_vain() -> None:
+    """A model that is being woken, say, or a replica that was never full."""
+    clock = Watch()
+    here = Room(50, 7.2, FAR_S, clock=clock)
+    here.refresh({"a": 1, "b": 1})
+    here.enter("a"), here.enter("b")
+    drained(here, clock, "a", each_s=100.0)
+    async with guests(Guest(here, "a", "b", deadline=clock.now + 5)) as (waiting,):
+        here.refresh({"a": 1, "b": 1})
+        await settle()
+        assert waiting.waits
+
+
+async def test_an_endpoint_that_is_gone_is_forgotten_with_its_rate() -> None:
+    clock = Watch()
+    here = Room(9, 7.2, FAR_S, clock=clock)
+    here.refresh({"a": 1})
+    here.enter("a")
+    drained(here, clock, "a", each_s=1.0)
+    here.leave("a")
+    here.refresh({})
+    assert (here.drained("a"), here._drains) == (None, {})
+
+
+async def test_what_an_endpoint_refused_is_no_sign_of_how_fast_it_is() -> None:
+    clock = Watch()
+    here = Room(9, 7.2, FAR_S, clock=clock)
+    here.refresh({"a": 1})
+    here.enter("a")
+    drained(here, clock, "a", each_s=1.0)
+    before = here.drained("a")
+    here.told_full("a")
+    here.leave("a")
+    assert here.drained("a") == before
+
+
 # ---- any interleaving
 
 NAMES = st.sampled_from([("a",), ("b",), ("a", "b"), ("b", "a"), ("c", "a")])
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("come"), NAMES),
+        st.tuples(st.just("come"), NAMES, st.sampled_from("xyz"), st.integers(0, 1)),
         st.tuples(st.just("end"), st.integers(0, 9)),
         st.tuples(st.just("leave"), st.integers(0, 9)),
+        st.tuples(st.just("late"), st.integers(0, 9)),
         st.tuples(st.just("full"), st.integers(0, 9)),
         st.tuples(st.just("refresh"), st.dictionaries(st.sampled_from("abc"), st.integers(0, 3))),
         st.tuples(st.just("run"), st.none()),
@@ -278,18 +455,18 @@ class Watched(Room):
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS)
-def test_whatever_happens_in_whatever_order(steps: list[tuple[str, Any]]) -> None:
+def test_whatever_happens_in_whatever_order(steps: list[tuple[Any, ...]]) -> None:
     asyncio.run(play(steps))
 
 
-async def play(steps: list[tuple[str, Any]]) -> None:
+async def play(steps: list[tuple[Any, ...]]) -> None:
     here = Watched(6, FAR_S, FAR_S)
     here.refresh({"a": 1, "b": 2})
     came: list[Guest] = []
-    for what, which in steps:
+    for what, which, *who in steps:
         inside, queued = [g for g in came if g.at and not g.task.done()], [g for g in came if g.waits]
         if what == "come":
-            came.append(Guest(here, *which))
+            came.append(Guest(here, *which, team=who[0], priority=who[1]))
         elif what == "refresh":
             here.refresh(which)
         elif what == "end" and inside:
@@ -301,6 +478,9 @@ async def play(steps: list[tuple[str, Any]]) -> None:
                 guest.end.set()
         elif what == "leave" and queued:
             queued[which % len(queued)].task.cancel()
+        elif what == "late" and queued:
+            for waiter in list(here._queue.newest())[: which + 1]:
+                here._too_late(waiter)
         elif what == "run":
             await settle()
             check(here, came)
@@ -312,7 +492,8 @@ async def play(steps: list[tuple[str, Any]]) -> None:
             here._room_again(name)
     async with asyncio.timeout(5):
         await asyncio.gather(*(g.task for g in came), return_exceptions=True)
-    assert all(g.at or g.task.cancelled() or isinstance(g.task.exception(), QueueFull) for g in came)
+    told = QueueFull, DeadlinePassed
+    assert all(g.at or g.task.cancelled() or isinstance(g.task.exception(), told) for g in came)
     assert (here.total(), here.waiting(), here._refused) == (0, 0, {})
 
 
@@ -324,6 +505,6 @@ def check(here: Room, came: list[Guest]) -> None:
         assert here.in_flight(name) == sum(g.at == name and not g.task.done() for g in came)
     for guest in queued:  # nobody waits for what is free
         assert not any(name in here._limits and not here.is_full(name) for name in guest.names)
-    for names in {g.names for g in came}:  # who wants the same is served in turn
-        alike = [g for g in came if g.names == names and (g.at or g.waits)]
+    for kind in {g.kind for g in came}:  # who wants the same is served in turn
+        alike = [g for g in came if g.kind == kind and (g.at or g.waits)]
         assert [bool(g.at) for g in alike] == sorted((bool(g.at) for g in alike), reverse=True)

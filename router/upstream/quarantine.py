@@ -1,0 +1,90 @@
+"""Requests that bring engines down: after the second one that ended over it a request is refused for a while.
+
+An engine that dies takes all it has with it, so who is asked next may die as well, and so on to the last. A connection
+that breaks is no death by itself: it counts where serving says that the process behind it ended. Kept of a request is
+only a keyed digest, in memory, with a key that this process drew and nobody else has. Each worker counts for itself. A
+request that was in the wrong place twice is held as well; an answer clears it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from router.errors import Unprocessable
+from router.records import Ask, Candidate
+
+CRASHES = 2
+"""Engines that ended over a request before it is refused."""
+HELD_S = 600.0
+MOST = 1024
+"""Requests that are remembered at most; the oldest are forgotten first."""
+DIED = frozenset({"reset", "closed"})
+"""Outcomes of a try in which the connection broke before an answer began."""
+
+
+class Crash(NamedTuple):
+    """A connection that broke over a request."""
+
+    endpoint: str
+    process: Any
+    """Which process it was, by serving's word at that time."""
+    until: float
+    """Until when it counts."""
+
+
+class Quarantine:
+    """What crashed lately. Costs nothing while nothing has."""
+
+    def __init__(self, published: Callable[[], Any], clock: Callable[[], float] = time.monotonic) -> None:
+        """`published`: serving's last document, as it came."""
+        self._published, self._clock, self._key = published, clock, secrets.token_bytes(16)
+        self._crashes: dict[bytes, tuple[Crash, ...]] = {}
+        """By digest; who crashed last stands last."""
+
+    def crashed(self, ask: Ask, candidate: Candidate, outcome: str) -> None:
+        """A try ended so. It is kept where an engine may have died."""
+        if candidate.model.place != "local" or outcome not in DIED:
+            return
+        digest, name = self._digest(ask), candidate.endpoint.name
+        crash = Crash(name, process(self._published(), name), self._clock() + HELD_S)
+        self._crashes[digest] = (*self._crashes.pop(digest, ()), crash)[-CRASHES:]
+        while len(self._crashes) > MOST:
+            del self._crashes[next(iter(self._crashes))]
+
+    def answered(self, ask: Ask) -> None:
+        """An engine answered it and lives: it was no fault of this request."""
+        if self._crashes:
+            self._crashes.pop(self._digest(ask), None)
+
+    def refuse(self, ask: Ask) -> None:
+        """Raises Unprocessable for one that brought too many engines down."""
+        if not self._crashes:  # nearly always
+            return
+        now, document = self._clock(), self._published()
+        found = self._crashes.get(self._digest(ask), ())
+        ended = [one for one in found if now < one.until and process(document, one.endpoint) != one.process]
+        if len(ended) >= CRASHES:
+            raise Unprocessable(
+                f"{len(ended)} engines ended while they worked on this request, so it is given to no other for "
+                f"{HELD_S / 60:.0f} minutes.",
+                code="request_quarantined",
+            )
+
+    def _digest(self, ask: Ask) -> bytes:
+        said = ask.route.encode() + b"\0" + orjson.dumps(dict(ask.body))
+        return hashlib.blake2b(said, key=self._key, digest_size=16).digest()
+
+
+def process(document: Any, endpoint: str) -> Any:
+    """Which process serves an endpoint, by serving's document; None where it does not say."""
+    entries = document.get("instances") if isinstance(document, dict) else None
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, dict) and entry.get("name") == endpoint:
+            return entry.get("pid"), entry.get("restarts")
+    return None
