@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from router.commands import audit, check, costs, door, keys, look, privacy, run, site, status, talk
+from router.commands import audit, check, costs, door, keys, look, planning, privacy, run, site, status, talk
 from router.commands.context import Stop
 from router.keeper import AlreadyRunning
 from router.ledger.store import LedgerError
@@ -28,7 +28,7 @@ def build() -> typer.Typer:
         name="headgate", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
         help="One private OpenAI-compatible endpoint over local vLLM and hosted models.\n\nStart with: headgate up",
     )  # fmt: skip
-    looking = (look.explain, costs.costs, look.plan, look.doctor)
+    looking = (look.explain, costs.costs, planning.plan, look.doctor)
     for command in (run.up, run.down, status.status, status.logs, talk.chat, *looking):
         app.command()(command)
     app.add_typer(keys.app, name="keys")

@@ -114,7 +114,8 @@ class Mission(Installation):
         self.gpu.write_text("cool")
         # Preloaded and not on the library path, which engines inherit: they are to see the machine as it is.
         environment = {"LD_PRELOAD": str(driver / "libnvidia-ml.so.1"), "NVML_FILE": str(self.gpu), "GONE": "k" * 24}
-        super().__init__(site() | {"engine": {"python": str(python)}}, environment)
+        # Here engines are made to stand still on purpose; that one that hangs is ended is in test_supervisor.py.
+        super().__init__(site() | {"engine": {"python": str(python), "hang_after_s": 3600}}, environment)
 
     def start(self) -> None:
         super().start()
@@ -279,7 +280,7 @@ def test_at_the_limit_what_may_leave_overflows_to_the_cheapest(mission: Mission)
     with mission.full():
         answer = mission.plain.ask()
         assert (answer.headers["x-headgate-model"], answer.headers["x-headgate-trigger"]) == ("far-demo", "overflow")
-        assert "demo is full (2 of 2 in flight)" in answer.headers["x-headgate-reason"]
+        assert "demo is saturated (1.00: 2 of 2 places taken)" in answer.headers["x-headgate-reason"]
     assert mission.record(answer)["trigger"] == "overflow"
     assert mission.metric("headgate_overflow_total", 'from_model="demo"', 'to_model="far-demo"') >= 1
 
@@ -303,12 +304,13 @@ def test_the_queue_is_bounded_and_has_a_deadline(mission: Mission) -> None:
             mission.private.ask()
         with pytest.raises(openai.InternalServerError) as too_late:
             waiting()
-    for error, code, outcome in (
-        (turned_away, "queue_full", "queue_full"), (too_late, "queue_timeout", "deadline_passed"),
+    for error, code, outcomes in (
+        # By how fast the engine was until now it may be clear before the deadline that it is waited for in vain.
+        (turned_away, "queue_full", ("queue_full",)), (too_late, "queue_timeout", ("deadline_passed", "hopeless")),
     ):  # fmt: skip
         assert (error.value.status_code, error.value.code) == (503, code)
         assert int(error.value.response.headers["retry-after"]) >= 1
-        assert mission.record(error.value)["outcome"] == outcome
+        assert mission.record(error.value)["outcome"] in outcomes
     assert mission.provider_bytes() == before
 
 
@@ -410,26 +412,26 @@ def test_of_two_replicas_the_less_loaded_one_answers(mission: Mission) -> None:
         replicas.stop()
 
 
-@pytest.mark.parametrize(
-    ("state", "says"), [("hot", "too hot"), ("lost everywhere", "GPU is lost"), ("full", "out of memory")]
-)
+@pytest.mark.parametrize(("state", "says"), [("full", "out of memory"), ("lost everywhere", "GPU is lost")])
 def test_a_gpu_in_trouble_takes_its_endpoint_out_with_that_reason(mission: Mission, state: str, says: str) -> None:
     def refusals() -> str:
         shown = json.loads(mission.run("explain", "--json", given=json.dumps({"messages": MESSAGES})).stdout)
-        return " ".join(r["reason"] for r in shown["refusals"] if r["rule"] == "gpu_trouble")
+        return " ".join(r["reason"] for r in shown["refusals"] if r["endpoint"] == "demo")
 
     before = mission.provider_bytes()
     mission.gpu.write_text(state)
     try:
-        assert says in until(refusals)
+        until(lambda: says in refusals())
+        if says == "GPU is lost":  # nothing that runs there will ever answer
+            until(lambda: mission.instance()["state"] == "failed")
         with pytest.raises(openai.InternalServerError, match=says) as refused:
             mission.private.ask()
-        assert (refused.value.status_code, refused.value.code) == (503, "gpu_trouble")
+        assert (refused.value.status_code, refused.value.code) in ((503, "gpu_trouble"), (503, "no_local_capacity"))
         assert mission.provider_bytes() == before
         assert mission.plain.place()[0] == "hosted"
     finally:
         mission.gpu.write_text("cool")
-        until(lambda: not refusals())
+        until(lambda: not refusals(), 300.0)  # once it is well an engine that was ended is started again
     assert mission.private.place() == ("local", None)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from router.api.body import text_field
 from router.errors import BadRequest
-from router.records import Ask, Route
+from router.records import Ask, Latency, Route
 from serving.catalogue import NO_OUTPUT, DataClass
 
 MAX_SESSION = 200
-CHOICES = frozenset({"data_class", "escalate", "reason"})
+CHOICES = frozenset({"data_class", "escalate", "latency", "reason"})
 """What a body may choose in `headgate: {…}`."""
 LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 """The form of a reason for escalation, or for a lower class. It is written down, so it must not be able to hold text of
@@ -53,6 +53,7 @@ def make_ask(
         session=_session(given.get(b"x-headgate-session"), body),
         escalate=_label(choices.get("escalate") or given.get(b"x-headgate-escalate"), "x-headgate-escalate"),
         declassify=_label(choices.get("reason") or given.get(b"x-headgate-reason"), "x-headgate-reason"),
+        latency=_latency(given.get(b"x-headgate-latency", choices.get("latency"))),
     )  # fmt: skip
 
 
@@ -86,6 +87,18 @@ def _label(value: Any, name: str) -> str | None:
         return value.strip()
     form = "a short reason of small letters, digits, - and _, at most 40, such as low-confidence"
     raise BadRequest(f"{name}: give {form}.", param=name)
+
+
+def _latency(value: Any) -> Latency | None:
+    if value is None:
+        return None
+    text = value.strip().lower() if isinstance(value, str) else value
+    if text == "interactive":
+        return "interactive"
+    if text == "batch":
+        return "batch"
+    told = "x-headgate-latency: give interactive (somebody waits for the answer) or batch (it may come later)."
+    raise BadRequest(told, param="x-headgate-latency")
 
 
 def _session(header: str | None, body: dict[str, Any]) -> str | None:

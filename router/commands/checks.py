@@ -243,7 +243,7 @@ def _running(context: Context) -> Iterator[Finding]:
     except Stop:
         yield Finding("wrong", "the router does not answer", "headgate logs router")
     for instance in found["instances"]:
-        fine = instance["state"] == "ready"
+        fine = instance["state"] in ("ready", "asleep", "waking")
         what = f"{instance['name']} is {sentence(instance['state'], instance['detail'])}"
         log = "" if instance["attached"] else see_log(context.home, instance["name"])
         mend = log or "headgate status"

@@ -69,6 +69,9 @@ ERRORS: dict[str, str] = {
         "this Idempotency-Key was used for another request: another body, or other `x-headgate-data-class`, "
         "`x-headgate-reason` or `x-headgate-escalate`"
     ),
+    "request_quarantined": (
+        "two engines ended while they worked on this very request; it is given to no other for ten minutes"
+    ),
     "headers_too_large": "more than 64 headers, or over 16 KiB of them",
     "budget_exceeded": "the key's budget for the month does not cover the worst cost",
     "rate_limit_exceeded": (
@@ -80,10 +83,13 @@ ERRORS: dict[str, str] = {
         "`router.max_requests`, `router.max_connections` or the limit of memory, or that of bodies, is reached, or "
         "the router is being stopped; Retry-After"
     ),
-    "queue_full": "local models are full and `router.queue_length` requests wait already; Retry-After",
-    "queue_timeout": "local models were full for `router.queue_wait_s` seconds; Retry-After",
+    "queue_full": "local models are full and `router.queue_length` requests wait already, or this one made way in the "
+    "queue for a team of which fewer wait; Retry-After",
+    "queue_timeout": "local models were full for `router.queue_wait_s` seconds (batch: `router.queue_wait_batch_s`), "
+    "or will be, by how fast requests end; Retry-After",
+    "batch_waits": "a batch request waits for local room and does not go to a hosted model; Retry-After",
     "no_local_capacity": "no local model is ready; Retry-After. Never answered by a hosted one instead",
-    "gpu_trouble": "the model's GPU is lost, too hot or out of memory; Retry-After",
+    "gpu_trouble": "the model's GPU is lost or out of memory; Retry-After",
     "door_closed": (
         "the door does not run, cannot write its book, or was closed by the operator (`headgate door status`), or a "
         "scanner does not work (`headgate status`); Retry-After"

@@ -30,6 +30,7 @@ def show_decision(found: dict[str, Any], out: Console) -> None:
     for candidate in found["order"]:
         _show_promises(candidate, out)
         _show_load(candidate, out)
+        _show_expected(candidate, out)
     hold = "nothing (no price is known)" if found["hold_usd"] is None else f"${found['hold_usd']:.6f} at most"
     if found["order"]:
         _line("held", f"{hold}; at most {found['prompt_tokens_at_most']} prompt tokens", out)
@@ -58,6 +59,8 @@ def _show_class(found: dict[str, Any], out: Console) -> None:
         _line("searched", _searched(found), out)
     if found.get("requires"):
         _line("requires", ", ".join(found["requires"]), out)
+    if found.get("latency") == "batch":
+        _line("latency", "batch: it may wait for longer, and lets interactive requests go before it", out)
 
 
 def _searched(found: dict[str, Any]) -> str:
@@ -130,12 +133,31 @@ def _show_load(candidate: dict[str, Any], out: Console) -> None:
     if candidate["place"] == "local":
         said.append(f"running {known(candidate.get('running'))}")
         said.append(f"waiting {known(candidate.get('waiting'))}, KV {share(candidate.get('kv_use'))}")
+    if cached := candidate.get("cached_bytes"):
+        said.append(f"{known(cached)} bytes of this request in its cache, as expected")
     _line("load", f"{candidate['endpoint']}: {', '.join(said)}", out)
     for gpu in candidate.get("gpus") or []:
         trouble = [*(gpu.get("throttle") or []), *filter(None, [gpu.get("fault")])]
         free = gpu.get("memory_free_gb")
         room = "memory unknown" if free is None else f"{known(free)} GB free"
         _line("", ", ".join([f"GPU {gpu['index']}: busy {share(gpu.get('utilisation'))}", room, *trouble]), out)
+
+
+def _show_expected(candidate: dict[str, Any], out: Console) -> None:
+    """How full it was, and what it was expected to do, where somebody looked."""
+    if (full := candidate.get("saturation")) is not None:
+        _line("saturation", f"{candidate['endpoint']}: {full['value']:.2f} ({full['why']})", out)
+    if (expected := candidate.get("predicted")) is not None:
+        _line("predicted", f"{candidate['endpoint']}: {_timed(expected)}", out)
+
+
+def _timed(found: dict[str, Any]) -> str:
+    """Wait, first token and speed in one line; what is not known is left out."""
+    wait, first, speed = found["wait_ms"], found["first_token_ms"], found["tokens_per_s"]
+    told = [] if wait is None else [f"a wait of {wait:.0f} ms"]
+    told += [] if first is None else [f"first token after {first:.0f} ms"]
+    told += [] if speed is None else [f"{speed:.1f} tokens a second"]
+    return ", ".join(told) or "nothing is known yet"
 
 
 def show_record(found: dict[str, Any], out: Console) -> None:
@@ -173,6 +195,8 @@ def _show_closed(event: dict[str, Any], decided: str, told: Collection[str], out
         detail = f": {attempt['detail']}" if attempt["detail"] else ""
         took = ", first byte after" if attempt["outcome"] == "answered" else " after"
         _line("tried", f"{attempt['endpoint']}: {attempt['outcome']}{took} {attempt['ms']:.0f} ms{detail}", out)
+    if (met := event.get("met")) is not None:
+        _line("met", _timed(met), out)
     if event.get("check"):
         _line("checked", event["check"], out)
     error = f": {event['error']}" if event.get("error") else ""

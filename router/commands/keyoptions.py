@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import typer
 
 from router.commands.context import Stop
+from router.records import Latency
 from serving.catalogue import LANES, REQUIREMENT, DataClass
 
 ClassOption = Annotated[str | None, typer.Option("--data-class", help="public, internal, private or secret.")]
@@ -37,13 +38,16 @@ RequestsOption = Annotated[
 TokensOption = Annotated[
     str | None, typer.Option("--tokens-per-minute", help="Tokens a minute, prompt and output together, or none.")
 ]
+LatencyOption = Annotated[
+    str | None, typer.Option(help="How its requests wait: interactive, or batch, behind those and for longer.")
+]
 ExpiresOption = Annotated[str | None, typer.Option(help="When it ends: 90d, 12h, or never.")]
 
 
 def changes(
     data_class: str | None, lanes: str | None, budget: str | None, substitute: bool | None, escalate: bool | None,
     expires: str | None, requests: str | None = None, tokens: str | None = None, *, media: str | None = None,
-    requires: str | None = None, declassify: bool | None = None,
+    requires: str | None = None, declassify: bool | None = None, latency: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The options that were given, checked. Raises Stop with what would be right.
 
@@ -56,6 +60,8 @@ def changes(
         changed["media_class"] = _class("--media-class", media)
     if requires is not None:
         changed["requires"] = _requirements(requires)
+    if latency is not None:
+        changed["latency"] = _latency(latency)
     if lanes is not None:
         changed["lanes"] = frozenset(filter(None, (lane.strip() for lane in lanes.split(","))))
         if unknown := changed["lanes"] - set(LANES):
@@ -88,6 +94,12 @@ def _class(option: str, text: str) -> DataClass:
         return DataClass.parse(text)
     except ValueError as wrong:
         raise Stop(f"{option}: {wrong}") from wrong
+
+
+def _latency(text: str) -> Latency:
+    if text not in get_args(Latency):
+        raise Stop(f"--latency: {text[:40]!r} is no way to wait; give {' or '.join(get_args(Latency))}")
+    return cast("Latency", text)
 
 
 def _requirements(text: str) -> frozenset[str]:

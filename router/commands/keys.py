@@ -34,6 +34,7 @@ from router.commands.keyoptions import (
     EscalateOption,
     ExpiresOption,
     LanesOption,
+    LatencyOption,
     MediaOption,
     RequestsOption,
     RequiresOption,
@@ -70,6 +71,7 @@ def create(
     media: MediaOption = None,
     requires: RequiresOption = None,
     declassify: DeclassifyOption = None,
+    latency: LatencyOption = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -78,7 +80,7 @@ def create(
     Example: headgate keys create --team search --data-class public
     """
     changed = changes(data_class, lanes, budget, substitute, escalate, expires, requests, tokens, media=media,
-                      requires=requires, declassify=declassify)  # fmt: skip
+                      requires=requires, declassify=declassify, latency=latency)  # fmt: skip
     context = open_context(config)
     chosen = changed.pop("data_class", context.found.site.keys.data_class)
     if "scopes" in changed:
@@ -110,13 +112,14 @@ def change(
     media: MediaOption = None,
     requires: RequiresOption = None,
     declassify: DeclassifyOption = None,
+    latency: LatencyOption = None,
 ) -> None:
     """Change what a key may do; a running router knows within a second.
 
     Example: headgate keys set KEY --data-class public --budget 20
     """
     changed = changes(data_class, lanes, budget, substitute, escalate, expires, requests, tokens, media=media,
-                      requires=requires, declassify=declassify)  # fmt: skip
+                      requires=requires, declassify=declassify, latency=latency)  # fmt: skip
     if not changed:
         raise Stop("nothing to change; see: headgate keys set --help")
     with _book(open_home()) as book:
@@ -307,7 +310,7 @@ def _json(key: Key) -> dict[str, Any]:
         "lanes": sorted(key.lanes), "substitute": key.substitute, "scopes": sorted(key.scopes),
         "budget_usd": key.budget_usd, "requests_per_minute": key.requests_per_minute,
         "tokens_per_minute": key.tokens_per_minute, "media_class": key.media_class.name,
-        "requires": sorted(key.requires),
+        "requires": sorted(key.requires), "latency": key.latency,
         "created": key.created, "expires": key.expires, "revoked": key.revoked, "state": _state(key),
     }  # fmt: skip
 
@@ -323,12 +326,15 @@ def _a_minute(key: Key) -> str:
 
 
 def _may(key: Key) -> str:
-    """What a key may besides asking, and what holds for its data besides its class; nothing where all is as usual."""
+    """What a key may besides asking, what holds for its data besides its class, how its requests wait; nothing where
+    all is as usual."""
     said = [f"may {scope}" for scope in SCOPES if scope in key.scopes]
     if key.media_class is not DataClass.private:
         said.append(f"media {key.media_class.name}")
     if key.requires:
         said.append(f"requires {' and '.join(sorted(key.requires))}")
+    if key.latency != "interactive":
+        said.append(key.latency)
     return "".join(f"{each}, " for each in said)
 
 

@@ -25,6 +25,7 @@ TRIES = 3
 STEPS = {
     "waiting": "waiting its turn", "environment": "making the engine's environment", "weights": "getting the weights",
     "starting": "starting", "failed": "FAILED", "draining": "finishing its requests",
+    "asleep": "asleep, a request wakes it", "waking": "waking up",
 }  # fmt: skip
 COMING = "coming up"
 LASTING = frozenset({"failed", "unreachable", "wrong key"})
@@ -82,7 +83,7 @@ def starting(start: Start) -> bool:
 
 
 def _settled(steps: dict[str, Step]) -> bool:
-    return all(step.state == "ready" or step.state in LASTING for step in steps.values())
+    return all(step.state in ("ready", "asleep") or step.state in LASTING for step in steps.values())
 
 
 def show_closed(home: Home, enabled: list[str], out: Console) -> None:

@@ -40,7 +40,10 @@ TEMPLATE = """\
 # Check it with: headgate config check
 
 # Which models start (see: headgate models diff, headgate plan).
-# run: [qwen3.5-0.8b]
+# run: [qwen3.5-0.8b, qwen3.5-4b]
+
+# Which of them share one place and take turns in it, by demand.
+# swap: {groups: [[qwen3.5-0.8b, qwen3.5-4b]], min_stay_s: 300}
 
 # vLLM servers that run already; never started, stopped or signalled.
 # attach:
@@ -96,6 +99,7 @@ TEMPLATE = """\
 #   workers: 1                    # processes that answer callers; more than one only where one uses a whole core
 #   queue_length: 100             # requests that may wait for room on local models
 #   queue_wait_s: 10              # for so long at most; then 503 with Retry-After
+#   queue_wait_batch_s: 600       # for so long those that may come later
 #   max_requests: 1024            # open at once, for each worker
 #   max_connections: 4096         # for each worker
 #   max_body_mb: 16               # the largest request

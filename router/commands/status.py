@@ -27,7 +27,11 @@ from router.upstream.instances import STALE_S
 from serving.home import Home, find_home
 
 UNKNOWN = "unknown"
-READINGS = ("memory_total_gb", "memory_free_gb", "utilisation", "power_w", "temperature_c", "throttle")
+READINGS = (
+    "memory_total_gb", "memory_free_gb", "utilisation", "power_w", "temperature_c", "throttle", "warnings", "others_gb",
+)  # fmt: skip
+INTERRUPTED_S = 60.0
+"""An interrupted request is shown so long."""
 
 
 def status(as_json: JsonOption = False) -> None:
@@ -96,7 +100,7 @@ def show(state: dict[str, Any], url: str, now: float, out: Console) -> None:
         out.print(f"endpoint  {url}/v1", soft_wrap=True)
     _show_models(state, out)
     if (waiting := state.get("waiting")) is not None:
-        out.print(f"queue     {waiting} waiting for local room")
+        out.print(f"queue     {waiting} waiting for local room{_waiting(state.get('queue') or {})}")
     workers = state.get("workers") or {"count": 1}
     if workers["count"] > 1:
         missing = "".join(f"; worker {number} does not" for number in silent(workers))
@@ -107,6 +111,13 @@ def show(state: dict[str, Any], url: str, now: float, out: Console) -> None:
     silent_s = now - state["serving_heard"] if state.get("serving_heard") else 0.0
     _show_gpus(serving, silent_s + (serving.get("gpus_age_s") or 0.0), out)
     _show_trouble(state, silent_s, out)
+
+
+def _waiting(queue: dict[str, int]) -> str:
+    """Who they are, where that is more than a number."""
+    said = [f"{queue['batch']} of them batch"] if queue.get("batch") else []
+    said += [f"of {queue['teams']} teams"] if queue.get("teams", 0) > 1 else []
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _show_models(state: dict[str, Any], out: Console) -> None:
@@ -130,9 +141,18 @@ def _show_models(state: dict[str, Any], out: Console) -> None:
             rows.add_row(endpoint["name"], in_flight, "", "", "", "door", endpoint["state"])
     if rows.row_count:
         out.print(rows)
+    loads = {f["name"]: endpoints.get(f["name"]) or f.get("load") or {} for f in serving.get("instances", [])}
+    if cached := [f"{name} {had}" for name, load in loads.items() if (had := _cached(load))]:
+        out.print(f"cached    of their prompts: {', '.join(cached)}", soft_wrap=True)
     for found in serving.get("instances", []):
         if found["attached"]:
             out.print(f"{found['name']}: attached at {found['address']}", soft_wrap=True)
+
+
+def _cached(load: dict[str, Any]) -> str:
+    """The share of all prompt tokens that its prefix cache had; empty where nobody counted or nothing was asked."""
+    queries, hits = load.get("prefix_queries"), load.get("prefix_hits")
+    return share(min(1.0, hits / queries)) if queries and hits is not None else ""
 
 
 def _show_gpus(serving: dict[str, Any], age_s: float, out: Console) -> None:
@@ -148,6 +168,9 @@ def _show_gpus(serving: dict[str, Any], age_s: float, out: Console) -> None:
         used = UNKNOWN if free is None or total is None else f"{known(total - free)} of {known(total)}"
         trouble = [gpu["fault"]] if gpu["fault"] else []
         trouble += [UNKNOWN] if gpu["throttle"] is None and not trouble else gpu["throttle"] or []
+        trouble += gpu.get("warnings") or []
+        if others := gpu.get("others_gb"):
+            trouble.append(f"others hold {known(others)} GB")
         rows.add_row(
             str(gpu["index"]), gpu["name"], share(gpu["utilisation"]), used, known(gpu["power_w"], 0),
             known(gpu["temperature_c"], 0), ", ".join(trouble),
@@ -176,7 +199,11 @@ def _show_trouble(state: dict[str, Any], silent_s: float, out: Console) -> None:
     for found in (state.get("serving") or {}).get("instances", []):
         again = f" (started again {found['restarts']} times)" if found["restarts"] else ""
         if again or (found["detail"] and found["state"] != "ready"):
+            soon = found.get("ready_in_s")
+            again += "" if soon is None else f" (asked for, it would be here in about {soon:.0f} s)"
             out.print(f"{found['name']}: {sentence(found['state'], found['detail'])}{again}", soft_wrap=True)
+        if (passed := (found.get("load") or {}).get("preempted_s")) is not None and passed <= INTERRUPTED_S:
+            out.print(f"{found['name']}: its KV cache is full; {passed:.0f} s ago it began a request again")
         if found.get("way_out"):
             out.print(f"{found['name']}: isolation {isolation_words(found['way_out'])}", soft_wrap=True)
         if found["state"] in LASTING and found["log"]:

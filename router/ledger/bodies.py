@@ -6,7 +6,7 @@ import hashlib
 import hmac
 from typing import Any
 
-from router.records import Ask, Attempt, Caller, Candidate, Decision, Outcome
+from router.records import Ask, Attempt, Caller, Candidate, Decision, Met, Outcome, Prediction
 from serving.catalogue import PROMISES, Model
 
 
@@ -50,7 +50,9 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "reason": decision.reason,
         "trigger": decision.trigger,
         "check": decision.check,
-        "order": [_candidate(c) for c in decision.order],
+        **({"latency": decision.traits.latency} if decision.traits.latency != "interactive" else {}),
+        **({"placed": decision.placed} if decision.placed else {}),
+        "order": _order(decision),
         "refusals": [
             {"model": r.model, "endpoint": r.endpoint, "rule": r.rule, "reason": r.reason, "remedy": r.remedy}
             for r in decision.refusals
@@ -58,6 +60,29 @@ def decision_json(decision: Decision) -> dict[str, Any]:
         "hold_usd": decision.hold,
         "dropped": list(decision.dropped),
     }
+
+
+def _order(decision: Decision) -> list[dict[str, Any]]:
+    """Each of the order; what is known of none is left out."""
+    found = [_candidate(candidate) for candidate in decision.order]
+    for one, candidate in zip(found, decision.order, strict=True):
+        if candidate.endpoint.cached:
+            one["cached_bytes"] = candidate.endpoint.cached
+    for one, expected in zip(found, decision.predicted, strict=False):
+        if expected is not None:
+            one["predicted"] = _rounded(expected)
+    for one, full in zip(found, decision.saturations, strict=False):
+        if full is not None:
+            one["saturation"] = {"value": round(full.value, 3), "why": full.why}
+    return found
+
+
+def _rounded(found: Prediction | Met) -> dict[str, float | None]:
+    """Times and speed as they are recorded."""
+    first_ms = None if found.first_token_s is None else round(found.first_token_s * 1000, 2)
+    wait_ms = None if found.wait_s is None else round(found.wait_s * 1000, 2)
+    speed = None if found.tokens_per_s is None else round(found.tokens_per_s, 2)
+    return {"wait_ms": wait_ms, "first_token_ms": first_ms, "tokens_per_s": speed}
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
@@ -113,6 +138,8 @@ def closed(model: Model | None, outcome: Outcome, *, lane: str | None = None, pr
         "error": outcome.error,
         "finish": outcome.finish,
         "replaced": outcome.replaced,
+        **({"predicted": _rounded(outcome.predicted)} if outcome.predicted is not None else {}),
+        **({"met": _rounded(outcome.met)} if outcome.met is not None else {}),
     }
 
 

@@ -18,7 +18,7 @@ from router.ledger.metrics import Metrics
 from router.ledger.prices import Prices
 from router.ledger.settled import NOTE, lost
 from router.ledger.store import Event, LedgerError, Store, connect
-from router.records import Ask, Attempt, Caller, Decision, Outcome, Usage
+from router.records import Ask, Attempt, Caller, Decision, Met, Outcome, Prediction, Usage
 from serving.catalogue import Catalogue, Model, Site
 
 CODE = re.compile(r"[a-z0-9_.-]{1,64}")
@@ -36,7 +36,8 @@ class Entry:
 
     __slots__ = (
         "_hold", "_ledger", "_prices", "ask", "attempts", "caller", "check", "decision", "error", "estimated_output",
-        "finish", "first_byte_ms", "model", "outcome", "queued_ms", "replaced", "started", "status", "trigger", "usage",
+        "finish", "first_byte_ms", "met", "model", "outcome", "queued_ms", "replaced", "started", "status", "trigger",
+        "usage",
     )  # fmt: skip
 
     def __init__(self, ask: Ask, caller: Caller, decision: Decision, ledger: Ledger) -> None:
@@ -54,6 +55,8 @@ class Entry:
         self.first_byte_ms: float | None = None
         self.queued_ms: float | None = None
         self.trigger, self.check = decision.trigger, ""
+        self.met: Met | None = None
+        """What it met at the endpoint that answered."""
         self.finish, self.replaced = "", False
         """Of a stream: why it ended, in the upstream's word, and whether bytes of it were no UTF-8."""
         self.started = ledger.clock()
@@ -115,7 +118,15 @@ class Entry:
             first_byte_ms=self.first_byte_ms, queued_ms=self.queued_ms, trigger=self.trigger, check=self.check,
             total_ms=self.elapsed_ms(), error=error,
             finish=self.finish if not self.finish or CODE.fullmatch(self.finish) else "other", replaced=self.replaced,
+            predicted=self._predicted(), met=self.met,
         )  # fmt: skip
+
+    def _predicted(self) -> Prediction | None:
+        """What the endpoint that answered was expected to do."""
+        if not self.decision.predicted or not self.attempts:
+            return None
+        known, last = zip(self.decision.order, self.decision.predicted, strict=True), self.attempts[-1].endpoint
+        return next((found for candidate, found in known if candidate.endpoint.name == last), None)
 
     def _usage(self) -> tuple[Usage, bool]:
         """The answer's usage, and whether the upstream said all of it."""

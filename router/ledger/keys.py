@@ -18,7 +18,7 @@ from typing import Any
 
 from router.ledger.changed import Changes
 from router.ledger.store import LedgerError, connect
-from router.records import Caller
+from router.records import Caller, Latency
 from serving.catalogue import DataClass, KeyDefaults
 
 BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -27,13 +27,13 @@ ID_AT, ID_END = len("hg_"), len("hg_") + ID_LENGTH
 """43 characters of base 62 carry 256 bits."""
 COLUMNS = (
     "id, team, data_class, mac, last4, lanes, substitute, budget_usd, created, expires, revoked, scopes, "
-    "requests_per_minute, tokens_per_minute, media_class, requires"
+    "requests_per_minute, tokens_per_minute, media_class, requires, latency"
 )
 SCOPES = ("escalate", "declassify")
 """What a key may be allowed besides asking: for a stronger model by a header; to lower the class of a request."""
 CHANGEABLE = frozenset({
     "team", "data_class", "lanes", "substitute", "budget_usd", "expires", "revoked", "scopes", "requests_per_minute",
-    "tokens_per_minute", "media_class", "requires",
+    "tokens_per_minute", "media_class", "requires", "latency",
 })  # fmt: skip
 NOBODYS = "0" * 64
 """In place of a digest where there is no key."""
@@ -66,6 +66,7 @@ class Key:
     tokens_per_minute: int | None = None
     media_class: DataClass = DataClass.private
     requires: frozenset[str] = frozenset()
+    latency: Latency = "interactive"
 
     def works(self, now: float) -> bool:
         return self.revoked is None and (self.expires is None or now < self.expires)
@@ -73,7 +74,7 @@ class Key:
     def caller(self) -> Caller:
         return Caller(
             self.id, self.team, self.data_class, self.lanes, self.substitute, self.scopes, self.budget_usd,
-            self.requests_per_minute, self.tokens_per_minute, self.media_class, self.requires,
+            self.requests_per_minute, self.tokens_per_minute, self.media_class, self.requires, self.latency,
         )  # fmt: skip
 
 
@@ -285,7 +286,7 @@ def _row(key: Key) -> tuple[Any, ...]:
     return (
         key.id, key.team, key.data_class.name, key.mac, key.last4, ",".join(sorted(key.lanes)), int(key.substitute),
         key.budget_usd, key.created, key.expires, key.revoked, ",".join(sorted(key.scopes)), key.requests_per_minute,
-        key.tokens_per_minute, key.media_class.name, ",".join(sorted(key.requires)),
+        key.tokens_per_minute, key.media_class.name, ",".join(sorted(key.requires)), key.latency,
     )  # fmt: skip
 
 
@@ -298,7 +299,7 @@ def _read(db: sqlite3.Connection) -> list[Key]:
         rows = db.execute(f"SELECT {COLUMNS} FROM keys ORDER BY created").fetchall()  # noqa: S608
         return [
             Key(r[0], r[1], DataClass.parse(r[2]), r[3], r[4], _listed(r[5]), bool(r[6]), r[7], r[8],
-                r[9], r[10], _listed(r[11]), r[12], r[13], DataClass.parse(r[14]), _listed(r[15]))
+                r[9], r[10], _listed(r[11]), r[12], r[13], DataClass.parse(r[14]), _listed(r[15]), r[16])
             for r in rows
         ]  # fmt: skip
     except (sqlite3.DatabaseError, ValueError) as broken:

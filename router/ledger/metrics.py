@@ -6,22 +6,21 @@ Requests are counted as they come and go, in plain numbers; they become a page o
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import NamedTuple
+from typing import get_args
 
-from router.records import Decision, Endpoint, Gpu, Outcome, Usage
+from router.ledger.counted import Count, Metric, Times
+from router.records import Decision, Endpoint, Gpu, Latency, Met, Outcome, Prediction, Usage
 from serving.catalogue import Model
 
 Reading = tuple[str, tuple[str, ...], float | None]
 """A metric's name, the values of its labels, and what was read."""
 
-SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+ERRORS = (-0.9, -0.75, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1, 2, 5, 10)
+"""Bounds of what a prediction was off by, as a share of what came: -0.5 is half of it, 1 twice as much."""
 GB = 10**9
-IN_QUEUE = ("queue_full", "deadline_passed", "left_queue")
+IN_QUEUE = ("queue_full", "pushed_out", "hopeless", "deadline_passed", "left_queue")
 """Outcomes of requests that never got the local room they wanted to wait for."""
 
 LIVE: dict[str, tuple[str, ...]] = {
@@ -29,6 +28,9 @@ LIVE: dict[str, tuple[str, ...]] = {
     "headgate_endpoint_limit": ("Requests it takes at once.", "endpoint", "model"),
     "headgate_endpoint_resting": ("1 where it is left alone since it fails or asked for it.", "endpoint", "model"),
     "headgate_queue_length": ("Requests that wait for local room.",),
+    "headgate_queue_batch": ("Those of them that are batch.",),
+    "headgate_queue_teams": ("Teams whose requests wait.",),
+    "headgate_endpoint_drain": ("Requests that end there in a second while it is full.", "endpoint", "model"),
     "headgate_tasks": ("Tasks of the event loop: a few, and one or two for each open request.",),
     "headgate_instance_state": ("1 for the state it is in.", "instance", "model", "state"),
     "headgate_instance_restarts_total": ("Starts after the first.", "instance", "model"),
@@ -36,11 +38,21 @@ LIVE: dict[str, tuple[str, ...]] = {
     "headgate_instance_waiting": ("Requests the engine says it lets wait.", "instance", "model"),
     "headgate_instance_kv_use": ("Share of its KV cache in use, 0 to 1.", "instance", "model"),
     "headgate_instance_tokens_total": ("Tokens by the engine's own count.", "instance", "model", "kind"),
+    "headgate_instance_prefix_tokens_total": ("Prompt tokens and its prefix cache.", "instance", "model", "kind"),
+    "headgate_instance_preemptions_total": ("Requests it interrupted for want of KV cache.", "instance", "model"),
+    "headgate_instance_rejections_total": ("Requests its own admission limit turned away.", "instance", "model"),
+    "headgate_instance_gpu_memory_bytes": ("GPU memory its processes hold.", "instance", "model"),
     "headgate_gpu_memory_total_bytes": ("Memory.", "uuid", "index"),
+    "headgate_gpu_memory_others_bytes": ("Memory that processes use which are not serving's.", "uuid", "index"),
     "headgate_gpu_memory_free_bytes": ("Memory that nobody uses.", "uuid", "index"),
     "headgate_gpu_utilisation": ("Share of time in which it worked, 0 to 1.", "uuid", "index"),
     "headgate_gpu_power_watts": ("Power it draws.", "uuid", "index"),
+    "headgate_gpu_energy_joules_total": ("Energy since serving first read it.", "uuid", "index"),
     "headgate_gpu_temperature_celsius": ("Temperature.", "uuid", "index"),
+    "headgate_gpu_memory_temperature_celsius": ("Temperature of its memory.", "uuid", "index"),
+    "headgate_gpu_ecc_errors_total": ("Errors in its memory that were not corrected.", "uuid", "index"),
+    "headgate_gpu_xid": ("Number of the last fatal error that its driver reported.", "uuid", "index"),
+    "headgate_gpu_warning": ("1 for each thing that should be seen to.", "uuid", "index", "warning"),
     "headgate_gpu_fault": ("1 where it must not be used.", "uuid", "index"),
     "headgate_gpu_throttled": ("1 for each reason its clocks are held down.", "uuid", "index", "reason"),
     "headgate_router_workers": ("Workers of the router that answer.",),
@@ -71,88 +83,10 @@ class Live:
     """None where there is none."""
     workers: int = 1
     """How many the router should have; of those that answer each counts itself."""
-
-
-class Metric(NamedTuple):
-    """One metric as Prometheus is told of it."""
-
-    name: str
-    text: str
-    kind: str
-    labels: tuple[str, ...]
-    samples: list[tuple[str, tuple[str, ...], float]]
-    """Of each sample what its name has beyond the metric's, the values of its labels, and its own value. One value more
-    than there are labels is that of `le`, a histogram's bound."""
-
-    def lines(self) -> Iterator[str]:
-        """In Prometheus' text form (version 0.0.4)."""
-        yield f"# HELP {self.name} {self.text.translate(IN_HELP)}"
-        yield f"# TYPE {self.name} {self.kind}"
-        for ending, values, value in self.samples:
-            pairs = sorted(zip((*self.labels, "le"), values, strict=False))
-            inside = ",".join(f'{label}="{said.translate(IN_LABEL)}"' for label, said in pairs)
-            yield f"{self.name}{ending}{f'{{{inside}}}' if inside else ''} {float(value)}"
-
-
-IN_HELP = str.maketrans({"\\": r"\\", "\n": r"\n"})
-IN_LABEL = IN_HELP | str.maketrans({'"': r"\""})
-"""What stands for characters that would end a line or a label's value."""
-
-
-class Count(dict[tuple[str, ...], float]):
-    """A counter: a number by the values of its labels."""
-
-    def __init__(self, name: str, text: str, *labels: str) -> None:
-        self.name, self._text, self._labels = name, text, labels
-        self._began: dict[tuple[str, ...], float] = {}
-
-    def __missing__(self, labels: tuple[str, ...]) -> float:
-        self._began[labels] = time.time()
-        return 0.0
-
-    def metrics(self) -> Iterator[Metric]:
-        """Itself, and when each of its numbers began to be counted."""
-        yield Metric(self.name, self._text, "counter", self._labels, [("", *item) for item in self.items()])
-        yield from _created(self.name.removesuffix("_total"), self._text, self._labels, self._began)
-
-
-class Times(dict[tuple[str, ...], list[float]]):
-    """A histogram: by the values of its labels, how many were within each of SECONDS, how many beyond, and the sum."""
-
-    def __init__(self, name: str, text: str, *labels: str) -> None:
-        self.name, self._text, self._labels = name, text, labels
-        self._began: dict[tuple[str, ...], float] = {}
-        if not labels:
-            self[()]  # without labels it is there from the start
-
-    def __missing__(self, labels: tuple[str, ...]) -> list[float]:
-        self._began[labels] = time.time()
-        counts = self[labels] = [0.0] * (len(SECONDS) + 2)
-        return counts
-
-    def observe(self, labels: tuple[str, ...], seconds: float) -> None:
-        counts = self[labels]
-        counts[bisect_left(SECONDS, seconds)] += 1
-        counts[-1] += seconds
-
-    def metrics(self) -> Iterator[Metric]:
-        """As Prometheus wants it: each bound with all that was within it, and when it began to be counted."""
-        bounds = [*(str(float(bound)) for bound in SECONDS), "+Inf"]
-        found = Metric(self.name, self._text, "histogram", self._labels, [])
-        for labels, counts in self.items():
-            within = list(accumulate(counts[:-1]))
-            found.samples.extend(("_bucket", (*labels, b), n) for b, n in zip(bounds, within, strict=True))
-            found.samples.extend((("_count", labels, within[-1]), ("_sum", labels, counts[-1])))
-        yield found
-        yield from _created(self.name, self._text, self._labels, self._began)
-
-
-def _created(
-    name: str, text: str, labels: tuple[str, ...], began: dict[tuple[str, ...], float]
-) -> Iterator[Metric]:  # fmt: skip
-    """When each number of a metric began to be counted: one that begins anew belongs to another process."""
-    if began:
-        yield Metric(f"{name}_created", text, "gauge", labels, [("", *item) for item in began.items()])
+    queue_batch: int = 0
+    """Of those that wait, how many are batch."""
+    queue_teams: int = 0
+    """Of how many teams they are."""
 
 
 class Metrics:
@@ -188,7 +122,21 @@ class Metrics:
             "headgate_first_token_seconds", "From the request to its answer, of a stream to its first token.", "place"
         )
         self._total = Times("headgate_request_seconds", "From the request to the end of its answer.", "place")
-        self._queue_wait = Times("headgate_queue_wait_seconds", "How long local room was waited for.")
+        self._queue_wait = Times("headgate_queue_wait_seconds", "How long local room was waited for.", "latency")
+        for latency in get_args(Latency):  # there from the start
+            self._queue_wait[latency,]
+        self._error = Times(
+            "headgate_prediction_error_ratio", "What was predicted less what came, as a share of what came.",
+            "endpoint", "what", bounds=ERRORS,
+        )  # fmt: skip
+        self._placed = Count(
+            "headgate_placed_total", "Decisions where a model has replicas, by what chose the first.", "model", "by"
+        )  # fmt: skip
+        self._prefix = Count(
+            "headgate_prefix_tokens_total",
+            "Prompt tokens of answers whose beginning was looked up: all, believed and found in the prefix cache.",
+            "model", "kind",
+        )  # fmt: skip
         self.open = 0
         """Requests now open."""
         self._look: Callable[[], Live] | None = None
@@ -225,16 +173,40 @@ class Metrics:
         if outcome.queued_ms is not None or outcome.outcome in IN_QUEUE:
             self._queue_left[outcome.outcome if outcome.outcome in IN_QUEUE else "served",] += 1
         if outcome.queued_ms is not None:
-            self._queue_wait.observe((), outcome.queued_ms / 1000)
+            self._queue_wait.observe((decision.traits.latency,), outcome.queued_ms / 1000)
         self._count_attempts(outcome)
+        if decision.placed:
+            self._placed[decision.order[0].model.name, decision.placed] += 1
         if model is None:
             return
+        self._count_prefix(name, decision, outcome)
         self._count_tokens(name, place, outcome.usage)
         if trigger == "overflow" and (full := full_model(decision, outcome)) not in ("", name):
             self._overflow[full, name] += 1
         if outcome.first_byte_ms is not None:
             self._first_token.observe((place,), outcome.first_byte_ms / 1000)
         self._total.observe((place,), outcome.total_ms / 1000)
+        if outcome.met is not None and outcome.predicted is not None and len(outcome.attempts) == 1:
+            self._count_error(outcome.predicted, outcome.met, (outcome.queued_ms or 0.0) / 1000)
+
+    def _count_error(self, predicted: Prediction, met: Met, queued_s: float) -> None:
+        """How far off a prediction was; it was made before the request waited for its place."""
+        first = None if met.first_token_s is None else met.first_token_s + queued_s
+        pairs = ("first_token", predicted.first_token_s, first), ("speed", predicted.tokens_per_s, met.tokens_per_s)
+        for what, expected, came in pairs:
+            if expected is not None and came:
+                self._error.observe((met.endpoint, what), (expected - came) / came)
+
+    def _count_prefix(self, name: str, decision: Decision, outcome: Outcome) -> None:
+        """What was believed to be in the prefix cache beside what the answer says was, where both are known."""
+        chain, usage = decision.chain, outcome.usage
+        if chain is None or usage.prompt is None or usage.cached is None or not outcome.attempts:
+            return
+        where = outcome.attempts[-1].endpoint
+        cached = next((c.endpoint.cached for c in decision.order if c.endpoint.name == where), 0)
+        self._prefix[name, "prompt"] += usage.prompt
+        self._prefix[name, "believed"] += usage.prompt * cached / chain.asked
+        self._prefix[name, "found"] += usage.cached
 
     def _count_attempts(self, outcome: Outcome) -> None:
         for number, attempt in enumerate(outcome.attempts):  # a try that brought nothing can cost as well
@@ -298,11 +270,14 @@ def _readings(live: Live) -> Iterator[Reading]:
         yield "headgate_in_flight", where, endpoint.in_flight
         yield "headgate_endpoint_limit", where, endpoint.limit or None
         yield "headgate_endpoint_resting", where, 1 if endpoint.resting else 0
+        yield "headgate_endpoint_drain", where, None if endpoint.pace is None else endpoint.pace.drain
         if endpoint.address != "door":
             yield from _of_instance(endpoint, where)
     for gpu in live.gpus:
         yield from _of_gpu(gpu, (gpu.uuid, str(gpu.index)))
     yield "headgate_queue_length", (), live.queue_length
+    yield "headgate_queue_batch", (), live.queue_batch
+    yield "headgate_queue_teams", (), live.queue_teams
     yield "headgate_tasks", (), live.tasks
     yield "headgate_router_workers", (), 1
     yield "headgate_router_workers_expected", (), live.workers
@@ -320,14 +295,30 @@ def _of_instance(endpoint: Endpoint, where: tuple[str, str]) -> Iterator[Reading
     yield "headgate_instance_kv_use", where, endpoint.kv_use
     yield "headgate_instance_tokens_total", (*where, "prompt"), endpoint.prompt_tokens
     yield "headgate_instance_tokens_total", (*where, "output"), endpoint.output_tokens
+    yield "headgate_instance_prefix_tokens_total", (*where, "queried"), endpoint.prefix_queries
+    yield "headgate_instance_prefix_tokens_total", (*where, "hit"), endpoint.prefix_hits
+    yield "headgate_instance_preemptions_total", where, endpoint.preemptions
+    yield "headgate_instance_rejections_total", where, endpoint.rejections
+    yield "headgate_instance_gpu_memory_bytes", where, _bytes(endpoint.gpu_memory_gb)
 
 
 def _of_gpu(gpu: Gpu, which: tuple[str, str]) -> Iterator[Reading]:
-    for name, gb in (("total", gpu.memory_total_gb), ("free", gpu.memory_free_gb)):
-        yield f"headgate_gpu_memory_{name}_bytes", which, None if gb is None else gb * GB
+    memory = {"total": gpu.memory_total_gb, "free": gpu.memory_free_gb, "others": gpu.others_gb}
+    for name, gb in memory.items():
+        yield f"headgate_gpu_memory_{name}_bytes", which, _bytes(gb)
     yield "headgate_gpu_utilisation", which, gpu.utilisation
     yield "headgate_gpu_power_watts", which, gpu.power_w
+    yield "headgate_gpu_energy_joules_total", which, gpu.energy_j
     yield "headgate_gpu_temperature_celsius", which, gpu.temperature_c
+    yield "headgate_gpu_memory_temperature_celsius", which, gpu.memory_temperature_c
+    yield "headgate_gpu_ecc_errors_total", which, gpu.ecc
+    yield "headgate_gpu_xid", which, gpu.xid
+    for warning in gpu.warnings:
+        yield "headgate_gpu_warning", (*which, warning), 1
     yield "headgate_gpu_fault", which, 1 if gpu.fault else 0
     for reason in gpu.throttle:
         yield "headgate_gpu_throttled", (*which, reason), 1
+
+
+def _bytes(gb: float | None) -> float | None:
+    return None if gb is None else gb * GB

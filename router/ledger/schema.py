@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 EVENTS = """
 CREATE TABLE events (
     writer TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, request TEXT NOT NULL,
@@ -30,7 +30,8 @@ CREATE TABLE keys (
     id TEXT PRIMARY KEY, team TEXT NOT NULL, data_class TEXT NOT NULL, mac TEXT NOT NULL, last4 TEXT NOT NULL,
     lanes TEXT NOT NULL, substitute INTEGER NOT NULL DEFAULT 0, budget_usd REAL, created REAL NOT NULL,
     expires REAL, revoked REAL, scopes TEXT NOT NULL DEFAULT '', requests_per_minute INTEGER,
-    tokens_per_minute INTEGER, media_class TEXT NOT NULL DEFAULT 'private', requires TEXT NOT NULL DEFAULT '')
+    tokens_per_minute INTEGER, media_class TEXT NOT NULL DEFAULT 'private', requires TEXT NOT NULL DEFAULT '',
+    latency TEXT NOT NULL DEFAULT 'interactive')
 """
 MARKS = (
     """
@@ -62,6 +63,7 @@ UPGRADES = {
         "ALTER TABLE keys ADD COLUMN requires TEXT NOT NULL DEFAULT ''",
         *MARKS,
     ),
+    5: ("ALTER TABLE keys ADD COLUMN latency TEXT NOT NULL DEFAULT 'interactive'",),
 }
 """By the schema that is found, what makes the next one of it."""
 BUSY_S = 5.0

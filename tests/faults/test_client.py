@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from router.api.outlet import Outlet
+from router.gate import AT_ONCE
 from router.scanner.scanner import Scanner
 from serving.catalogue import RouterSettings
 from tests.conftest import ask, until
@@ -174,7 +175,7 @@ async def test_cl_005_leaves_while_it_waits_to_try_again(house: FaultHouse) -> N
 
 
 async def test_cl_005_leaves_while_the_gate_scans(house: FaultHouse, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is public and could leave, so it is searched first; nobody is asked once that is done."""
+    """It is public and could leave, so it is searched first, in a thread since it is long; nobody is asked after it."""
     searching, go_on = threading.Event(), threading.Event()
     search = Scanner.search
 
@@ -187,7 +188,8 @@ async def test_cl_005_leaves_while_the_gate_scans(house: FaultHouse, monkeypatch
     monkeypatch.setattr(Scanner, "search", slowly)
     try:
         async with Line(house) as line:
-            await line.send(wire.request(ask("cheap"), house.key("public")))
+            long = {**ask("cheap"), "messages": [{"role": "user", "content": "a word " * AT_ONCE}]}
+            await line.send(wire.request(long, house.key("public")))
             await until(searching.is_set)
             line.leave()
             await until(lambda: house.rows(), within_s=LEFT_WITHIN_S)

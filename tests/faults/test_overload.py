@@ -164,6 +164,24 @@ async def test_px_029_whoever_left_the_queue_is_never_sent(house: FaultHouse) ->
     assert house.asked() == 1, "work was done for somebody who had left"
 
 
+async def test_px_029_who_cannot_be_served_in_time_is_told_at_once(house: FaultHouse) -> None:
+    """How long an answer takes is known by then; five times what fits before the deadline comes in one moment."""
+    house.most_stall_s = 1.0  # so many callers are on this loop as well
+    house.serve(house.local.address, limit=1)
+    await house.start(router={"queue_length": 100, "queue_wait_s": 1, **PATIENT})
+    house.fail_all({"delay_s": 0.05})
+    key = house.key("private", latency="batch")
+    assert {one.status for one in await crowd(house, 8, key)} == {200}
+    found = await crowd(house, 100, house.key("private"))
+    ended = Counter([(await house.closed(one))["outcome"] for one in found])
+    assert set(ended) <= {"answered", "hopeless", "deadline_passed"}
+    assert ended["answered"] >= 4 and ended["hopeless"] >= 40, ended
+    refused = [one for one in found if one.status != 200]
+    assert {(one.status, one.code) for one in refused} == {(503, "queue_timeout")}
+    assert all(int(one.headers["retry-after"]) > 0 for one in refused)
+    assert house.asked() == 8 + ended["answered"]
+
+
 # ---- retries
 
 
@@ -191,10 +209,19 @@ async def test_retries_stay_within_their_budget_when_everything_fails(house: Fau
 
 async def test_one_request_alone_is_tried_three_times_and_no_more(house: FaultHouse) -> None:
     await house.start(replicas=3)
-    house.fail_all({"reset": 0})
+    house.fail_all({"status": 502, "body": "{}"})
     found = await house.tell(ask("small"), house.key())
     assert found.status in (502, 503)
     assert len(await house.attempts(found)) == house.asked() == 3
+
+
+async def test_one_request_at_which_two_connections_broke_is_not_tried_again(house: FaultHouse) -> None:
+    """It may be what broke them (PX-020)."""
+    await house.start(replicas=3)
+    house.fail_all({"reset": 0})
+    found = await house.tell(ask("small"), house.key())
+    assert found.status in (502, 503)
+    assert len(await house.attempts(found)) == house.asked() == 2
 
 
 async def test_what_is_held_at_once_never_passes_the_budget(house: FaultHouse) -> None:

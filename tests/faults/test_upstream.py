@@ -574,6 +574,29 @@ async def test_up_025_a_place_that_becomes_free_goes_to_whoever_waits(house: Fau
     assert house.local.most <= 2
 
 
+async def test_up_025_the_queue_is_fair_to_every_team(house: FaultHouse) -> None:
+    """One team has thirty waiting when another one asks five things: those are answered among its first."""
+    house.serve(house.local.address, limit=1)
+    patient = {"queue_wait_s": 20, "first_byte_timeout_s": 20, "total_timeout_s": 20}
+    await house.start(router={"queue_length": 40, **patient})
+    house.fail_all({"gate": True})
+    loud, quiet, order = house.key(team="loud"), house.key(team="quiet"), []
+
+    async def tell(team: str, key: str) -> None:
+        assert (await house.tell(ask("small"), key)).status == 200
+        order.append(team)
+
+    asked = [asyncio.create_task(tell("loud", loud)) for _ in range(31)]
+    assert house.built is not None
+    fleet = house.built.fleet
+    await until(lambda: fleet.state()["waiting"] == 30)
+    asked += [asyncio.create_task(tell("quiet", quiet)) for _ in range(5)]
+    await until(lambda: fleet.state()["waiting"] == 35)
+    house.local.gate.set()
+    await asyncio.gather(*asked)
+    assert order[:12].count("quiet") == 5, order
+
+
 async def test_up_025_connections_are_bounded_and_so_is_the_line_for_one(
     house: FaultHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:

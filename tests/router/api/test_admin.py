@@ -17,6 +17,7 @@ def state(in_flight: int = 0, limit: int = 2, **changed: Any) -> dict[str, Any]:
     endpoint = {"name": "small", "in_flight": in_flight, "limit": limit, "outstanding": 10 * in_flight, "kv_use": 0.5}
     return {
         "endpoints": [endpoint], "in_flight": in_flight, "waiting": 1, "door": None,
+        "queue": {"interactive": 1, "batch": 0, "teams": 1},
         "ledger": {"healthy": True, "trouble": ""}, "history": {"trouble": ""},
         "scanner": {"trouble": ""}, **changed,
     }  # fmt: skip
@@ -31,6 +32,7 @@ def test_what_each_has_a_part_of_is_summed_and_what_all_see_is_not() -> None:
     found = of_all(2, state(3, limit=4), {1: state(1), 3: None, 4: state(2, endpoints=[])})
     assert found["endpoints"] == [{"name": "small", "in_flight": 4, "limit": 6, "outstanding": 40, "kv_use": 0.5}]
     assert (found["in_flight"], found["waiting"]) == (6, 3)
+    assert found["queue"] == {"interactive": 3, "batch": 0, "teams": 1}
     assert found["workers"] == {"count": 4, "answer": [1, 2, 4]}
 
 

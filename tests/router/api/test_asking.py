@@ -34,6 +34,25 @@ def test_a_class_and_a_reason_by_header_or_by_body() -> None:
     assert (both.data_class, both.declassify) == (DataClass.private, "b")
 
 
+def test_how_a_request_waits_is_said_by_header_or_else_by_body() -> None:
+    assert made().latency is None  # its key says it
+    assert made({"x-headgate-latency": " Batch "}).latency == "batch"
+    by_body = made(headgate={"latency": "batch"})
+    assert by_body.latency == "batch" and "headgate" not in by_body.body
+    assert made({"x-headgate-latency": "interactive"}, headgate={"latency": "batch"}).latency == "interactive"
+
+
+@pytest.mark.parametrize("given", ["soon", "", "batch, interactive", 5, ["batch"], {"batch": True}])
+def test_another_way_to_wait_is_a_mistake_and_the_right_ones_are_named(given: Any) -> None:
+    with pytest.raises(BadRequest) as refused:
+        made(headgate={"latency": given})
+    assert refused.value.param == "x-headgate-latency"
+    assert "interactive" in refused.value.message and "batch" in refused.value.message
+    if isinstance(given, str):
+        with pytest.raises(BadRequest):
+            made({"x-headgate-latency": given})
+
+
 @pytest.mark.parametrize("reason", ["Anna is ill", "x" * 41, "ÄRGER", "a;b", "-a"])
 @pytest.mark.parametrize("name", ["x-headgate-reason", "x-headgate-escalate"])
 def test_a_reason_is_a_label_so_that_it_can_carry_no_text(name: str, reason: str) -> None:

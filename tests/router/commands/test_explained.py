@@ -11,10 +11,11 @@ from rich.console import Console
 
 from router.commands.explained import show_decision
 from router.ledger.bodies import decision_json
-from router.records import Caller, Decision, Findings, Found, Past
+from router.records import Caller, Decision, Findings, Found, Pace, Past
 from serving.catalogue import DataClass
-from tests.fakes.asking import TODAY, approval, ask, caller, decided, hosted, local, searched
+from tests.fakes.asking import TODAY, approval, ask, caller, decided, endpoint, hosted, local, searched
 
+NEAR, FAR = local(), hosted(lanes=("cheap", "frontier"))
 FOUR = [hosted(f"far-{n}") for n in range(4)]
 SEEN = searched({}, found=(Found("card", DataClass.private, 2, "messages[0].content"),))
 
@@ -97,6 +98,12 @@ def test_every_reason_of_a_refusal_is_told() -> None:
     assert "does not promise not to train on what it is sent and to keep data in eu alone; required by key k1" in said
 
 
+def test_that_a_request_may_wait_is_told() -> None:
+    late = "\n".join(shown(decided(ask("auto"), caller("private", latency="batch"), *FOUR, local("near"))))
+    assert "latency    batch: " in late
+    assert "latency" not in "\n".join(shown(decided(ask("auto"), caller("private"), *FOUR, local("near"))))
+
+
 def test_what_a_hosted_model_may_have_and_promises_is_told() -> None:
     until = TODAY + dt.timedelta(days=1)
     model = hosted(
@@ -122,3 +129,13 @@ def test_nothing_that_is_told_quotes_the_request() -> None:
     )
     asked = ask("frontier", messages=[{"role": "user", "content": "Anna is ill"}], **{"Anna is ill": 1})
     assert not re.search("Anna|ill", "\n".join(shown(decided(asked, who, *FOUR, findings=findings))))
+
+
+def test_how_full_each_is_and_what_it_would_do_is_told() -> None:
+    pace = Pace(prefill=1000.0, decode=42.0, first_s=0.05, ratio=4.0)
+    near = endpoint(NEAR, in_flight=1, limit=4, unstarted=3000, pace=pace)
+    said = shown(decided(ask(), caller(), NEAR, FAR, endpoints=[near, endpoint(FAR)]))
+    assert "saturation near: 1.50 (a wait of 3.00 s where 2 s are allowed)" in said
+    assert "predicted  near: a wait of 3000 ms, first token after 3070 ms, 42.0 tokens a second" in said
+    unknown = decided(ask(), caller("private"), NEAR, endpoints=[endpoint(NEAR)])
+    assert not [line for line in shown(unknown) if line.startswith(("saturation", "predicted"))]

@@ -62,6 +62,15 @@ def test_a_key_may_ask_for_a_stronger_model_only_if_somebody_said_so(say: Say) -
     assert {k["id"]: k["scopes"] for k in say("keys", "list", "--json").json()}[made["id"]] == []
 
 
+def test_how_a_keys_requests_wait_is_set_and_shown(say: Say) -> None:
+    made = say("keys", "create", "--team", "nightly", "--latency", "batch", "--json").json()
+    assert made["latency"] == "batch"
+    assert "batch, works" in " ".join(say("keys", "list").out.split())
+    assert "batch" not in say("keys", "set", made["id"], "--latency", "interactive").out
+    wrong = say("keys", "set", made["id"], "--latency", "slow")
+    assert wrong.code == 1 and "give interactive or batch" in wrong.err
+
+
 def test_what_a_key_may_is_given_and_taken_one_by_one(say: Say) -> None:
     key = say("keys", "create", "--team", "a", "--declassify", "--json").json()
     assert key["scopes"] == ["declassify"]

@@ -111,6 +111,15 @@ def test_an_enabled_provider_that_is_closed_is_noted(home: Home, sockets: Socket
     assert text(out) == "note: far is closed: the variable FAR_KEY is empty or not set where the door runs\n"
 
 
+def test_a_model_that_sleeps_until_it_is_asked_for_is_not_waited_for(home: Home, sockets: Sockets) -> None:
+    sockets.looks = [[instance("small", URL), instance("other", URL, state="asleep", detail="it has not run yet")]]
+    sockets.endpoints = [{"name": "small", "state": "ready", "address": URL}]
+    out = console()
+    follow(start(home), out)
+    assert "other: asleep, a request wakes it: it has not run yet" in text(out)
+    assert not starting(start(home))
+
+
 def test_what_is_still_coming_up_is_told_from_what_is_ready(home: Home, sockets: Sockets) -> None:
     sockets.looks = [[instance("small", URL, state="starting")]]
     assert starting(start(home))

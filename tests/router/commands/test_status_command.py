@@ -67,6 +67,22 @@ def test_each_model_is_shown_with_its_load() -> None:
     assert "theirs: attached at http://gpu-7:8000" in lines and "queue     2 waiting for local room" in lines
 
 
+def test_of_a_model_that_sleeps_it_is_said_why_and_when_it_would_be_here() -> None:
+    asleep = instance("other", URL, state="asleep", detail="requests wait for small", ready_in_s=61.7)
+    lines = said([asleep], [], [endpoint("other", state="asleep", in_flight=0, running=None)])
+    assert cells(lines, "other")[-1] == "asleep"
+    words = "other: asleep, a request wakes it: requests wait for small"
+    assert f"{words} (asked for, it would be here in about 62 s)" in " ".join(lines)
+
+
+def test_who_waits_is_told_where_it_is_more_than_a_number() -> None:
+    queue = {"interactive": 3, "batch": 4, "teams": 2}
+    lines = said([], [], [], waiting=7, queue=queue)
+    assert "queue     7 waiting for local room (4 of them batch, of 2 teams)" in lines
+    queue = {"interactive": 7, "batch": 0, "teams": 1}
+    assert "queue     7 waiting for local room" in said([], [], [], waiting=7, queue=queue)
+
+
 def test_several_workers_are_counted_and_one_is_not_worth_a_line() -> None:
     assert "workers   2 of 3 answer; worker 2 does not" in said([], [], [], workers={"count": 3, "answer": [1, 3]})
     assert "workers   3 of 3 answer" in said([], [], [], workers={"count": 3, "answer": [1, 2, 3]})
@@ -86,6 +102,32 @@ def test_what_isolation_is_worth_is_said_in_plain_words() -> None:
     assert "isolation NOT ENFORCED by the kernel: it has a route out, by eth0" in lines
     for unasked in ({}, {"isolation": {"asked": False, "way_out": ""}}):
         assert not any("isolation" in line for line in said([], [], [], **unasked))
+
+
+def test_what_its_prefix_cache_saves_is_shown_where_it_is_known() -> None:
+    two = [instance("small", URL), instance("second", URL)]
+    known = endpoint("small", prefix_queries=1000, prefix_hits=800)
+    shown = said(two, [], [known, endpoint("second", prefix_queries=100, prefix_hits=0)])
+    assert "cached    of their prompts: small 80%, second 0%" in shown
+    for unknown in ({"prefix_queries": 1000}, {"prefix_queries": 0, "prefix_hits": 0}, {}):
+        shown = said(two, [], [known, endpoint("second", **unknown)])
+        assert "cached    of their prompts: small 80%" in shown
+    assert not any("cached" in line for line in said(two, [], [endpoint("small"), endpoint("second")]))
+
+
+def test_a_full_kv_cache_is_said_while_it_is_news() -> None:
+    lines = said([instance("small", URL, load={"preempted_s": 3.2})], [], [endpoint("small")])
+    assert "small: its KV cache is full; 3 s ago it began a request again" in lines
+    for passed in (61, None):
+        quiet = said([instance("small", URL, load={"preempted_s": passed})], [], [endpoint("small")])
+        assert not any("KV cache" in line for line in quiet)
+
+
+def test_what_should_be_seen_to_and_who_else_uses_a_gpu_is_said() -> None:
+    lines = said([], [gpu(others_gb=7.5, warnings=["PCIe runs on 4 of 16 lanes"])], [])
+    text = " ".join(" ".join(lines).split())
+    assert "others hold 7.5 GB" in text and "4 of 16 lanes" in text
+    assert "others" not in " ".join(said([], [gpu(others_gb=0.0)], []))
 
 
 def test_each_gpu_is_shown_and_unknown_is_said() -> None:

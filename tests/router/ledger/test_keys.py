@@ -178,6 +178,15 @@ def test_what_a_key_requires_and_the_class_of_its_media_come_to_its_caller(book:
     assert (new.media_class, new.requires) == (DataClass.public, wanted)
 
 
+def test_how_a_keys_requests_wait_comes_to_its_caller(book: KeyBook, ring: Keyring) -> None:
+    key, text = book.create("search", DataClass.public, DEFAULTS)
+    assert ring.find(text, NOW).latency == "interactive"  # type: ignore[union-attr]
+    book.set(key.id, latency="batch")
+    ring.refresh()
+    assert ring.find(text, NOW).latency == "batch"  # type: ignore[union-attr]
+    assert book.rotate(key.id, 60)[0].latency == "batch"
+
+
 @pytest.mark.parametrize("column", ["data_class", "media_class"])
 def test_a_class_that_is_none_is_no_key_with_a_lower_one(path: Path, book: KeyBook, column: str) -> None:
     key, _ = book.create("search", DataClass.public, DEFAULTS)

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.ledger.metrics import LIVE, Live, Metrics
-from router.records import Attempt, Decision, Endpoint, Gpu, Outcome, Usage
+from router.records import Attempt, Decision, Endpoint, Gpu, Met, Outcome, Prediction, Usage
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from tests.conftest import House, instance
 from tests.conftest import ask as chat
@@ -20,6 +20,7 @@ DECLARED = {
     "headgate_requests_total", "headgate_decisions_total", "headgate_refusals_total", "headgate_requests_refused_total",
     "headgate_overflow_total", "headgate_tokens_total", "headgate_cost_usd_total", "headgate_unpriced_total",
     "headgate_queue_left_total", "headgate_requests_open", "headgate_in_flight", "headgate_queue_length",
+    "headgate_queue_batch", "headgate_queue_teams", "headgate_endpoint_drain",
     "headgate_endpoint_limit", "headgate_instance_state", "headgate_instance_restarts_total",
     "headgate_instance_running", "headgate_instance_waiting", "headgate_instance_kv_use",
     "headgate_instance_tokens_total", "headgate_gpu_memory_total_bytes", "headgate_gpu_memory_free_bytes",
@@ -28,8 +29,17 @@ DECLARED = {
     "headgate_history_healthy", "headgate_scanner_healthy",
     "headgate_router_workers", "headgate_router_workers_expected",
     "headgate_attempts_total", "headgate_retries_total", "headgate_endpoint_resting",
+    "headgate_placed_total", "headgate_prefix_tokens_total",
+    "headgate_instance_prefix_tokens_total", "headgate_instance_preemptions_total",
+    "headgate_instance_rejections_total", "headgate_instance_gpu_memory_bytes",
+    "headgate_gpu_memory_others_bytes", "headgate_gpu_energy_joules_total",
+    "headgate_gpu_memory_temperature_celsius", "headgate_gpu_ecc_errors_total", "headgate_gpu_xid",
+    "headgate_gpu_warning",
 }  # fmt: skip
-TIMED = {"headgate_first_token_seconds", "headgate_request_seconds", "headgate_queue_wait_seconds"}
+TIMED = {
+    "headgate_first_token_seconds", "headgate_request_seconds", "headgate_queue_wait_seconds",
+    "headgate_prediction_error_ratio",
+}  # fmt: skip
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
@@ -97,7 +107,6 @@ def test_an_answer_is_counted_with_its_tokens_cost_and_times() -> None:
     assert found["headgate_cost_usd_total", "far,hosted"] == 0.25
     assert found["headgate_first_token_seconds_sum", "local"] == 0.03
     assert found["headgate_request_seconds_sum", "local"] == 2.0
-    assert found["headgate_queue_wait_seconds_count", ""] == 0
 
 
 def test_tokens_that_nobody_counted_are_not_counted_as_none() -> None:
@@ -175,14 +184,15 @@ def test_an_engine_that_said_it_is_full_is_an_overflow_too() -> None:
     [
         ("answered", 250.0, "served"), ("failed", 250.0, "served"), ("queue_full", None, "queue_full"),
         ("queue_full", 0.0, "queue_full"), ("deadline_passed", 10_000.0, "deadline_passed"),
-        ("left_queue", 30.0, "left_queue"), ("answered", None, None),
+        ("left_queue", 30.0, "left_queue"), ("answered", None, None), ("pushed_out", 20.0, "pushed_out"),
+        ("hopeless", 0.1, "hopeless"),
     ],
 )  # fmt: skip
 def test_how_a_request_left_the_queue_is_its_own_count(outcome: str, queued_ms: float | None, left: str | None) -> None:
     found = ended(Outcome(outcome, 200, queued_ms=queued_ms), answered=None)
     assert named(found, "headgate_queue_left_total") == ({left: 1} if left else {})
-    assert found["headgate_queue_wait_seconds_sum", ""] == (queued_ms or 0) / 1000
-    assert found["headgate_queue_wait_seconds_count", ""] == (queued_ms is not None)
+    waits = named(found, "headgate_queue_wait_seconds_sum")
+    assert waits == {"interactive": (queued_ms or 0) / 1000, "batch": 0}
 
 
 def test_a_request_that_could_not_be_decided_is_counted_by_its_code() -> None:
@@ -208,6 +218,35 @@ def test_instances_are_shown_as_they_are_now() -> None:
     assert named(found, "headgate_in_flight") == {"near-1,near": 3, "far,far": 2}
 
 
+def test_an_instances_own_counts_are_shown() -> None:
+    near = endpoint(
+        NEAR, name="near-1", prefix_queries=1000, prefix_hits=800, preemptions=0, rejections=5,
+        gpu_memory_gb=20.5,
+    )  # fmt: skip
+    found = live(endpoints=(near,))
+    shown = {name: value for (name, labels), value in found.items() if labels == "near-1,near"}
+    assert {name: value for name, value in shown.items() if "instance" in name} == {
+        "headgate_instance_preemptions_total": 0, "headgate_instance_rejections_total": 5,
+        "headgate_instance_gpu_memory_bytes": 20.5e9,
+    }  # fmt: skip
+    tokens = named(found, "headgate_instance_prefix_tokens_total")
+    assert tokens == {"near-1,queried,near": 1000, "near-1,hit,near": 800}
+
+
+def test_the_health_of_a_gpu_is_shown() -> None:
+    gpu = Gpu(
+        "GPU-a", 0, memory_temperature_c=66, energy_j=1234.5, ecc=0, xid=79,
+        warnings=("PCIe runs on 4 of 16 lanes",), others_gb=7.5, fault="XID 79: it has fallen off the bus",
+    )  # fmt: skip
+    found = live(gpus=(gpu,))
+    assert {name: value for (name, labels), value in found.items() if labels == "0,GPU-a"} == {
+        "headgate_gpu_memory_others_bytes": 7.5e9,
+        "headgate_gpu_memory_temperature_celsius": 66, "headgate_gpu_energy_joules_total": 1234.5,
+        "headgate_gpu_ecc_errors_total": 0, "headgate_gpu_xid": 79, "headgate_gpu_fault": 1,
+    }  # fmt: skip
+    assert named(found, "headgate_gpu_warning") == {"0,GPU-a,PCIe runs on 4 of 16 lanes": 1}
+
+
 def test_an_endpoint_of_which_nothing_is_known_shows_nothing_and_no_zero() -> None:
     found = live(endpoints=(endpoint(NEAR),))
     of_it = {name for name, labels in found if "near" in labels}
@@ -229,8 +268,9 @@ def test_gpus_are_shown_with_what_is_wrong() -> None:
 
 
 def test_queue_door_and_ledger() -> None:
-    found = live(queue_length=7, door_open=False, ledger_healthy=True)
+    found = live(queue_length=7, queue_batch=5, queue_teams=2, door_open=False, ledger_healthy=True)
     assert (found["headgate_queue_length", ""], found["headgate_door_open", ""]) == (7, 0)
+    assert (found["headgate_queue_batch", ""], found["headgate_queue_teams", ""]) == (5, 2)
     assert found["headgate_ledger_healthy", ""] == 1
     assert live(history_healthy=False)["headgate_history_healthy", ""] == 0
     assert ("headgate_history_healthy", "") not in live()  # nothing is remembered: neither well nor not
@@ -275,3 +315,26 @@ def test_two_routers_in_one_process_share_nothing() -> None:
     one, two = Metrics(), Metrics()
     one.opened(decision())
     assert samples(two)["headgate_requests_open", ""] == 0
+
+
+def test_how_far_off_a_prediction_was_is_counted_as_a_share_of_what_came() -> None:
+    """It was made before the request waited for its place, so that wait is a part of what came."""
+    predicted, met = Prediction(0.5, 3.0, 50.0), Met("near", 0.1, 1.0, 100.0)
+    outcome = Outcome("answered", 200, (tried(),), predicted=predicted, met=met, queued_ms=1000.0)
+    found = ended(outcome)
+    name = "headgate_prediction_error_ratio"
+    assert named(found, f"{name}_sum") == {"near,first_token": pytest.approx(0.5), "near,speed": pytest.approx(-0.5)}
+    buckets = named(found, f"{name}_bucket")
+    assert (buckets["near,0.25,first_token"], buckets["near,0.5,first_token"]) == (0, 1)
+    assert (buckets["near,-0.75,speed"], buckets["near,-0.5,speed"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"predicted": None}, {"met": None}, {"met": Met("near")}, {"predicted": Prediction()},
+     {"attempts": (tried(), tried())}],
+)  # fmt: skip
+def test_what_was_not_predicted_or_cannot_be_compared_is_no_error(changed: dict[str, Any]) -> None:
+    usual: dict[str, Any] = {"predicted": Prediction(0.0, 1.0, 50.0), "met": Met("near", 0.0, 1.0, 50.0)}
+    outcome = Outcome("answered", 200, **{"attempts": (tried(),), **usual, **changed})
+    assert not [key for key in ended(outcome) if key[0].startswith("headgate_prediction")]

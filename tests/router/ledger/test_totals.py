@@ -105,7 +105,7 @@ def test_where_the_first_worker_was_started_again_all_begins_anew() -> None:
     assert others(totals.page(own.page(), [one.page(), two.page(5)])) == 10
     assert others(totals.page(own.page(), [page(7), two.page()])) == 17
     counts = totals.page(own.page(), [None, None])
-    assert value(counts, "headgate_queue_wait_seconds_count") == 0
+    assert value(counts, "headgate_queue_wait_seconds_count", latency="batch") == 0
 
 
 def test_sums_of_fractions_that_round_otherwise_make_no_counter_go_down() -> None:

@@ -1,0 +1,105 @@
+"""Faults of our own processes: a loop that is held up, descriptors that run out, children that nobody reaps."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import resource
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from router import app
+from router.watchdog import Watchdog
+from serving.command import Command
+from serving.home import Home
+from serving.instance import Instance, InstanceError
+from tests.faults.conftest import FaultHouse
+from tests.faults.test_upstream import ask
+
+RESPAWNS = 40
+
+
+async def readiness(house: FaultHouse) -> tuple[int, str]:
+    async with house.client.get(f"{house.url}/ready", headers={"connection": "close"}) as answer:
+        return answer.status, await answer.text()
+
+
+def a_bug(seconds: float) -> None:
+    """What no code on the loop may do."""
+    time.sleep(seconds)
+
+
+async def test_px_004_a_loop_that_is_held_up_is_told_with_its_place_and_the_router_is_not_ready(
+    house: FaultHouse, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "Watchdog", functools.partial(Watchdog, limit_s=0.3, told_s=1.0))
+    await house.start()
+    assert (await readiness(house))[0] == 200
+    with caplog.at_level(logging.ERROR, "headgate.router"):
+        a_bug(1.0)
+    told = [one.getMessage() for one in caplog.records if "stood still" in one.getMessage()]
+    assert len(told) == 1, "once for each time"
+    assert "a_bug (test_process.py:" in told[0]
+    status, why = await readiness(house)
+    assert status == 503 and "stood still" in why
+    end = time.monotonic() + 10
+    while (await readiness(house))[0] != 200:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.05)
+    assert (await house.tell(ask(), house.key())).status == 200
+
+
+def _highest() -> int:
+    return max(int(one.name) for one in Path("/proc/self/fd").iterdir())
+
+
+@contextlib.contextmanager
+def few_descriptors(more: int) -> Iterator[None]:
+    """Let this process open only so many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_highest() + 1 + more, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_px_005_without_descriptors_nothing_spins_what_runs_goes_on_and_it_heals(house: FaultHouse) -> None:
+    await house.start(router={"keep_alive_s": 5, "header_timeout_s": 10, "idle_timeout_s": 10, "total_timeout_s": 20})
+    key = house.key()
+    house.local.script = {"stream": ["one ", True, "two"]}
+    running = asyncio.create_task(house.tell(ask(stream=True), key))
+    await house.local.until(lambda: len(house.local.requests) == 1)
+    with contextlib.ExitStack() as stack, few_descriptors(more=24):
+        for _ in range(20):  # ours and the router's ends are descriptors of one process here
+            one = stack.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", house.port))
+            await asyncio.sleep(0.005)
+        used = time.thread_time()
+        await asyncio.sleep(0.5)
+        assert time.thread_time() - used < 0.25, "it tries to accept again and again"
+        house.local.gate.set()
+        assert (await running).text == "one two"
+    house.local.script = {}
+    assert (await house.tell(ask(), key)).status == 200
+
+
+async def test_px_013_children_that_end_leave_no_zombie(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home", tmp_path / "engines")
+    home.make()
+    for _ in range(RESPAWNS):
+        engine = Instance("m", Command(("/bin/sh", "-c", "sleep 60 & exit 3"), {}), home, home.installation())
+        await engine.start()
+        with pytest.raises(InstanceError):
+            await engine.ensure_ready(20)
+        await engine.stop(0.1)
+    left = [one for one in psutil.Process().children() if one.status() == psutil.STATUS_ZOMBIE]
+    assert left == []
