@@ -118,9 +118,7 @@ def overflow(result: Result, path: Path) -> None:
                     color=INK, x=0.02, ha="left")  # fmt: skip
     drawn = [plt.Line2D([], [], color=colour, marker="o", label=name) for name, colour in ROUTERS.items()]
     figure.legend(handles=drawn, loc="upper right", ncols=4, frameon=False, fontsize=10)
-    said = (
-        f"{result['private']:.0%} of requests are private and stay · capacity {engine['requests_per_s']:.1f} a second"
-    )
+    said = f"{result['private']:.0%} are private · capacity {engine['requests_per_s']:.1f} a second"
     said += f" · provider {result['provider']} · dotted: the target · a line ends where too few were answered"
     figure.text(0.02, 0.925, said, fontsize=9, color=FAINT)
     foot(figure, f"{machine.sentence(result['machine'])} · {result['machine']['date']} · {result['rounds']} rounds of "
