@@ -6,10 +6,15 @@ It knows nothing of models or of who owns a process.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import re
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import pynvml
 
@@ -17,6 +22,7 @@ from serving import energy
 from serving.device import GB, Device
 from serving.energy import Meter
 
+T = TypeVar("T")
 MOST_GPUS = 256
 UNNAMED = "unknown-"
 UNREAD = Meter(0.0)
@@ -157,11 +163,62 @@ def _gpu(index: int) -> Gpu:
     return replace(found, fault=device.fault or split or health.fault or ("" if uuid else "GPU does not say its UUID"))
 
 
-def main_memory_free_gb(meminfo: Path = Path("/proc/meminfo")) -> float:
-    """Main memory that could be taken without swapping, in GB; 0 where the system does not say."""
+async def aside(call: Callable[[], T]) -> T:
+    """What `call` says, asked in a thread of its own: a driver in trouble may hold it for ever, and the end of serving
+    waits for no such thread."""
+    loop, told, said = asyncio.get_running_loop(), asyncio.Event(), list[T]()
+
+    def ask() -> None:
+        try:
+            said.append(call())
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(told.set)
+
+    threading.Thread(target=ask, name="driver", daemon=True).start()
+    await told.wait()
+    if not said:
+        raise RuntimeError("a question to the driver failed; the error stands above")
+    return said[0]
+
+
+def main_memory_free_gb(
+    meminfo: Path = Path("/proc/meminfo"), own: Path = Path("/proc/self/cgroup"), tree: Path = Path("/sys/fs/cgroup")
+) -> float:
+    """Main memory that could be taken without swapping, in GB, of the machine and of the container or unit that this
+    process is in; 0 where the system does not say."""
+    free = re.search(r"^MemAvailable:\s+(\d+)", _text(meminfo), re.MULTILINE)
+    return min([int(free[1]) * 1024 if free else 0, *_allowed(own, tree)]) / GB
+
+
+def _allowed(own: Path, tree: Path) -> Iterator[int]:
+    """Bytes that each control group this process is in may still take (cgroup v2, or v1)."""
+    for line in _text(own).splitlines():
+        _, kinds, path = (*line.split(":", 2), "", "")[:3]
+        if "memory" in kinds.split(","):
+            top, names = tree / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        elif not kinds:
+            top, names = tree, ("memory.max", "memory.current", "inactive_file")
+        else:
+            continue
+        here = top / path.lstrip("/")
+        # In a container the path is often the machine's, and what is mounted at the top is its own group.
+        for folder in (here, *here.parents):
+            yield from _left(folder, *names)
+            if folder == top:
+                break
+
+
+def _left(folder: Path, limit: str, usage: str, cached: str) -> Iterator[int]:
+    """Bytes that may still be taken there; files that are only cached make room. Nothing where there is no limit."""
+    most, used = _text(folder / limit).strip(), _text(folder / usage).strip()
+    if most.isdecimal() and used.isdecimal():
+        files = re.search(rf"^{cached} (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
+        yield max(0, int(most) - int(used) + (int(files[1]) if files else 0))
+
+
+def _text(path: Path) -> str:
     try:
-        lines = meminfo.read_text().splitlines()
-    except OSError:
-        return 0.0
-    kib = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), "0")
-    return int(kib) * 1024 / GB
+        return path.read_text()
+    except (OSError, ValueError):
+        return ""

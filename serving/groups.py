@@ -8,7 +8,7 @@ from dataclasses import replace
 from serving.catalogue import Model, Swap
 from serving.gpus import Gpu, Readings
 from serving.placement import Misfit, Placed, Plan
-from serving.spare import MARGIN_GB, WHOLE
+from serving.spare import BEFORE_GB, MARGIN_GB, WHOLE
 
 ASLEEP_GB = 3.0
 """What an engine that sleeps still holds of each GPU: the driver's part and its CUDA graphs. A rule of thumb that was
@@ -106,7 +106,8 @@ def _part(gpu: Gpu, place: Placed) -> Gpu:
     """The GPU as it is for one that may take what `place` may."""
     if place.share >= WHOLE or gpu.memory_total_gb is None or gpu.memory_free_gb is None:
         return gpu
-    return replace(gpu, memory_free_gb=min(gpu.memory_free_gb, place.share * gpu.memory_total_gb + MARGIN_GB))
+    beside = BEFORE_GB + MARGIN_GB  # as `budget` takes off again
+    return replace(gpu, memory_free_gb=min(gpu.memory_free_gb, place.share * gpu.memory_total_gb + beside))
 
 
 def _let_sleep(placed: dict[str, Placed], names: Sequence[str], swap: Swap, readings: Readings) -> None:

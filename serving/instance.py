@@ -49,9 +49,9 @@ State = Literal[
 LOG_LIMIT = 20 * 1024 * 1024
 TAIL_BYTES = 64 * 1024
 FIRST_TOKEN_S = 120.0
+"""The first completion compiles kernels."""
 UUID_BYTES = 37
 """What vLLM adds to the folder it is given for its own sockets: a slash and a UUID."""
-"""The first completion compiles kernels."""
 _NAME_LIMIT = 48
 
 

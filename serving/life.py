@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,9 +39,11 @@ class Signs:
     stopped: str = ""
     """The process of it that somebody stopped."""
     busy: bool = False
-    """Whether its processes, other than the API server, use the CPU."""
+    """Whether its processes, other than the API server, use the CPU, or what they started does."""
     serving: bool = False
     """Whether its API server does: no progress, but it may be reading a request that is very large."""
+    computing: bool = False
+    """Whether a GPU of it computes. vLLM sleeps until the GPU is done, so that one at work uses no CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +71,28 @@ def judge(signs: Signs, timing: Timing, *, on_cpu: bool) -> Verdict:
 
 def restart_due(stalled_s: float, signs: Signs, timing: Timing) -> bool:
     """Whether an engine that has been stalled so long is to be ended and started again. Pure."""
-    busy = (signs.busy or signs.serving) and not signs.stopped
+    busy = (signs.busy or signs.serving or signs.computing) and not signs.stopped
     return stalled_s >= (timing.stall_s if busy else timing.frozen_s)
 
 
 class Life:
-    """Looks at one engine again and again. `members`: its processes; the first is the API server."""
+    """Looks at one engine again and again. `members`: its processes as they were when it was ready; `present`: all that
+    it has now; `computing`: whether a GPU of it works."""
 
-    def __init__(self, watch: Watch, model: str, leader: int | None, members: Sequence[Process], on_cpu: bool) -> None:
+    def __init__(
+        self, watch: Watch, model: str, leader: int | None, members: Sequence[Process], on_cpu: bool,
+        present: Callable[[], Sequence[Process]] = tuple, computing: Callable[[], bool] = bool,
+    ) -> None:  # fmt: skip
         self.watch = watch
         self.restart = ""
         """Why it must be started again; "" while it need not."""
         self.stall = ""
         """Why nobody may send there; "" while it is well."""
         self._model, self._members, self._on_cpu = model, tuple(members), on_cpu
-        self._leader = leader
+        self._leader, self._present, self._computing = leader, present, computing
+        self._helpers: dict[tuple[int, int], tuple[Process, float]] = {}
+        """What its processes started since, as a compiler, and the CPU seconds each had used when last seen."""
+        self._sought_at = 0.0
         self._probe: asyncio.Task[str] | None = None
         self._asked_at = 0.0
         self._failed = ""
@@ -146,17 +155,32 @@ class Life:
         still_s = self.watch.still_s()
         return Signs(
             still_s, now - self.watch.worked_at, self._failed, self._probe is not None, lasting,
-            *self._busy(still_s, now, cpu_s, server_s),
+            *self._busy(still_s, now, cpu_s, server_s), still_s >= self.watch.timing.quiet_s and self._computing(),
         )  # fmt: skip
 
     def _busy(self, still_s: float, now: float, cpu_s: float, server_s: float) -> tuple[bool, bool]:
         """Whether they used the CPU since it stands still, all that time taken together: the rest, and the server."""
         if still_s < self.watch.timing.quiet_s / 2:
             self._worked = None
+            self._helpers.clear()
             return False, False
+        cpu_s += self._helped_s(now)
         if self._worked is None:
             self._worked = (now, cpu_s, server_s)
         since, *before = self._worked
         passed = max(now - since, 1e-9)
         rest, server = ((used - then) / passed >= AT_WORK for used, then in zip((cpu_s, server_s), before, strict=True))
         return rest, server
+
+    def _helped_s(self, now: float) -> float:
+        """CPU seconds of its helpers. They come and go, so none is missed when it ends."""
+        if now - self._sought_at >= self.watch.timing.quiet_s:
+            self._sought_at = now  # not at each look: the processes of the whole machine are looked through
+            known = {(one.pid, one.start) for one in self._members}
+            for one in self._present():
+                if (one.pid, one.start) not in known:
+                    self._helpers.setdefault((one.pid, one.start), (one, 0.0))
+        for at, (one, _) in self._helpers.items():
+            if (seen := processes.sign(one)) is not None:
+                self._helpers[at] = one, seen.cpu_s
+        return sum(used for _, used in self._helpers.values())

@@ -6,6 +6,7 @@ The only writer of that model's state. Knows neither the other models nor how it
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from serving import isolation, memory, probe, processes
 from serving.command import Command
 from serving.endpoint import Timing, View, Watch
 from serving.engines import Engine, EngineError
+from serving.gpus import aside
 from serving.home import Home
 from serving.instance import Instance, InstanceError, State
 from serving.life import Life
@@ -51,6 +53,8 @@ class Means:
     """What of the memory that it was planned to have is not free now, "" where all is. May take a second: a thread."""
     fault: Callable[[Placed], str] = lambda _: ""
     """What is wrong with a GPU it was given, by the last readings; "" where nothing is."""
+    computing: Callable[[Placed], bool] = lambda _: False
+    """Whether a GPU it was given computes, by the last readings."""
 
 
 class GpuFault(InstanceError):
@@ -219,7 +223,7 @@ class Local:
     async def _memory(self) -> None:
         """Wait until the memory it was planned to have is free. Raises InstanceError where that takes too long."""
         until = time.monotonic() + self._timing.memory_s
-        while missing := await asyncio.to_thread(self._means.missing, self._placed):
+        while missing := await aside(functools.partial(self._means.missing, self._placed)):
             if time.monotonic() >= until or self._draining:
                 raise InstanceError(f"{missing}; {memory.REMEDY}")
             self._set("waiting", f"for memory: {missing}")
@@ -229,8 +233,11 @@ class Local:
         """Look at it until it ends or hangs for good; returns why it must be started again. Raises GpuFault."""
         instance, watch = self._instance, self._watch
         assert instance is not None and watch is not None
-        members = processes.ours(self._means.installation, instance=self.name)
-        life = Life(watch, instance.served, instance.pid, members, on_cpu=self._placed.device == "cpu")
+        present = functools.partial(processes.ours, self._means.installation, instance=self.name)
+        life = Life(
+            watch, instance.served, instance.pid, present(), on_cpu=self._placed.device == "cpu", present=present,
+            computing=lambda: self._means.computing(self._placed),
+        )  # fmt: skip
         ended, reading = asyncio.ensure_future(instance.wait()), asyncio.ensure_future(self._read(watch))
         try:
             while True:
@@ -244,9 +251,10 @@ class Local:
                     raise GpuFault(fault)
                 life.look()
                 self.stay.seen(watch)
-                if not self.stay.wanted and (life.stall or self.stay.finished(watch)):
+                if not self.stay.wanted and not life.stall and self.stay.finished(watch):
                     return ""
-                if life.restart or (self._draining and life.stall):
+                # One that hangs does not fall asleep; it is ended, and gives its place up so.
+                if life.restart or (life.stall and (self._draining or not self.stay.wanted)):
                     return life.restart or life.stall
                 if not self._draining:
                     self._set("stalled" if life.stall else "ready", life.stall)

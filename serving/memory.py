@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from serving.gpus import Gpu, Readings
 from serving.placement import Placed
-from serving.spare import MARGIN_GB
+from serving.spare import BEFORE_GB, MARGIN_GB
 
 REMEDY = "end what holds it, or run fewer or smaller models"
 
@@ -28,8 +28,9 @@ def missing(placed: Placed, readings: Readings, memory_free_gb: float) -> str:
         gpu = gpus.get(uuid)
         if gpu is None or gpu.memory_total_gb is None or gpu.memory_free_gb is None:
             continue
-        need = _share(placed) * gpu.memory_total_gb
-        if gpu.memory_free_gb + MARGIN_GB < need:
+        # The engine looks when it holds its part of the driver, and does not start where its share is not free then.
+        need = _share(placed) * gpu.memory_total_gb + BEFORE_GB
+        if gpu.memory_free_gb < need:
             return f"GPU {gpu.index} has {gpu.memory_free_gb:.1f} GB free of the {need:.1f} GB it needs{_holders(gpu)}"
     return ""
 

@@ -7,6 +7,7 @@ GPU needs beside weights and cache is a rule of thumb; `overhead` says which, an
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,9 @@ WORK_GB = 1.0
 """Sampling and buffers, whatever the model."""
 GRAPH_GB = 0.015
 """CUDA graphs, each layer."""
+
+MULTIPLES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+"""What vLLM lets stand behind a number of its command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +102,22 @@ def setup(flags: Mapping[str, Any], tensor: int, context: int, eager: bool = Fal
         context=context,
         cache_type=str(flags.get("kv-cache-dtype", "auto")),
         eager=bool(flags.get("enforce-eager", eager)),
-        batched=int(flags.get("max-num-batched-tokens", 0)),
-        block=int(flags.get("block-size", 0)),
+        batched=count(flags, "max-num-batched-tokens"),
+        block=count(flags, "block-size"),
         states=STATES if _cached(flags) else 1,
-        fixed_gb=int(flags.get("kv-cache-memory-bytes", 0)) / GB,
+        fixed_gb=count(flags, "kv-cache-memory-bytes") / GB,
     )
+
+
+def count(flags: Mapping[str, Any], name: str) -> int:
+    """A flag's number as vLLM takes it: 8192, 8k (thousands) or 8K (1024); 0 if it is not given. Raises ValueError."""
+    value = flags.get(name)
+    if value is None:
+        return 0
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kKmMgGtT]?)", str(value).strip())
+    if found is None:
+        raise ValueError(f"`{name}: {value}` is no number")
+    return int(float(found[1]) * MULTIPLES.get(found[2], 1))
 
 
 def _cached(flags: Mapping[str, Any]) -> bool:

@@ -76,8 +76,17 @@ def flags(model: Model, variant: Variant | None) -> dict[str, Any]:
     return {key.replace("_", "-"): value for key, value in both.items()}
 
 
+def share(given: Mapping[str, Any]) -> float | None:
+    """The share of each GPU that the flags ask for; None: they do not say. Raises ValueError."""
+    asked = given.get("gpu-memory-utilization")
+    try:
+        return None if asked is None else float(asked)
+    except (TypeError, ValueError):
+        raise ValueError(f"`gpu-memory-utilization: {asked}` is no number") from None
+
+
 def options(model: Model, variant: Variant | None, found: Found | None = None) -> list[Option]:
-    """The ways to run this variant, the catalogue's own first."""
+    """The ways to run this variant, the catalogue's own first. Raises ValueError for a flag that is no number."""
     first = _as_written(model, variant, _known(model, variant, found))
     return [first, *(first.changed(tensor=number) for number in _other_sizes(model, variant, first))]
 
@@ -86,7 +95,10 @@ def _as_written(model: Model, variant: Variant | None, known: Known) -> Option:
     number = variant.gpus if variant is not None else 1
     context = min(model.context, variant.context) if variant is not None and variant.context else model.context
     given = flags(model, variant)
-    plain = not any(int(given.get(key, 1) or 1) > 1 for key in OTHER_PARALLELISM)
+    plain = not any(needs.count(given, key) > 1 for key in OTHER_PARALLELISM)
+    # What is no number is refused here, and not where it is used.
+    share(given)
+    needs.count(given, "max-num-seqs")
     if known.shape is not None and plain and variant is not None:
         run = needs.setup(given, number, context)
         what = needs.need(known.shape, run, known.weights, known.overhead_gb)

@@ -14,8 +14,9 @@ from typing import Literal
 
 from serving.catalogue import Model, Variant
 from serving.gpus import Readings
-from serving.need import Need
+from serving.need import TOGETHER_GB, Need, count
 from serving.options import Found, Option, flags, options
+from serving.options import share as asked_share
 from serving.remedies import explained, unvetted
 from serving.spare import WHOLE, Room, budget, on_cpu, room
 
@@ -87,7 +88,11 @@ def place(
     barred: dict[str, tuple[str, str]] = {}
     for model in models:
         refusals = [(variant, unvetted(model, variant) if vet else None) for variant in model.variants or (None,)]
-        listed = [options(model, variant, found) for variant, refused in refusals if refused is None]
+        try:
+            listed = [options(model, variant, found) for variant, refused in refusals if refused is None]
+        except ValueError as odd:
+            barred[model.name] = f"a flag of it cannot be read: {odd}", f"mend its `args:` ({_entry(model)})"
+            continue
         if model.place == "hosted":
             barred[model.name] = "it is hosted and runs nowhere here", "take it out of `run:`; enable its provider"
         elif not listed:
@@ -102,6 +107,10 @@ def place(
         if model.name not in picks
     }
     return Plan(tuple(placed), tuple(Misfit(name, *why) for name, why in reasons.items()))
+
+
+def _entry(model: Model) -> str:
+    return f"`models:` `{model.name}:` in headgate.yaml"
 
 
 def suggest(models: Iterable[Model], readings: Readings, memory_free_gb: float) -> Model | None:
@@ -245,15 +254,19 @@ def _chosen(alike: Sequence[Sequence[str]], number: int) -> Iterator[tuple[str, 
 
 
 def _placed(model: Model, option: Option, uuids: tuple[str, ...], left: Room) -> Placed:
+    given_flags = flags(model, option.variant)
+    # What gets more than it runs at once lets them wait where the router can neither order nor divert them.
+    most = count(given_flags, "max-num-seqs") * max(1, count(given_flags, "data-parallel-size")) or GPU_LIMIT
     if not uuids:
-        return Placed(model, option.variant, "cpu", (), option.context, model.limit or CPU_LIMIT)
+        return Placed(model, option.variant, "cpu", (), option.context, model.limit or min(CPU_LIMIT, most))
     share = _share(model.name, uuids, left)
     # The catalogue's own flag counts as command.py takes it.
-    asked = float(flags(model, option.variant).get("gpu-memory-utilization", WHOLE))
-    part = asked if share >= WHOLE else min(asked, share)
+    asked = asked_share(given_flags)
+    part = WHOLE if asked is None else asked
+    part = part if share >= WHOLE else min(part, share)
     given = part * min(left.gpus[u].memory_total_gb or left.gpus[u].memory_free_gb or 0.0 for u in uuids)
     tokens = option.tokens(given - option.need.beside_gb) if option.need is not None else None
-    limit = model.limit or _limit(tokens, option.context)
+    limit = model.limit or min(_limit(tokens, option.context), most)
     return Placed(model, option.variant, "gpu", uuids, option.context, limit, share, option.need, tokens, given)
 
 
@@ -262,14 +275,15 @@ def _limit(tokens: int | None, context: int) -> int:
     return GPU_LIMIT if tokens is None else max(1, min(GPU_LIMIT, tokens // min(context, REQUEST)))
 
 
-def _share(model: str, uuids: Iterable[str], left: Room) -> float:
+def _share(model: str, uuids: Sequence[str], left: Room) -> float:
     """What it needs, and of what is left over a part in proportion; on the GPU where that is least."""
     shares, least = [WHOLE], 0.0
     for uuid in uuids:
         gpu, tenants = left.gpus[uuid], left.tenants[uuid]
         mine = next(each for name, each in tenants if name == model)
         total = gpu.memory_total_gb or gpu.memory_free_gb or 1.0
-        shares.append(budget(gpu) * mine / sum(each for _, each in tenants) / total)
+        free = budget(gpu, len(tenants), TOGETHER_GB if len(uuids) > 1 else 0.0)
+        shares.append(free * mine / sum(each for _, each in tenants) / total)
         least = max(least, mine / total)
     # Rounded down, or up to what it needs: the margin is more than all that rounding up can add.
     return max(math.floor(min(shares) * STEP), math.ceil(least * STEP)) / STEP

@@ -13,6 +13,9 @@ WHOLE = 0.92
 """The share of a GPU's memory that vLLM takes by its own default."""
 MARGIN_GB = 0.5
 """Left free on each GPU: what others hold grows a little between this reading and the engine's own."""
+BEFORE_GB = 0.6
+"""What an engine holds of a GPU before it looks how much of it is free: the driver's context, a rule of thumb. vLLM
+takes its share beside that, and does not start where less is free. (NCCL's buffers come before, too.)"""
 
 
 @dataclass(slots=True)
@@ -46,9 +49,12 @@ class Room:
         return option, [u for u in group if self.free[u] >= option.each_gb]
 
     def take(self, model: str, uuids: Iterable[str], each: float) -> None:
+        """Give so much of each of these GPUs to a model."""
         for uuid in uuids:
-            self.free[uuid] -= each
-            self.tenants.setdefault(uuid, []).append((model, each))
+            tenants, gpu = self.tenants.setdefault(uuid, []), self.gpus[uuid]
+            tenants.append((model, each))
+            # The next engine there holds something beside its share, too.
+            self.free[uuid] -= each + budget(gpu, len(tenants)) - budget(gpu, len(tenants) + 1)
 
     def give_back(self, before: Mapping[str, float]) -> None:
         """Undo the last `take` of these GPUs, which had so much free before it."""
@@ -63,10 +69,11 @@ def room(readings: Readings, memory_free_gb: float) -> Room:
     return Room(usable, {uuid: budget(gpu) for uuid, gpu in usable.items()}, memory_free_gb)
 
 
-def budget(gpu: Gpu) -> float:
-    """GB that can be given out: vLLM's usual share, or where others hold memory what is free, less a margin."""
+def budget(gpu: Gpu, engines: int = 1, more_gb: float = 0.0) -> float:
+    """GB that so many engines together can be given: vLLM's usual share, or where others hold memory what is free, less
+    what the engines hold beside their shares (`more_gb`: on top of the usual) and a margin."""
     free = gpu.memory_free_gb or 0.0
-    whole = WHOLE * (gpu.memory_total_gb or free)
+    whole, free = WHOLE * (gpu.memory_total_gb or free), free - BEFORE_GB * engines - more_gb
     return whole if free >= whole else max(free - MARGIN_GB, 0.0)
 
 

@@ -69,7 +69,7 @@ def _instance(view: View, readings: Readings) -> dict[str, Any]:
 
 
 def application(supervisor: Supervisor, host: Host) -> Starlette:
-    """The two pages as an ASGI application."""
+    """The three pages as an ASGI application."""
 
     async def instances(_: Request) -> Response:
         return JSONResponse(document(supervisor, host, time.time()))

@@ -18,13 +18,16 @@ from serving.attached import AttachedServer
 from serving.catalogue import OWN_NETWORKS, Attached, Swap
 from serving.endpoint import Timing, View
 from serving.engines import Engine, EngineError
-from serving.gpus import Readings
+from serving.gpus import Readings, aside
 from serving.home import Home
 from serving.local import Local, Means, Say
 from serving.placement import Misfit, Placed, Plan
 from serving.sharing import Sharing
 from serving.stay import Stay
 from serving.weights import WeightsError
+
+RESET = " (reset the GPU or restart the machine, then start Headgate again)"
+"""After an error that counts until serving is started again."""
 
 
 class Supervisor:
@@ -51,7 +54,9 @@ class Supervisor:
         self.readings = readings
         self.engine: Engine | None = None
         """The engine in use, once it is there."""
-        self._means = dataclasses.replace(means, engine=self._noting(means.engine), fault=self._fault)
+        self._means = dataclasses.replace(
+            means, engine=self._noting(means.engine), fault=self._fault, computing=self._computing
+        )
         self._timing = timing
         self._read_gpus = read_gpus
         swap = swap or Swap()
@@ -101,13 +106,20 @@ class Supervisor:
     async def _follow_gpus(self) -> None:
         while True:
             await asyncio.sleep(self._timing.gpus_s)
-            # In a thread: a driver in trouble can hold the call for seconds.
-            self.readings = (await asyncio.to_thread(self._read_gpus)).after(self.readings)
+            # In a thread: a driver in trouble can hold the call for seconds, or for ever.
+            self.readings = (await aside(self._read_gpus)).after(self.readings)
 
     def _fault(self, placed: Placed) -> str:
         """What is wrong with a GPU that it was given, by the last readings."""
         wrong = (g for g in self.readings.gpus if g.fault and g.uuid in placed.gpus)
-        return "; ".join(f"GPU {gpu.index}: {gpu.fault}" for gpu in wrong)
+        return "; ".join(f"GPU {g.index}: {g.fault}{RESET if g.xid is not None else ''}" for g in wrong)
+
+    def _computing(self, placed: Placed) -> bool:
+        """Whether a GPU that it was given computes, by the last readings; what is not known says nothing."""
+        at, fresh_s = self.readings.at, 2 * self._timing.gpus_s + 1
+        if at is None or time.monotonic() - at > fresh_s:
+            return False
+        return any((g.utilisation or 0.0) > 0 for g in self.readings.gpus if g.uuid in placed.gpus)
 
     def _noting(self, ensure: Callable[[Say], Awaitable[Engine]]) -> Callable[[Say], Awaitable[Engine]]:
         """The engine, made once for all who ask; a failure is tried again by the next who asks."""

@@ -15,6 +15,8 @@ from typing import Any
 
 import pynvml
 
+from serving.device import LIES
+
 FATAL: Mapping[int, str] = MappingProxyType({
     46: "it stopped processing",
     48: "an error in its memory could not be corrected",
@@ -80,7 +82,7 @@ class Xids:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            with contextlib.suppress(pynvml.NVMLError):
+            with contextlib.suppress(pynvml.NVMLError, *LIES):
                 self._listen()
             self._ended.wait(self._again_s)
 

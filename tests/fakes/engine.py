@@ -96,6 +96,8 @@ def page(path: str) -> tuple[str, bytes]:
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     method, path, _ = head.split("\r\n")[0].split(" ")
+    # Read to its end: one that closes before breaks the pipe of whoever still sends.
+    await reader.readexactly(int(head.lower().partition("content-length:")[2].split("\r\n")[0] or 0))
     if setting("KEY") and f"Authorization: Bearer {setting('KEY')}" not in head and path.startswith("/v1"):
         kind, body, status = "application/json", b'{"error": {"message": "wrong key"}}', "401 Unauthorized"
     else:

@@ -7,6 +7,7 @@ is. Those marked `engine` do the same with a real vLLM. What callers meet is ass
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -26,7 +27,7 @@ from serving.home import Home
 from serving.local import Means, Say
 from serving.placement import Placed
 from serving.supervisor import Supervisor, find_weights
-from tests.fakes.supervised import Rig, gone, ready, until
+from tests.fakes.supervised import QUICK, Rig, gone, ready, until
 from tests.faults.conftest import FaultHouse
 from tests.faults.test_upstream import ask
 
@@ -146,6 +147,27 @@ async def test_px_017_one_that_hangs_without_being_stopped_is_out_by_its_probe(r
     assert any("one: stopping: it hung" in line for line in rig.said)
 
 
+async def test_px_017_a_long_step_on_a_gpu_that_computes_is_out_and_not_ended_at_once(rig: Rig, tmp_path: Path) -> None:
+    """vLLM sleeps until the GPU is done, so by its processes alone it looks frozen."""
+    hang, running, used = tmp_path / "hang", tmp_path / "running", {"share": 0.99}
+    running.write_text("0")
+    rig.gpus = {"one": ("GPU-a",)}
+    rig.settings["one"] = {"hang": str(hang), "running": str(running)}
+
+    def read() -> Readings:
+        return Readings((Gpu("GPU-a", "H200", 0, utilisation=used["share"]),), at=time.monotonic())
+
+    supervisor = rig.start("one", read_gpus=read, timing=dataclasses.replace(QUICK, stall_s=60))
+    first = await ready(supervisor, "one")
+    hang.touch()
+    running.write_text("1")
+    since = (await until(supervisor, "one", lambda v: v.state == "stalled")).since
+    later = await until(supervisor, "one", lambda _: time.time() - since > 4 * QUICK.frozen_s)
+    assert (later.state, later.pid) == ("stalled", first.pid)
+    used["share"] = 0.0
+    await until(supervisor, "one", lambda v: v.restarts > 0)
+
+
 async def test_px_017_nothing_is_sent_to_one_that_is_stalled(house: FaultHouse) -> None:
     house.serve(house.replicas[0].address, house.replicas[1].address)
     house.instances[0]["state"] = "stalled"
@@ -195,6 +217,8 @@ async def test_px_018_a_driver_that_hangs_holds_up_nobody(rig: Rig) -> None:
         await asyncio.to_thread(asked.wait, 10)
         load = await until(supervisor, "one", lambda v: v.load_age_s is not None and v.load_age_s < 0.5)
         assert load.pid == view.pid
+        await rig.stop()  # which waits for no thread that asks the driver
+        assert any(thread.name == "driver" and thread.daemon for thread in threading.enumerate())
     finally:
         free.set()
 

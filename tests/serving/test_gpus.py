@@ -242,3 +242,34 @@ def test_free_main_memory_is_what_could_be_taken_without_swapping(tmp_path: Path
     assert gpus.main_memory_free_gb(tmp_path / "meminfo") == pytest.approx(1.024)
     assert gpus.main_memory_free_gb(tmp_path / "none") == 0
     assert gpus.main_memory_free_gb() > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "folder", "limit", "usage", "cached"),
+    [
+        ("0::/unit/own", "unit", "memory.max", "memory.current", "inactive_file"),
+        ("0::/the/machines/path", "", "memory.max", "memory.current", "inactive_file"),
+        (
+            "5:cpuset,memory:/docker/x",
+            "memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ],
+)
+def test_a_container_has_no_more_main_memory_than_it_may_take(
+    tmp_path: Path, line: str, folder: str, limit: str, usage: str, cached: str
+) -> None:
+    """Else models are planned, and put to sleep, in memory of the machine for which the kernel would kill them."""
+    (meminfo := tmp_path / "meminfo").write_text("MemAvailable: 900000000 kB\n")
+    (own := tmp_path / "cgroup").write_text(f"3:cpu:/x\n{line}\n")
+    (group := tmp_path / "tree" / folder).mkdir(parents=True)
+    assert gpus.main_memory_free_gb(meminfo, own, tmp_path / "tree") == pytest.approx(921.6)
+    (group / usage).write_text("9000000000\n")
+    (group / limit).write_text("max\n")
+    assert gpus.main_memory_free_gb(meminfo, own, tmp_path / "tree") == pytest.approx(921.6)
+    (group / limit).write_text("16000000000\n")
+    assert gpus.main_memory_free_gb(meminfo, own, tmp_path / "tree") == pytest.approx(7)
+    (group / "memory.stat").write_text(f"anon 1\n{cached} 2000000000\n")
+    assert gpus.main_memory_free_gb(meminfo, own, tmp_path / "tree") == pytest.approx(9)

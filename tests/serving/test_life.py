@@ -77,6 +77,8 @@ def test_what_does_nothing_is_started_again_sooner_than_what_is_busy() -> None:
     assert restart_due(TIMING.stall_s, busy, TIMING)
     assert not restart_due(TIMING.frozen_s, dataclasses.replace(idle, serving=True), TIMING)
     assert restart_due(TIMING.frozen_s, dataclasses.replace(busy, stopped="x (1)"), TIMING)
+    # vLLM waits for its GPU asleep: a long step uses no CPU at all.
+    assert not restart_due(TIMING.frozen_s, dataclasses.replace(idle, computing=True), TIMING)
 
 
 # ---- what is seen of real processes
@@ -118,6 +120,18 @@ async def test_an_idle_process_is_told_from_one_that_works(monkeypatch: pytest.M
         assert await out(life(idle, quiet_s=0.4, out_s=1.2), 10)
     with process("while True: pass") as busy:
         assert not await out(life(busy, quiet_s=0.4, out_s=1.2), 3)
+
+
+async def test_what_an_engine_started_since_works_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiler: the engine that waits for it uses no CPU itself."""
+    monkeypatch.setattr("serving.life.AT_WORK", 0.02)
+    with process("import time; time.sleep(600)") as idle, process("while True: pass") as compiler:
+        watch = Watch(Target("unix:/nowhere/engine.sock"), Timing(work_s=30, frozen_s=60, quiet_s=0.4, out_s=1.2))
+        looked = Life(watch, "m", None, [idle], on_cpu=True, present=lambda: [idle, compiler])
+        assert not await out(looked, 3)
+        os.kill(compiler.pid, signal.SIGKILL)
+        looked.look()
+        assert not looked.restart, "its end is nobody's"
 
 
 async def test_the_api_servers_own_work_is_no_progress(monkeypatch: pytest.MonkeyPatch) -> None:

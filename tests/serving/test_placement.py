@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 from serving.catalogue import Model
 from serving.demo_model import demo_model
 from serving.gpus import Gpu, Readings
+from serving.need import TOGETHER_GB
 from serving.options import SIZES, Known, divides
 from serving.placement import Plan, place, suggest
 from serving.shapes import shape
+from serving.spare import BEFORE_GB, MARGIN_GB
 
 NONE = Readings(note="no NVIDIA driver here")
+SMALL = {
+    "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "head_dim": 128, "vocab_size": 128256, "intermediate_size": 14336,
+}  # fmt: skip
 
 
 def gpu(index: int, free: float | None = 80, total: float = 80, name: str = "H100", **more: Any) -> Gpu:
@@ -63,8 +69,37 @@ def test_memory_that_others_hold_is_planned_around() -> None:
     # Asking for its default share, the engine would not start: 60 of 80 GB are free.
     assert 50 / 80 <= plan.placed[0].share < 60 / 80
     misfit = place([model("m", {"memory_gb": 70})], readings, 0).misfits[0]
-    assert misfit.reason == "variant v0 needs 70 GB over 1 GPU; at most 59.5 GB of one can be given out"
+    assert misfit.reason == "variant v0 needs 70 GB over 1 GPU; at most 58.9 GB of one can be given out"
     assert "end what else holds GPU memory" in misfit.remedy and "attach" not in misfit.reason
+
+
+def test_beside_its_share_each_engine_is_left_what_it_holds_before_it_looks() -> None:
+    """vLLM does not start where less than its share is free, and it looks when it holds the driver's context."""
+    held = Readings((gpu(0, free=40, processes=((7, 40.0),)), gpu(1, free=40, processes=((7, 40.0),))))
+    (one,) = place([model("a", {"memory_gb": 20})], held, 0).placed
+    assert one.share * 80 <= 40 - BEFORE_GB - MARGIN_GB
+    (wide,) = place([model("a", {"memory_gb": 40, "gpus": 2})], held, 0).placed
+    assert wide.share * 80 <= 40 - BEFORE_GB - TOGETHER_GB - MARGIN_GB
+    three = place([model(name, {"memory_gb": 12}) for name in "abc"], Readings(held.gpus[:1]), 0).placed
+    assert sum(each.share for each in three) * 80 <= 40 - 3 * BEFORE_GB - MARGIN_GB
+    full = place([model(name, {"memory_gb": 12.9}) for name in "abc"], Readings(held.gpus[:1]), 0)
+    assert len(full.placed) == 2, "three times 12.9 GB fit into 40, and what three engines hold beside them does not"
+
+
+@pytest.mark.parametrize("flag", ["max-num-batched-tokens", "gpu-memory-utilization", "pipeline-parallel-size"])
+def test_a_flag_that_cannot_be_read_is_a_reason_and_keeps_no_other_model_from_running(flag: str) -> None:
+    odd = model("odd", {"memory_gb": 10}, args={flag.replace("-", "_"): "lots"}, shape=SMALL)
+    plan = place([odd, model("b", {"memory_gb": 10})], Readings((gpu(0),)), 0)
+    assert where(plan) == {"b": ("GPU-0",)}
+    assert f"`{flag}: lots` is no number" in plan.misfits[0].reason and "`args:`" in plan.misfits[0].remedy
+
+
+def test_numbers_with_a_letter_behind_them_are_read_as_vllm_reads_them() -> None:
+    sized = model(
+        "m", {"memory_gb": 10}, args={"kv-cache-memory-bytes": "8G", "max_num_batched_tokens": "4k"}, shape=SMALL
+    )
+    (placed,) = place([sized], Readings((gpu(0),)), 0).placed
+    assert placed.need is not None and placed.need.request_gb == 8 * 2**30 / 1e9
 
 
 def test_a_gpu_with_a_fault_or_without_a_reading_is_not_used() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import sys
 import time
@@ -265,6 +266,22 @@ async def test_without_main_memory_for_its_weights_it_is_stopped(rig: Rig) -> No
     await rig.until("b", "ready")
     assert rig.engines() == {"b"}
     assert any("take up to 8 GB of main memory, and 7.5 GB are free" in line for line in rig.said)
+
+
+async def test_one_that_hangs_is_ended_and_not_asked_to_sleep(rig: Rig, tmp_path: Path) -> None:
+    """A real one would take the question and never answer, and hold up whoever wants to start meanwhile."""
+    hang, running = tmp_path / "hang", tmp_path / "running"
+    running.write_text("0")
+    rig.settings["a"] = {"sleep": "works", "hang": str(hang), "running": str(running)}
+    timing = dataclasses.replace(QUICK, quiet_s=0.15, out_s=0.4, work_s=0.4, frozen_s=60, stall_s=60)
+    rig.start(pair(), "a", "b", sleeps=True, timing=timing)
+    await rig.until("a", "ready")
+    hang.touch()
+    running.write_text("1")
+    await rig.until("a", "stalled")
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    assert rig.engines() == {"b"}
 
 
 async def ask_for_an_answer(socket: str) -> bytes:

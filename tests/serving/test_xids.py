@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,16 @@ def test_every_fatal_one_has_its_reason_and_contained_ones_are_none() -> None:
     assert {63, 94} <= set(xids.CONTAINED) and not set(xids.CONTAINED) & set(xids.FATAL)
     assert xids.words(79) == "XID 79: it has fallen off the bus"
     assert all(why and not why.endswith(".") for why in xids.FATAL.values())
+
+
+def test_an_answer_that_cannot_be_does_not_end_the_listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    events, heard = xids.Xids(again_s=0.01), threading.Semaphore(0)
+
+    def odd() -> None:
+        heard.release()
+        raise UnicodeDecodeError("utf-8", b"x", 0, 1, "a name that is none")
+
+    monkeypatch.setattr(events, "_listen", odd)
+    events.start()
+    assert heard.acquire(timeout=10) and heard.acquire(timeout=10)
+    events.stop()
