@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving/device.py": (),
     "serving/energy.py": (),
     "serving/gpus.py": ("serving.device", "serving.energy"),
-    "serving/xids.py": (),
+    "serving/xids.py": ("serving.device",),
     "serving/monitor.py": ("serving.gpus", "serving.processes", "serving.xids"),
     "serving/processes.py": (),
     "serving/probe.py": (),
@@ -71,7 +71,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving/groups.py": ("serving.catalogue", "serving.gpus", "serving.placement", "serving.spare"),
     "serving/attached.py": ("serving.catalogue", "serving.endpoint", "serving.instance", "serving.probe"),
     "serving/local.py": (
-        "serving.command", "serving.endpoint", "serving.engines", "serving.home", "serving.instance",
+        "serving.command", "serving.endpoint", "serving.engines", "serving.gpus", "serving.home", "serving.instance",
         "serving.isolation", "serving.life", "serving.memory", "serving.placement", "serving.probe",
         "serving.processes", "serving.stay", "serving.weights",
     ),

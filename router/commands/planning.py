@@ -13,6 +13,7 @@ from rich.console import Console
 
 from router.commands.choosing import DEMO, local, suggestion
 from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json
+from router.commands.status import numbers
 from serving import boards, command, engines, groups, known, placement, weights
 from serving.catalogue import Model, Swap
 from serving.demo_model import REPO, demo_model
@@ -44,7 +45,7 @@ def plan(
 ) -> None:
     """Show what would run where, with memory, cache and the exact vLLM command line. Starts nothing.
 
-    With --gpus and no model named or configured, each local model of the catalogue is tried alone.
+    With --gpus no command line is shown; and with no model named or configured, each local one is tried alone.
 
     Example: headgate plan --gpus 8xH200 --models glm-5.2,qwen3.8-27b
     """
@@ -191,7 +192,7 @@ def _show(
         out.print(f"engine: {named} {state} ({engine.python})", soft_wrap=True)
     for row in rows:
         memory = f", {row['memory_gb']:g} GB" if row["memory_gb"] else ""
-        where = f"{', '.join(row['gpus'])} ({row['kind']})" if row["gpus"] else "the CPU"
+        where = f"{_named(row['gpus'])} ({row['kind']})" if row["gpus"] else "the CPU"
         where += f", in turn with {' and '.join(row['in_turn_with'])}" if row["in_turn_with"] else ""
         out.print(f"\n{' '.join(filter(None, (row['model'], row['variant'])))} on {where}"
                   f"{memory}, context {row['context']}, at most {row['limit']} requests at once:",
@@ -213,11 +214,17 @@ def _show(
         out.print(f"{gpu['gpu']} {gpu['kind']}: {gpu['given_gb']:g} of {total} GB given out, {left} spare")
 
 
+def _named(gpus: list[str]) -> str:
+    """`GPU 0-7`; one that has no number as it is called."""
+    found = [name.removeprefix("GPU ") for name in gpus]
+    return f"GPU {numbers([int(n) for n in found])}" if all(n.isdecimal() for n in found) else ", ".join(gpus)
+
+
 def _show_each(each: dict[str, Any], share: float, out: Console) -> None:
     out.print(
-        f"each GPU: {each['weights_gb']:.1f} GB of weights, {each['overhead_gb']:.1f} beside them, "
-        f"{each['cache_gb']:.1f} of cache (share {share:g}): {each['tokens']:,} tokens, "
-        f"{each['whole_contexts']:g} whole contexts",
+        f"each GPU: {each['weights_gb']:.1f} GB of weights, {each['overhead_gb']:.1f} of work space, "
+        f"{each['cache_gb']:.1f} of cache, together {share:.0%} of it: {each['tokens']:,} tokens, "
+        f"{each['whole_contexts']:g} requests of the whole context",
         soft_wrap=True,
     )
     if each["reported_tokens"]:

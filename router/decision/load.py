@@ -65,7 +65,8 @@ def kept(
     if question.traits.latency != "batch" or len(ranked) < 2:
         return ranked, []
     local = [c for c in ranked if c.model.place == "local"]
-    wanted = any(c.model.place == "hosted" and met(c, question) for c in ranked)
+    named = question.traits.named
+    wanted = any(c.model.place == "hosted" and (c.model.name == named or met(c, question)) for c in ranked)
     if wanted or not any(not c.endpoint.resting for c in local):
         return ranked, []
     hosted = [c for c in ranked if c.model.place == "hosted"]

@@ -31,8 +31,6 @@ def saturation(endpoint: Endpoint, allowed_wait_s: float, now: float = 0.0) -> S
         return Saturation(FULL, f"it is {endpoint.state}")
     if endpoint.busy:
         return Saturation(FULL, "it takes no more now")
-    if endpoint.wakes:
-        return Saturation(FULL, f"it is {endpoint.state}")
     if not taken and not endpoint.unstarted:
         return IDLE
     if endpoint.stale:

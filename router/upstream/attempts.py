@@ -84,7 +84,7 @@ class Attempts:
 
         An endpoint that rests is asked where nobody else is left. Raises the error that tells the caller most.
         """
-        self._quarantine.refuse(ask)
+        self._quarantine.refuse(ask, caller.team)
         ready, full, resting = _sorted(within_hold(decision.order))
         walk = Walk(ask, caller, decision, log, full)
         if decision.trigger == "overflow" and (asleep := sleeper(decision.order)) is not None:
@@ -308,13 +308,13 @@ class Attempts:
             outcome, status = "answered", answer.status
             log.model, log.status = candidate.model, answer.status
             held.answered()
-            self._quarantine.answered(walk.ask)
+            self._quarantine.answered(walk.ask, walk.caller.team)
             return answer
         except Failure as failed:
             outcome, status, detail = failed.outcome, failed.status, failed.detail
             sent = failed.sent
             held.failed(failed)
-            self._quarantine.crashed(walk.ask, candidate, outcome)
+            self._quarantine.crashed(walk.ask, walk.caller.team, candidate, outcome)
             if _refused_for_room(candidate, failed):
                 walk.tries -= 1
                 self._room.told_full(endpoint)

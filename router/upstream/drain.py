@@ -6,8 +6,8 @@ KEEP = 0.97
 """What counts of all before when another request ends: about the last thirty decide."""
 ENOUGH = 4.0
 """Requests that must have ended, so counted, before anything is said."""
-OLD_S = 600.0
-"""How long a rate is believed in while nothing is measured."""
+OLD_S = 60.0
+"""How long a rate is believed in while nothing is measured: who comes then may ask for something else."""
 
 
 class Drain:
@@ -20,9 +20,12 @@ class Drain:
         self._full_since: float | None = None
 
     def full(self, now: float) -> None:
-        """It is full from now on, if it was not before."""
-        if self._full_since is None:
-            self._full_since = now
+        """It is full from now on, if it was not before. What was measured too long ago is forgotten."""
+        if self._full_since is not None:
+            return
+        if now - self._last > OLD_S:
+            self._ends = self._seconds = 0.0
+        self._full_since = now
 
     def ended(self, now: float) -> None:
         """A request has ended; it counts where the endpoint was full."""

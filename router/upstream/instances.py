@@ -17,7 +17,7 @@ from serving.catalogue import ABILITIES, Ability, Catalogue, Model, Price
 STALE_S = 15.0
 """Readings older than this are not believed. serving reads engines each second and GPUs each five."""
 SLOWED = frozenset({"hardware slow-down", "hardware thermal", "software thermal", "power brake"})
-"""What `serving/gpus.py` calls the reasons for held-down clocks that a GPU has not by anybody's choice."""
+"""What `serving/device.py` calls the reasons for held-down clocks that a GPU has not by anybody's choice."""
 SLOWED_SHARE = 0.5
 """Of its places an endpoint keeps so many then: clocks fall to a half or less."""
 MOST = 10**15

@@ -97,6 +97,8 @@ class Sent:
             return None
         there = self._there
         begun = self._first or self._at + there.reading_s(self._tokens)
+        if self._first and now - self._first < TOGETHER_S:  # somebody gathered it: its first token came with its last
+            begun = self._at
         took = now - begun
         if took <= 0:
             return None
@@ -222,6 +224,12 @@ class There:
             own = count if when < at - AROUND_S else max(own, count)
         self._others = max(0, engine - own)
 
+    def forget(self) -> None:
+        """It is another process by now, or stood still: what was learned is not true of it. What is under way there is
+        ours as before, and ends as it ends."""
+        self._read, self._writes, self._each, self._known = Line(), Line(), Mean(), Pace()
+        self._clean, self.stale, self._others = False, True, 0
+
     # ---- what is known of it
 
     @property
@@ -331,7 +339,8 @@ class Paces:
 
     def restarted(self, endpoint: str) -> None:
         """It is another process by now: how fast that one is has to be learned anew."""
-        self._there.pop(endpoint, None)
+        if (there := self._there.get(endpoint)) is not None:
+            there.forget()
 
     def only(self, endpoints: Iterable[str]) -> None:
         """Forget all others."""

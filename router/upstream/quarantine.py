@@ -2,8 +2,9 @@
 
 An engine that dies takes all it has with it, so who is asked next may die as well, and so on to the last. A connection
 that breaks is no death by itself: it counts where serving says that the process behind it ended. Kept of a request is
-only a keyed digest, in memory, with a key that this process drew and nobody else has. Each worker counts for itself. A
-request that was in the wrong place twice is held as well; an answer clears it.
+only a keyed digest, in memory, with a key that this process drew and nobody else has. Each worker counts for itself,
+and each team: what one of them asked shows in nothing that another is told. A request that was in the wrong place twice
+is held as well; an answer clears it.
 """
 
 from __future__ import annotations
@@ -47,27 +48,30 @@ class Quarantine:
         self._crashes: dict[bytes, tuple[Crash, ...]] = {}
         """By digest; who crashed last stands last."""
 
-    def crashed(self, ask: Ask, candidate: Candidate, outcome: str) -> None:
+    def crashed(self, ask: Ask, team: str, candidate: Candidate, outcome: str) -> None:
         """A try ended so. It is kept where an engine may have died."""
         if candidate.model.place != "local" or outcome not in DIED:
             return
-        digest, name = self._digest(ask), candidate.endpoint.name
-        crash = Crash(name, process(self._published(), name), self._clock() + HELD_S)
-        self._crashes[digest] = (*self._crashes.pop(digest, ()), crash)[-CRASHES:]
+        digest, name, now = self._digest(ask, team), candidate.endpoint.name, self._clock()
+        self._forget(now)
+        crash = Crash(name, process(self._published(), name), now + HELD_S)
+        others = [one for one in self._crashes.pop(digest, ()) if not _same(one, crash)]
+        self._crashes[digest] = (*others, crash)[-CRASHES:]
         while len(self._crashes) > MOST:
             del self._crashes[next(iter(self._crashes))]
 
-    def answered(self, ask: Ask) -> None:
+    def answered(self, ask: Ask, team: str) -> None:
         """An engine answered it and lives: it was no fault of this request."""
         if self._crashes:
-            self._crashes.pop(self._digest(ask), None)
+            self._crashes.pop(self._digest(ask, team), None)
 
-    def refuse(self, ask: Ask) -> None:
+    def refuse(self, ask: Ask, team: str) -> None:
         """Raises Unprocessable for one that brought too many engines down."""
         if not self._crashes:  # nearly always
             return
         now, document = self._clock(), self._published()
-        found = self._crashes.get(self._digest(ask), ())
+        self._forget(now)
+        found = self._crashes.get(self._digest(ask, team), ())
         ended = [one for one in found if now < one.until and process(document, one.endpoint) != one.process]
         if len(ended) >= CRASHES:
             raise Unprocessable(
@@ -76,15 +80,28 @@ class Quarantine:
                 code="request_quarantined",
             )
 
-    def _digest(self, ask: Ask) -> bytes:
-        said = ask.route.encode() + b"\0" + orjson.dumps(dict(ask.body))
+    def _forget(self, now: float) -> None:
+        """What is too old counts no more: else each request was looked up from the first crash on."""
+        while self._crashes:
+            digest, oldest = next(iter(self._crashes.items()))
+            if now < oldest[-1].until:
+                return
+            del self._crashes[digest]
+
+    def _digest(self, ask: Ask, team: str) -> bytes:
+        said = b"\0".join((team.encode(), ask.route.encode(), orjson.dumps(dict(ask.body))))
         return hashlib.blake2b(said, key=self._key, digest_size=16).digest()
 
 
+def _same(one: Crash, other: Crash) -> bool:
+    """Whether both may be the end of one engine: of several copies of a request that it had they tell once."""
+    return one.endpoint == other.endpoint and (one.process == other.process or None in (one.process, other.process))
+
+
 def process(document: Any, endpoint: str) -> Any:
-    """Which process serves an endpoint, by serving's document; None where it does not say."""
+    """Which process serves an endpoint, by serving's document; None where it does not say, or there is none now."""
     entries = document.get("instances") if isinstance(document, dict) else None
     for entry in entries if isinstance(entries, list) else ():
         if isinstance(entry, dict) and entry.get("name") == endpoint:
-            return entry.get("pid"), entry.get("restarts")
+            return None if entry.get("pid") is None else (entry["pid"], entry.get("restarts"))
     return None

@@ -22,6 +22,8 @@ BUSY_S = 1.0
 """How long an endpoint counts as full that has said so itself: about the time until serving reads its load again."""
 DOUBT = 1.5
 """A request is told at once that it waits in vain only where it would be late even if all went so much faster."""
+LUCK = 3.0
+"""Nor where only so many standard deviations more had to end in its time than do on average: of few, chance decides."""
 LEAST_RETRY_S, MOST_RETRY_S = 1, 300
 NOBODY = Lines()
 """Those that wait where nobody does."""
@@ -100,13 +102,15 @@ class Room:
 
         Whoever waits in vain by now is told.
         """
-        self._limits, now = dict(limits), self._clock()
+        before, self._limits, now = self._limits, dict(limits), self._clock()
         for name in limits:
             if self._queue:
                 self._hand_out(name)
         for name in list(self._drains):
             if name not in limits and name not in self._taken:
                 del self._drains[name]
+            elif 0 < before.get(name, 0) < limits.get(name, 0):
+                self._measure_anew(name)
             else:
                 self._empties(name)
         if self._queue and self._drains:
@@ -222,13 +226,23 @@ class Room:
         """Whether a place can come too late alone, by how fast requests end at each endpoint it waits for."""
         if not self._drains:
             return False
-        expected = self._expected(waiter.names, waiter.team, waiter.priority, waits=waits, all_known=True)
-        return expected is not None and now + expected / DOUBT > waiter.deadline
+        found = self._soonest(waiter.names, waiter.team, waiter.priority, waits=waits, all_known=True)
+        if found is None:
+            return False
+        turns, rate = found
+        ends = rate * max(0.0, waiter.deadline - now)
+        return turns > max(DOUBT * ends, ends + LUCK * math.sqrt(ends))
 
-    def _expected(
+    def _expected(self, names: Sequence[str], team: str, priority: int) -> float | None:
+        """Seconds until the team's next request has a place; None is unknown."""
+        found = self._soonest(names, team, priority)
+        return None if found is None else found[0] / found[1]
+
+    def _soonest(
         self, names: Sequence[str], team: str, priority: int, *, waits: bool = False, all_known: bool = False
-    ) -> float | None:
-        """Seconds until the team's next request has a place, `waits`: its last that waits; None is unknown.
+    ) -> tuple[float, float] | None:
+        """How many places must become free until the team's next request has one, `waits`: its last that waits; and
+        how many do in a second. Of the endpoint where that is soonest; None is unknown.
 
         `all_known`: nothing is said where it might be sooner at an endpoint of which too little is known.
         """
@@ -242,8 +256,8 @@ class Room:
                 continue
             lines = self._queue.at(name) or NOBODY
             turns = lines.turns(team, priority, waits=waits) * lines.part(priority, len(names), waits=waits)
-            if found is None or turns / rate < found:
-                found = turns / rate
+            if found is None or turns / rate < found[0] / found[1]:
+                found = turns, rate
         return found
 
     def _drop_hopeless(self, now: float) -> None:
@@ -303,6 +317,12 @@ class Room:
         if drain is None:
             drain = self._drains[endpoint] = Drain()
         drain.full(self._clock())
+
+    def _measure_anew(self, endpoint: str) -> None:
+        """It has more places than before, so requests end faster: as after a rest, when they come back one by one."""
+        del self._drains[endpoint]
+        if self.is_full(endpoint):
+            self._fills(endpoint)
 
     def _empties(self, endpoint: str) -> None:
         """Stop measuring where another request has room."""

@@ -23,7 +23,8 @@ def test_a_described_machine_is_planned_whole(say: Say) -> None:
     assert each["tokens"] > row["context"] and "--tensor-parallel-size 8" in row["command"]
     assert len(found["gpus"]) == 8 and all(gpu["given_gb"] <= gpu["free_gb"] for gpu in found["gpus"])
     shown = say("plan", "--gpus", "8xH200", "--models", "deepseek-v3.2").out
-    assert "of weights" in shown and "whole contexts" in shown and "GPU 7 H200:" in shown and "spare" in shown
+    assert "on GPU 0-7 (H200)" in shown and "of weights" in shown and "requests of the whole context" in shown
+    assert "GPU 7 H200:" in shown and "spare" in shown
 
 
 def test_several_models_share_a_described_machine(say: Say) -> None:

@@ -126,6 +126,8 @@ def test_a_batch_request_waits_while_a_local_model_may_answer() -> None:
     for state in ({"state": "failed"}, {"resting": "it refuses connections; 9 s more"}):
         assert models(choose(state=state, who=who))[0] == "far"
     assert models(choose(model="frontier", who=who)) == ["far", "dear"]
+    # Whoever names a hosted model means that one, though the key would take another.
+    assert models(choose(model="far", who={**who, "substitute": True}))[0] == "far"
 
 
 def test_where_only_local_models_may_answer_nothing_is_looked_at_but_for_explain() -> None:

@@ -22,8 +22,19 @@ def test_the_rate_is_that_of_requests_that_end_while_it_is_full() -> None:
     assert drain.rate(now) == pytest.approx(4.0)
     drain.room(now)
     drain.ended(now + 5)  # there was room: this says nothing of how fast it can be
-    assert drain.rate(now + 100) == pytest.approx(4.0)
+    assert drain.rate(now + OLD_S - 1) == pytest.approx(4.0)
     assert drain.rate(now + OLD_S + 1) is None
+
+
+def test_what_was_measured_long_ago_is_not_believed_again_when_it_is_full_again() -> None:
+    """Else the long jobs of a night would say how long a short question waits in the morning."""
+    drain = Drain()
+    now = ended(drain, 20, 300.0)
+    drain.room(now)
+    drain.full(now + OLD_S + 1)
+    assert drain.rate(now + OLD_S + 1) is None
+    now = ended(drain, int(ENOUGH) + 1, 2.0, now + OLD_S + 1)
+    assert drain.rate(now) == pytest.approx(0.5, rel=0.1)
 
 
 def test_too_little_is_nothing() -> None:

@@ -180,6 +180,18 @@ def test_replicas_share_what_their_model_makes_of_text_and_nothing_else() -> Non
     assert paces.known("a") is None and paces.known("b") is not None
 
 
+def test_an_engine_that_stood_still_and_goes_on_has_our_requests_and_no_others() -> None:
+    paces = Paces()
+    sent = paces.there("a", "m").sent(4000, 0, 10.0)
+    paces.restarted("a")  # serving said for a while that it was stalled
+    seen = paces.there("a", "m")
+    seen.read(1, 11.0)
+    assert (seen.others, seen.unstarted(11.0)) == (0, 1000)
+    sent.left(12.0)
+    seen.read(1, 13.0)
+    assert (seen.others, seen.unstarted(13.0)) == (1, 0)
+
+
 def test_time_in_which_the_engine_may_have_rested_is_not_taken_for_reading() -> None:
     """Behind a whole answer, whose first token nobody sees: the next prompt comes long after it was read."""
     seen = there()
@@ -205,3 +217,14 @@ def test_a_whole_answer_is_taken_as_read_once_it_must_have_been() -> None:
     seen.pace(100.0)
     seen.sent(16_000, 0, 100.0, streams=False, blind=True)
     assert (seen.unstarted(100.0), seen.unstarted(100.5)) == (4000, 0)
+
+
+def test_a_stream_that_comes_all_at_once_shows_no_wonderful_speed() -> None:
+    """So an engine's very first answer can come, and all of them through a proxy that gathers them."""
+    seen = there()
+    sent = seen.sent(80, 0, 1.0)
+    sent.first(1.2)
+    met = sent.ended(Usage(20, 60), 0, 1.2003)
+    assert met.tokens_per_s == pytest.approx(300, rel=0.05)
+    pace = seen.pace(2.0)
+    assert pace is not None and pace.decode == pytest.approx(300, rel=0.05)

@@ -11,13 +11,15 @@ from router.records import Ask, Candidate, Endpoint
 from router.upstream.quarantine import HELD_S, MOST, Quarantine, process
 from serving.catalogue import Model
 
+TEAM = "red"
+
 
 class Site:
     """Serving's document and a clock, both to be changed; and a quarantine that reads them."""
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.pids = {"a": 1, "b": 1, "c": 1}
+        self.pids: dict[str, Any] = {"a": 1, "b": 1, "c": 1}
         self.quarantine = Quarantine(self.document, lambda: self.now)
 
     def document(self) -> dict[str, Any]:
@@ -27,8 +29,9 @@ class Site:
         more = {"provider": "far", "provider_model": "m"} if place == "hosted" else {}
         model = Model(name="m", place=place, lanes=("cheap",), context=64, output=8, **more)  # type: ignore[arg-type]
         candidate = Candidate(model, Endpoint(endpoint, "m", "local", "ready", ""))  # type: ignore[call-arg]
-        self.quarantine.crashed(request, candidate, "reset")
-        self.pids[endpoint] += dies
+        self.quarantine.crashed(request, TEAM, candidate, "reset")
+        if dies:
+            self.pids[endpoint] += 1
 
 
 def asked(text: str = "the river turns back", **more: Any) -> Ask:
@@ -42,42 +45,74 @@ def site() -> Site:
 
 def test_two_engines_that_died_over_it_are_enough(site: Site) -> None:
     site.crash(asked(), "a")
-    site.quarantine.refuse(asked())
+    site.quarantine.refuse(asked(), TEAM)
     site.crash(asked(), "b")
     with pytest.raises(Unprocessable) as refused:
-        site.quarantine.refuse(asked())
+        site.quarantine.refuse(asked(), TEAM)
     assert (refused.value.status, refused.value.code) == (422, "request_quarantined")
     assert "river" not in refused.value.message
-    site.quarantine.refuse(asked("another one"))
+    site.quarantine.refuse(asked("another one"), TEAM)
 
 
 def test_one_engine_that_died_twice_counts_twice(site: Site) -> None:
     site.crash(asked(), "a")
     site.crash(asked(), "a")
     with pytest.raises(Unprocessable):
-        site.quarantine.refuse(asked())
+        site.quarantine.refuse(asked(), TEAM)
+
+
+@pytest.mark.parametrize("seen", ["at once", "in between"])
+def test_copies_of_it_that_one_engine_had_when_it_ended_count_once(site: Site, seen: str) -> None:
+    """Two callers, or one that tried again too soon: nothing says that a second engine would end over it."""
+    site.crash(asked(), "a", dies=False)
+    if seen == "in between":  # serving says already that there is no process
+        site.pids["a"] = None
+    site.crash(asked(), "a", dies=False)
+    site.pids["a"] = 2
+    site.quarantine.refuse(asked(), TEAM)
+    site.crash(asked(), "b")
+    with pytest.raises(Unprocessable):
+        site.quarantine.refuse(asked(), TEAM)
+
+
+def test_no_team_is_told_what_another_one_asked(site: Site) -> None:
+    for endpoint in "ab":
+        site.crash(asked(), endpoint)
+    site.quarantine.refuse(asked(), "blue")
+
+
+def test_once_it_is_over_it_costs_nothing_again(site: Site) -> None:
+    site.crash(asked(), "a")
+    site.now = 5.0
+    site.crash(asked("another one"), "a")
+    site.now = HELD_S
+    site.quarantine.refuse(asked("a third one"), TEAM)
+    assert len(site.quarantine._crashes) == 1
+    site.now = HELD_S + 5.0
+    site.quarantine.refuse(asked("a third one"), TEAM)
+    assert not site.quarantine._crashes
 
 
 def test_a_broken_connection_to_a_process_that_lives_is_none(site: Site) -> None:
     for endpoint in "abc":
         site.crash(asked(), endpoint, dies=False)
-    site.quarantine.refuse(asked())
+    site.quarantine.refuse(asked(), TEAM)
 
 
 def test_what_breaks_at_the_door_is_none(site: Site) -> None:
     for endpoint in "ab":
         site.crash(asked(), endpoint, place="hosted")
-    site.quarantine.refuse(asked())
+    site.quarantine.refuse(asked(), TEAM)
 
 
 def test_an_answer_clears_it_and_so_does_time(site: Site) -> None:
     site.crash(asked(), "a")
-    site.quarantine.answered(asked())
+    site.quarantine.answered(asked(), TEAM)
     site.crash(asked(), "b")
-    site.quarantine.refuse(asked())
+    site.quarantine.refuse(asked(), TEAM)
     site.crash(asked(), "c")
     site.now = HELD_S
-    site.quarantine.refuse(asked())
+    site.quarantine.refuse(asked(), TEAM)
 
 
 def test_nothing_of_a_request_is_kept_and_two_processes_know_it_by_different_names(site: Site) -> None:
