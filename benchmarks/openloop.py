@@ -68,8 +68,10 @@ class OpenLoop:
         # What is kept for hours must be collected; what is looked at in milliseconds must not be disturbed.
         with undisturbed() if forget is None else contextlib.nullcontext():
             begin = time.monotonic()
-            while (now := time.monotonic() - begin) < seconds:
-                while (due := self._due(number)) <= now:
+            now = 0.0
+            while now < seconds:  # however late it wakes up the last time, all that were due in time are sent
+                now = time.monotonic() - begin
+                while (due := self._due(number)) <= now and due < seconds:
                     which = number if self.arrivals else source.choices(range(len(self.kinds)), weights)[0]
                     self._send(which, begin + due, source, tasks, forget)
                     number += 1
