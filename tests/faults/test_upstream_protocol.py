@@ -529,7 +529,8 @@ async def test_pr_023_odd_choices_are_relayed_as_they_are(house: FaultHouse, how
     sent = [f"data: {json.dumps(one)}\n\n".encode() for one in ODD_CHOICES[how]] + [b"data: [DONE]\n\n"]
     found = await alone(house, {"stream": sent, "bare": True}, key, stream=True)
     assert (found.status, found.code) == (200, "ok")
-    assert found.body.replace(b"\r", b"") == b"".join(sent)
+    relayed = found.body.replace(b"\r", b"").replace(b": keep-alive\n\n", b"")  # of a machine that was slow to begin
+    assert relayed == b"".join(sent)
     for choices in ([], [{"index": 3}], [{"index": 0, "message": {"content": "a"}, "finish_reason": None}]):
         body = json.dumps({"id": "c", "object": "chat.completion", "model": "m", "choices": choices})
         found = await alone(house, {"body": body}, key)
