@@ -36,6 +36,9 @@ HOSTED = {
     "place": "hosted", "context": 4096, "output": 256, "provider": "far", "provider_model": "far-1",
     "abilities": ["chat", "tools", "schema"], "parameters": "vllm",
 }  # fmt: skip
+MAY_STAND_STILL: Any = {"hang_after_s": 3600}
+"""Here an engine is made to stand still on purpose; that one that hangs is taken out is in test_supervisor.py."""
+
 ITEMS = 60
 LONG_LIST: Any = {
     "type": "json_schema",
@@ -114,8 +117,7 @@ class Mission(Installation):
         self.gpu.write_text("cool")
         # Preloaded and not on the library path, which engines inherit: they are to see the machine as it is.
         environment = {"LD_PRELOAD": str(driver / "libnvidia-ml.so.1"), "NVML_FILE": str(self.gpu), "GONE": "k" * 24}
-        # Here engines are made to stand still on purpose; that one that hangs is ended is in test_supervisor.py.
-        super().__init__(site() | {"engine": {"python": str(python), "hang_after_s": 3600}}, environment)
+        super().__init__(site() | {"engine": {"python": str(python)} | MAY_STAND_STILL}, environment)
 
     def start(self) -> None:
         super().start()
@@ -382,7 +384,7 @@ def test_of_two_replicas_the_less_loaded_one_answers(mission: Mission) -> None:
         {"url": mission.instance()["address"], "name": "twin", "limit": 4},
         {"url": provider, "name": "twin", "limit": 4, "key_env": "TWIN"},
     ]
-    replicas = Installation({"attach": twins}, {"TWIN": "k" * 24})
+    replicas = Installation({"attach": twins, "engine": MAY_STAND_STILL}, {"TWIN": "k" * 24})
 
     def order() -> list[Any]:
         body = json.dumps({"model": "twin", "messages": MESSAGES})
