@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from router.decision.dialects import form_of
-from router.decision.eligibility import ROUNDING_USD, Question, against, judge, likely_fits, refuse, words, worst_cost
+from router.decision.eligibility import ROUNDING_USD, against, judge, likely_fits, words, worst_cost
 from router.decision.escalation import CONTEXT, wished
-from router.decision.load import Load, expected, kept, looked
+from router.decision.load import NONE, Load, expected, kept, looked
 from router.decision.outgoing import dropped_for
 from router.decision.policies import POLICIES, favoured, placed
+from router.decision.question import Question, refuse
 from router.decision.reasons import reason
 from router.decision.sensitivity import data_class_of
 from router.decision.traits import choices, describe
@@ -35,10 +36,13 @@ def decide(
     question, ranked, refusals = _ranked(asked, policy)
     refusals += _absent(question)
     check = route.check if route.check != "none" and _can_be_checked(ask) else ""
-    ranked, kept_here = kept(ranked, question, _met)
-    load = looked(ranked, question, always=look)
-    order, beyond = _within_budget(_with_room_first(ranked, load), question, check)
-    refusals += kept_here + beyond
+    load = NONE
+    if len(ranked) > 1 or look:  # else there is nothing to choose by load
+        ranked, kept_here = kept(ranked, question, _met)
+        load = looked(ranked, question, always=look)
+        refusals += kept_here
+    order, beyond = _within_budget(_with_room_first(ranked, load.over), question, check)
+    refusals += beyond
     trigger = _trigger(ranked, order, question, load)
     answers, known = choices(ask), words(question)
     worst = tuple([worst_cost(c, traits, answers) for c in order])
@@ -59,7 +63,7 @@ def decide(
         saturations=tuple([load.found.get(c.endpoint.name) for c in order]) if load.found else (),
         spilling=load.changed,
         chain=snapshot.chain,
-        placed=placed(order, question.favours),
+        placed=placed(order, question.favours) if question.favours else "",
     )
 
 
@@ -71,8 +75,9 @@ def could_leave(ask: Ask, caller: Caller, findings: Findings, snapshot: Snapshot
     """
     lanes = frozenset({ask.model}) if ask.model in ("private", "frontier") else caller.lanes
     reach = snapshot.catalogue.reach(snapshot.today)
-    known = data_class_of(ask, caller, findings, snapshot.catalogue.site).data_class
-    if not any(known <= reach[lane] for lane in lanes & reach.keys()):
+    if not (reached := [reach[lane] for lane in lanes if lane in reach]):
+        return False
+    if data_class_of(ask, caller, findings, snapshot.catalogue.site).data_class > max(reached):
         return False
     supposed = findings._replace(searched=True, unread="")
     _, eligible, _ = _eligible(_question(ask, caller, supposed, snapshot))
@@ -135,14 +140,13 @@ def _too_long(eligible: Sequence[Candidate], refusals: Sequence[Refusal], questi
     return (refused or bool(near)) and not any(likely_fits(c, question) for c in near)
 
 
-def _with_room_first(ranked: Sequence[Candidate], load: Load) -> list[Candidate]:
+def _with_room_first(ranked: list[Candidate], over: Collection[str]) -> list[Candidate]:
     """What is full comes last: it is waited for only where nothing that has room may answer. Then what rests.
 
-    What is saturated and has room all the same is still asked, should those before it fail.
+    What is saturated (`over`) and has room all the same is still asked, should those before it fail.
     """
     if len(ranked) < 2:
-        return list(ranked)
-    over = load.over
+        return ranked
 
     def late(candidate: Candidate) -> tuple[bool, bool]:
         endpoint = candidate.endpoint

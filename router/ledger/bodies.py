@@ -64,16 +64,16 @@ def decision_json(decision: Decision) -> dict[str, Any]:
 
 def _order(decision: Decision) -> list[dict[str, Any]]:
     """Each of the order; what is known of none is left out."""
-    found = [_candidate(candidate) for candidate in decision.order]
-    for one, candidate in zip(found, decision.order, strict=True):
+    found, predicted, saturations = [], decision.predicted, decision.saturations
+    for number, candidate in enumerate(decision.order):
+        one = _candidate(candidate)
         if candidate.endpoint.cached:
             one["cached_bytes"] = candidate.endpoint.cached
-    for one, expected in zip(found, decision.predicted, strict=False):
-        if expected is not None:
+        if predicted and (expected := predicted[number]) is not None:
             one["predicted"] = _rounded(expected)
-    for one, full in zip(found, decision.saturations, strict=False):
-        if full is not None:
+        if saturations and (full := saturations[number]) is not None:
             one["saturation"] = {"value": round(full.value, 3), "why": full.why}
+        found.append(one)
     return found
 
 

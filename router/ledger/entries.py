@@ -6,6 +6,7 @@ import asyncio
 import re
 import secrets
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Collection
 from contextlib import closing, suppress
@@ -64,7 +65,13 @@ class Entry:
         self._hold: Hold | None = None
 
     def __enter__(self) -> Entry:
-        self._hold = self._ledger.open(self)
+        ledger = self._ledger
+        ledger.open(self)
+        try:
+            self._hold = ledger.budgets.hold(self.caller, self.decision.hold or 0.0, self.started)
+        finally:
+            if self._hold is None:  # closed like whatever fails inside
+                self.__exit__(*sys.exc_info())
         return self
 
     def __exit__(self, kind: object, failed: BaseException | None, trace: object) -> None:
@@ -125,8 +132,11 @@ class Entry:
         """What the endpoint that answered was expected to do."""
         if not self.decision.predicted or not self.attempts:
             return None
-        known, last = zip(self.decision.order, self.decision.predicted, strict=True), self.attempts[-1].endpoint
-        return next((found for candidate, found in known if candidate.endpoint.name == last), None)
+        last = self.attempts[-1].endpoint
+        for candidate, found in zip(self.decision.order, self.decision.predicted, strict=True):
+            if candidate.endpoint.name == last:
+                return found
+        return None
 
     def _usage(self) -> tuple[Usage, bool]:
         """The answer's usage, and whether the upstream said all of it."""
@@ -218,19 +228,13 @@ class Ledger:
         """
         return Entry(ask, caller, decision, self)
 
-    def open(self, entry: Entry) -> Hold:
-        """Write down that the request is open, then hold its worst cost. For `Entry`."""
+    def open(self, entry: Entry) -> None:
+        """Write down that the request is open. For `Entry`."""
         self._room()
-        now, decision = entry.started, entry.decision
+        decision = entry.decision
         body = opened(entry.ask, entry.caller, decision, self._secret)
-        self.store.append(Event(now, "opened", entry.ask.id, entry.caller.key, body, decision.hold))
+        self.store.append(Event(entry.started, "opened", entry.ask.id, entry.caller.key, body, decision.hold))
         self.metrics.opened(decision)
-        try:
-            return self.budgets.hold(entry.caller, decision.hold or 0.0, now)
-        except BaseException as failed:
-            _say_how(entry, failed)
-            self.close(entry, None)
-            raise
 
     def _room(self) -> None:
         if self.store.full:

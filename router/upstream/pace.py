@@ -37,6 +37,8 @@ RECENT_S = 5.0
 AROUND_S = 0.1
 """How far off the moment of a reading may be."""
 MOST_COUNTS = 4096
+AGAIN_S = 0.02
+"""How soon what was learned is worked out anew: at thousands of requests a second each would cost more than it says."""
 
 
 class Sent:
@@ -45,15 +47,16 @@ class Sent:
     __slots__ = ("_area", "_at", "_began", "_first", "_size", "_there", "_tokens", "blind", "streams")
 
     def __init__(
-        self, there: There, tokens: float, size: int, now: float, *, streams: bool, blind: bool
+        self, there: There, tokens: float, size: int, now: float, area: float, *, streams: bool, blind: bool
     ) -> None:  # fmt: skip
-        """`tokens`: of its prompt, as expected, that are not cached there. `size`: bytes; 0 says nothing of tokens."""
+        """`tokens`: of its prompt, as expected, that are not cached there. `size`: bytes; 0 says nothing of tokens.
+        `area`: what `There.count` gave for it."""
         self.streams, self.blind = streams, blind
         """Whether its first token is seen as it comes; and where it is not, whether more than a few follow unseen."""
         self._there, self._tokens, self._size, self._at = there, tokens, size, now
         self._first = 0.0
         self._began = now
-        self._area = there.area(now)
+        self._area = area
 
     @property
     def tokens(self) -> float:
@@ -80,8 +83,7 @@ class Sent:
         there, output = self._there, usage.output or pieces
         if output < FEW and not self._first:  # an embedding, or one word: all of the time was reading
             self.first(now)
-        running = (there.area(now) - self._area) / max(1e-6, now - self._at)
-        there.count(-1, now)
+        running = (there.count(-1, now) - self._area) / max(1e-6, now - self._at)
         if self._size and usage.prompt:
             there.ratio.add(self._size / usage.prompt, float(usage.prompt), now)
             there.stale = True
@@ -111,8 +113,8 @@ class There:
     """One endpoint, as its requests show it."""
 
     __slots__ = (
-        "_area", "_changed", "_clean", "_counts", "_each", "_known", "_last", "_others", "_pace", "_queue", "_read",
-        "_running", "_since", "_work", "_writes", "name", "ratio", "stale", "unread",
+        "_area", "_changed", "_clean", "_counts", "_drain", "_each", "_known", "_last", "_learned", "_others", "_paces",
+        "_queue", "_read", "_running", "_since", "_work", "_writes", "_writing", "name", "ratio", "stale", "unread",
     )  # fmt: skip
 
     def __init__(self, name: str, ratio: Mean) -> None:
@@ -136,7 +138,13 @@ class There:
         self._counts: deque[tuple[float, int]] = deque(maxlen=MOST_COUNTS)
         self._others = 0
         self._known = Pace()
-        self._pace: tuple[int, Pace | None] = (-1, None)
+        self._writing: tuple[float, float, float] | None = None
+        """Seconds a token of an answer: at least, alone, and more for each one beside it."""
+        self._learned = -math.inf
+        """When both were worked out."""
+        self._drain: float | None = None
+        self._paces: dict[int, Pace | None] = {}
+        """What follows for one more beside so many."""
 
     # ---- what happens there
 
@@ -150,8 +158,7 @@ class There:
         tokens = max(1.0, (size - cached) / self.bytes_per_token())
         if pictured:
             tokens = min(tokens, MOST_PICTURED)
-        self.count(1, now)
-        made = Sent(self, tokens, 0 if pictured else size, now, streams=streams, blind=blind)
+        made = Sent(self, tokens, 0 if pictured else size, now, self.count(1, now), streams=streams, blind=blind)
         if not self._queue:
             self._since, self._work, self._clean = now, 0.0, True
         self._queue[made] = None
@@ -199,19 +206,16 @@ class There:
         self._writes.add(running, each, weight, now)
         self.stale = True
 
-    def count(self, change: int, now: float) -> None:
-        """One more in flight, or one less."""
-        self._area = self.area(now)
+    def count(self, change: int, now: float) -> float:
+        """One more in flight, or one less. Returns the sum over time of those that were."""
+        self._area += self._running * (now - self._changed)
         self._changed = now
         self._running += change
         self._counts.append((now, self._running))
-
-    def area(self, now: float) -> float:
-        return self._area + self._running * (now - self._changed)
+        return self._area
 
     def read(self, engine: int | None, at: float) -> None:
         """The engine said at `at` how many requests it has; None: nobody knows. What is not ours is others'."""
-        self._pace = (-1, None)
         if engine is None:
             self._others = 0
             return
@@ -228,7 +232,7 @@ class There:
         """It is another process by now, or stood still: what was learned is not true of it. What is under way there is
         ours as before, and ends as it ends."""
         self._read, self._writes, self._each, self._known = Line(), Line(), Mean(), Pace()
-        self._clean, self.stale, self._others = False, True, 0
+        self._clean, self.stale, self._others, self._writing, self._learned = False, True, 0, None, -math.inf
 
     # ---- what is known of it
 
@@ -264,16 +268,19 @@ class There:
 
     def pace(self, now: float, drain: float | None = None) -> Pace | None:
         """What was learned; None where that is nothing. `drain`: requests that end in a second while it is full."""
-        if self.stale:
+        if self.stale and (self._writing is None or now - self._learned >= AGAIN_S):
+            self._learned = now
             self._learn()
-        if self._pace[0] != self._running or self._known.drain != drain:
-            self._known = self._known._replace(drain=drain)
-            each = self._writing_s(self._running + 1 + self._others)
-            k = self._known
-            known = Pace(k.prefill, 1 / each if each else None, k.first_s, k.drain, k.ratio, k.prompt)
+        if drain != self._drain:
+            self._drain = drain
+            self._paces.clear()
+        beside = self._running + self._others
+        if beside not in self._paces:
+            each, k = self._writing_s(beside + 1), self._known
+            known = Pace(k.prefill, 1 / each if each else None, k.first_s, drain, k.ratio, k.prompt)
             nothing = each is None and k.prefill is None and k.first_s is None and k.ratio is None
-            self._pace = (self._running, None if nothing else known)
-        return self._pace[1]
+            self._paces[beside] = None if nothing else known
+        return self._paces[beside]
 
     def reading_s(self, tokens: float) -> float:
         """Seconds that a prompt takes alone; 0 where that is not known."""
@@ -293,7 +300,12 @@ class There:
             elif prefill is None:
                 first_s = took
         self._known = Pace(prefill, None, first_s, ratio=self.ratio.value(), prompt=self._each.value())
-        self._pace = (-1, None)
+        self._paces.clear()
+        line, middle = self._writes.fit(), self._writes.means()
+        if line is not None:
+            self._writing = (self._writes.least, *line)
+        elif middle is not None:
+            self._writing = (0.0, middle[1], 0.0)
 
     def _measured(self, tokens: float, took: float, now: float) -> None:
         known = self._known
@@ -307,11 +319,10 @@ class There:
 
     def _writing_s(self, running: float) -> float | None:
         """Seconds a token of an answer beside so many, itself included."""
-        line = self._writes.fit()
-        if line is not None:
-            return max(self._writes.least, line[0] + line[1] * running)
-        middle = self._writes.means()
-        return None if middle is None else middle[1]
+        if self._writing is None:
+            return None
+        least, alone, more = self._writing
+        return max(least, alone + more * running)
 
     def _take(self, sent: Sent) -> None:
         del self._queue[sent]
