@@ -69,6 +69,8 @@ class Remembering(Protocol):
 
     @property
     def trouble(self) -> str: ...
+    @property
+    def in_memory(self) -> bool: ...
     def past(self, caller: Caller, ask: Ask, texts: Sequence[Text], /) -> tuple[Past, ...]: ...
     def has_none(self, caller: Caller, ask: Ask, texts: Sequence[Text], /) -> bool: ...
     def concerns(self, caller: Caller, ask: Ask, searched: Searched, /, *, opaque: bool) -> bool: ...
@@ -183,10 +185,13 @@ class Gate:
 
     def _at_once(self, ask: Ask, caller: Caller, findings: Findings) -> Seen | None:
         """What is seen without a thread; None where something must be waited for, or read from disk."""
+        history = self._history
         if caller.team in self._unsure or self._awaited.get(caller.team):
             return None
+        if history is not None and not history.in_memory:  # it could not tell, so its texts are read in the thread
+            return None
         texts = _texts(ask)
-        if self._history is not None and not self._history.has_none(caller, ask, texts):
+        if history is not None and not history.has_none(caller, ask, texts):
             return None
         assert self._scanner is not None
         return _seen(findings, texts, self._scanner.search(texts), ())
@@ -246,41 +251,44 @@ class Gate:
         """What the request was, for the history: noted in the background. Never raises."""
         size = noting.ask.size + (0 if said is None else said.size)
         try:
-            if not self._notes.add(noting.caller.team, size, lambda: self._note(noting, said, awaited)):
-                self._marks.submit(self._mark, noting, said, awaited)
+            if not self._notes.add(noting.caller.team, size, lambda: self._remember(noting, said, awaited)):
+                self._marks.submit(self._remember, noting, said, awaited, unread=True)
         except RuntimeError as failed:  # it was closed before this request ended, or no thread can be had
             self._unsure.add(noting.caller.team)
             LOG.error("a request is not remembered, so its team is private: %s", failed)
             awaited.set_result(None)
 
-    def _note(self, noting: Noting, said: Said | None, awaited: Future[None]) -> None:
-        ask, caller, seen = noting.ask, noting.caller, noting.seen
-        assert self._history is not None
+    def _remember(self, noting: Noting, said: Said | None, awaited: Future[None], *, unread: bool = False) -> None:
+        """Note it; where that fails its session counts as private, and where that cannot be kept either, all of its
+        team does. Never raises. `unread`: there is no room to look through it."""
+        hurried = noting.seen.searched is None and time.monotonic() > self._hurry_at
         try:
-            if seen.searched is None and time.monotonic() > self._hurry_at:
-                return self._mark(noting, said, awaited)
-            texts, searched = (seen.texts, seen.searched) if seen.searched is not None else self._search(ask)
-            self._history.note(caller, ask, texts, searched, opaque=bool(seen.findings.opaque), said=said)
-        except TooMany:
-            self._mark(noting, said, awaited)
-        except Exception as failed:
-            LOG.error("a request could not be noted: %s", type(failed).__name__)
-            self._mark(noting, said, awaited)
-        else:
-            awaited.set_result(None)
-
-    def _mark(self, noting: Noting, said: Said | None, awaited: Future[None]) -> None:
-        """In place of a note: the session counts as private; where that cannot be either, all of its team does."""
-        assert self._history is not None
-        try:
-            ask = noting.ask
-            texts = reading.texts(ask.body, reading.most_texts(ask.size))
-            self._history.unsearched(noting.caller, ask, texts, said=said)
-        except Exception as failed:
+            for way in (self._mark,) if unread or hurried else (self._note, self._mark):
+                try:
+                    return way(noting, said)
+                except TooMany:  # more than is looked through is no fault
+                    continue
+                except Exception as failed:
+                    # Only its name: what it says may hold a text.
+                    LOG.error("a request could not be remembered as it is: %s", type(failed).__name__)
             self._unsure.add(noting.caller.team)
-            LOG.error("a session could not be marked, so its team is private: %s", type(failed).__name__)
+            LOG.error("a session could not be marked, so its team is private: %s", noting.caller.team)
         finally:
             awaited.set_result(None)
+
+    def _note(self, noting: Noting, said: Said | None) -> None:
+        """What was found in it, and what it may be known again by."""
+        assert self._history is not None
+        ask, seen = noting.ask, noting.seen
+        texts, searched = (seen.texts, seen.searched) if seen.searched is not None else self._search(ask)
+        self._history.note(noting.caller, ask, texts, searched, opaque=bool(seen.findings.opaque), said=said)
+
+    def _mark(self, noting: Noting, said: Said | None) -> None:
+        """In place of a note: the session counts as private."""
+        assert self._history is not None
+        ask = noting.ask
+        texts = reading.texts(ask.body, reading.most_texts(ask.size))
+        self._history.unsearched(noting.caller, ask, texts, said=said)
 
 
 class Noting:

@@ -19,14 +19,11 @@ CATCHES_ALL = {
     "router/door/searching.py: Search._aside": "whatever a scanner raises, nothing was searched, so nothing leaves",
     "router/gate.py: Gate.search": "whatever fails in a search, nothing was searched, so nothing leaves",
     "router/gate.py: Gate._test": "a scanner that fails closes the door, and is tried again a minute later",
-    "router/gate.py: Gate._note": "what cannot be noted makes its session private",
-    "router/gate.py: Gate._mark": "the last thing a thread does: what fails is logged, and nobody waits for it",
+    "router/gate.py: Gate._remember": "what cannot be noted makes its session private, else all of its team",
     "router/pipeline.py: Pipeline.run": "what ends before its decision is in the ledger too; raised again",
     "router/scanner/scanner.py: Scanner.search": "whatever fails in a search is an answer that says so",
     "router/scanner/scanner.py: Scanner.test": "a scanner that fails its self-test closes the door",
-    "router/ledger/entries.py: Ledger.open": "an entry is closed however it ended; raised again",
     "router/ledger/store.py: Store._write_all": "said as trouble and tried again: without its thread nothing is kept",
-    "router/ledger/schema.py: connect": "a file half opened is closed; raised again",
 }
 NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "misc"})
 LONGEST_FUNCTION, LONGEST_FILE = 60, 400

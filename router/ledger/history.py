@@ -80,6 +80,11 @@ class History:
         return f"what is private does not reach the disk: {self._marks.trouble}" if self._marks.trouble else ""
 
     @property
+    def in_memory(self) -> bool:
+        """Whether `has_none` can say anything: every mark is known here without the disk."""
+        return self._marks.in_memory
+
+    @property
     def killed(self) -> int:
         """How many processes before this one ended without writing down all that was private."""
         return self._marks.killed

@@ -171,6 +171,11 @@ class Marks:
 
     # ---- what is known
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether `none_of` can say anything: every mark is known without reading the disk."""
+        return self._all is not None
+
     def none_of(self, marks: Collection[bytes]) -> bool:
         """Whether it is certain without reading the disk that none of these is known. False says nothing."""
         if self._all is not None and (now := self._steady()) >= self._look_at:

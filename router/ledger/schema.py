@@ -85,16 +85,15 @@ def connect(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
             path.chmod(0o600)
         uri = f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
         db = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-        try:
+        with contextlib.ExitStack() as half_open:
+            half_open.callback(db.close)
             if not read_only:
                 _upgrade(db)
             _check(db, path)
             if not read_only:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=FULL")  # what was acknowledged must survive a power cut
-        except BaseException:
-            db.close()
-            raise
+            half_open.pop_all()
         return db
     except (sqlite3.OperationalError, OSError) as broken:
         remedy = "see its folder's permissions and free space, and who else has it open"

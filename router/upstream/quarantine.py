@@ -1,10 +1,10 @@
 """Requests that bring engines down: after the second one that ended over it a request is refused for a while.
 
 An engine that dies takes all it has with it, so who is asked next may die as well, and so on to the last. A connection
-that breaks is no death by itself: it counts where serving says that the process behind it ended. Kept of a request is
-only a keyed digest, in memory, with a key that this process drew and nobody else has. Each worker counts for itself,
-and each team: what one of them asked shows in nothing that another is told. A request that was in the wrong place twice
-is held as well; an answer clears it.
+that breaks is no death by itself: it counts where serving says that the process behind it ended. Kept of a request are
+only its size and a keyed digest, in memory, with a key that this process drew and nobody else has. Each worker counts
+for itself, and each team: what one of them asked shows in nothing that another is told. A request that was in the wrong
+place twice is held as well; an answer clears it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -37,16 +38,20 @@ class Crash(NamedTuple):
     """Which process it was, by serving's word at that time."""
     until: float
     """Until when it counts."""
+    size: int
+    """Bytes of the request."""
 
 
 class Quarantine:
-    """What crashed lately. Costs nothing while nothing has."""
+    """What crashed lately. Costs nothing while nothing has, and then next to nothing for a request of another size."""
 
     def __init__(self, published: Callable[[], Any], clock: Callable[[], float] = time.monotonic) -> None:
         """`published`: serving's last document, as it came."""
         self._published, self._clock, self._key = published, clock, secrets.token_bytes(16)
         self._crashes: dict[bytes, tuple[Crash, ...]] = {}
         """By digest; who crashed last stands last."""
+        self._sizes: Counter[int] = Counter()
+        """How many of them have so many bytes. To hash a megabyte takes a millisecond, and few are of one size."""
 
     def crashed(self, ask: Ask, team: str, candidate: Candidate, outcome: str) -> None:
         """A try ended so. It is kept where an engine may have died."""
@@ -54,24 +59,27 @@ class Quarantine:
             return
         digest, name, now = self._digest(ask, team), candidate.endpoint.name, self._clock()
         self._forget(now)
-        crash = Crash(name, process(self._published(), name), now + HELD_S)
-        others = [one for one in self._crashes.pop(digest, ()) if not _same(one, crash)]
+        crash = Crash(name, process(self._published(), name), now + HELD_S, ask.size)
+        others = [one for one in self._drop(digest) if not _same(one, crash)]
         self._crashes[digest] = (*others, crash)[-CRASHES:]
+        self._sizes[ask.size] += 1
         while len(self._crashes) > MOST:
-            del self._crashes[next(iter(self._crashes))]
+            self._drop(next(iter(self._crashes)))
 
     def answered(self, ask: Ask, team: str) -> None:
         """An engine answered it and lives: it was no fault of this request."""
-        if self._crashes:
-            self._crashes.pop(self._digest(ask, team), None)
+        if ask.size in self._sizes:
+            self._drop(self._digest(ask, team))
 
     def refuse(self, ask: Ask, team: str) -> None:
         """Raises Unprocessable for one that brought too many engines down."""
         if not self._crashes:  # nearly always
             return
-        now, document = self._clock(), self._published()
+        now = self._clock()
         self._forget(now)
-        found = self._crashes.get(self._digest(ask, team), ())
+        if ask.size not in self._sizes:
+            return
+        found, document = self._crashes.get(self._digest(ask, team), ()), self._published()
         ended = [one for one in found if now < one.until and process(document, one.endpoint) != one.process]
         if len(ended) >= CRASHES:
             raise Unprocessable(
@@ -86,10 +94,20 @@ class Quarantine:
             digest, oldest = next(iter(self._crashes.items()))
             if now < oldest[-1].until:
                 return
-            del self._crashes[digest]
+            self._drop(digest)
+
+    def _drop(self, digest: bytes) -> tuple[Crash, ...]:
+        """Take out what is known of one request."""
+        found = self._crashes.pop(digest, ())
+        if found:
+            size = found[0].size
+            self._sizes[size] -= 1
+            if not self._sizes[size]:
+                del self._sizes[size]
+        return found
 
     def _digest(self, ask: Ask, team: str) -> bytes:
-        said = b"\0".join((team.encode(), ask.route.encode(), orjson.dumps(dict(ask.body))))
+        said = b"\0".join((f"{ask.size} {ask.route} {team}".encode(), orjson.dumps(dict(ask.body))))
         return hashlib.blake2b(said, key=self._key, digest_size=16).digest()
 
 

@@ -46,7 +46,9 @@ class History:
     """Remembers calls."""
 
     def __init__(self, does: Callable[[], tuple[Past, ...]] = lambda: ()) -> None:
-        self.does, self.trouble, self.none = does, "", False
+        self.does, self.trouble, self.none, self.in_memory = does, "", False, True
+        self.asked = 0
+        """How often it was asked whether it has nothing."""
         self.noted: list[dict[str, Any]] = []
         self.marked: list[Ask] = []
         self.fails = 0
@@ -58,6 +60,7 @@ class History:
         return self.does()
 
     def has_none(self, who: Caller, asked: Ask, texts: Sequence[Text]) -> bool:
+        self.asked += 1
         return self.none
 
     def concerns(self, who: Caller, asked: Ask, searched: Searched, *, opaque: bool) -> bool:
@@ -184,8 +187,10 @@ async def test_where_the_history_need_not_be_read_a_small_text_is_searched_at_on
     assert (found.findings.found, found.findings.past, found.findings.searched) == ((FOUND,), (), True)
     assert found.searched is not None and [one.text for one in found.texts][-1] == "Hello"
     assert (await seen(gate, ask(size=module.AT_ONCE + 1))).past == (past,)
+    asked, history.in_memory = history.asked, False
+    assert (await seen(gate)).past == (past,) and history.asked == asked, "of what it could not tell it is not asked"
     main = threading.main_thread()
-    assert [one is main for one in where] == [False, True, False]
+    assert [one is main for one in where] == [False, True, False, False]
 
 
 async def test_nothing_is_said_at_once_of_a_team_whose_answers_are_not_noted_yet_or_never_will_be() -> None:

@@ -314,6 +314,20 @@ def test_a_budget_that_ends_meanwhile_is_refused_and_recorded(ledger: Ledger) ->
     settled(ledger, 0)
 
 
+def test_a_fault_while_money_is_held_ends_the_request_on_record(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(ledger.budgets, "hold", fails)
+    with pytest.raises(RuntimeError), ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)):
+        raise AssertionError("it must not run")
+    _, closed = both(ledger)
+    assert (closed["outcome"], closed["status"], closed["error"]) == ("failed", 500, "internal_error")
+    settled(ledger, 0)
+
+
 def test_a_full_spool_stops_even_local_answers(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "SPOOL_LIMIT", 0)
     with pytest.raises(Unavailable) as stopped, ledger.entry(ask(), WHO, decided(ask(), WHO, NEAR)):

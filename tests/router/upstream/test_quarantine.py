@@ -93,6 +93,26 @@ def test_once_it_is_over_it_costs_nothing_again(site: Site) -> None:
     assert not site.quarantine._crashes
 
 
+def test_a_request_of_another_size_is_not_even_hashed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For ten minutes after a crash a megabyte of text must cost no more than before."""
+    site.crash(asked(), "a")
+    hashed: list[int] = []
+    digest = site.quarantine._digest
+
+    def told(request: Ask, team: str) -> bytes:
+        hashed.append(request.size)
+        return digest(request, team)
+
+    monkeypatch.setattr(site.quarantine, "_digest", told)
+    for _ in range(2):
+        site.quarantine.refuse(asked()._replace(size=11), TEAM)
+        site.quarantine.answered(asked()._replace(size=11), TEAM)
+    assert not hashed and site.quarantine._crashes
+    site.quarantine.answered(asked(), TEAM)
+    site.quarantine.answered(asked(), TEAM)
+    assert hashed == [10] and not site.quarantine._crashes
+
+
 def test_a_broken_connection_to_a_process_that_lives_is_none(site: Site) -> None:
     for endpoint in "abc":
         site.crash(asked(), endpoint, dies=False)
@@ -127,7 +147,7 @@ def test_nothing_of_a_request_is_kept_and_two_processes_know_it_by_different_nam
 def test_no_more_than_so_many_are_remembered(site: Site) -> None:
     for number in range(MOST + 5):
         site.crash(asked(str(number)), "a")
-    assert len(site.quarantine._crashes) == MOST
+    assert len(site.quarantine._crashes) == MOST == site.quarantine._sizes[10]
 
 
 @pytest.mark.parametrize("document", [None, {}, [], {"instances": None}, {"instances": [None, 1, {}]}])
