@@ -135,6 +135,8 @@ class Endpoint(NamedTuple):
     """GB that its processes hold on all its GPUs."""
     ready_in_s: float | None = None
     """Seconds until one that sleeps is likely to answer whoever waits for it; None is unknown."""
+    swaps: tuple[tuple[str, int], ...] = ()
+    """How often one that runs by demand came and went: `start`, `stop`, `sleep`, `wake`."""
 
     @property
     def wakes(self) -> bool:
@@ -157,7 +159,7 @@ class Endpoint(NamedTuple):
             failing, share, self.running, self.waiting, self.kv_use, self.asleep, self.attached, self.served,
             self.context, self.gpus, self.restarts, self.prompt_tokens, self.output_tokens, pace, unstarted, others,
             cached, spilling, self.stale, self.places, self.prefix_queries, self.prefix_hits, self.preemptions,
-            self.preempted_s, self.rejections, self.kv_tokens, self.gpu_memory_gb, self.ready_in_s,
+            self.preempted_s, self.rejections, self.kv_tokens, self.gpu_memory_gb, self.ready_in_s, self.swaps,
         )  # fmt: skip
 
 

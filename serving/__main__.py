@@ -34,6 +34,7 @@ from serving.local import Means, Say
 from serving.monitor import Monitor
 from serving.placement import Placed, Plan
 from serving.supervisor import Supervisor, engine_finder, find_weights, sweep
+from serving.turns import Turns
 from serving.yamlfile import ConfigError
 
 THREADS = 64
@@ -145,7 +146,7 @@ def _means(found: Catalogue, home: Home, gpu: bool, inherited: Mapping[str, str]
         weights=weights,
         command=command.build,
         say=_say,
-        turn=asyncio.Lock(),
+        turns=Turns(),
         isolate=found.site.isolate,
         noted=noted,
         missing=lambda placed: memory.missing(placed, gpus.read(), gpus.main_memory_free_gb()),

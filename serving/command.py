@@ -128,11 +128,10 @@ def _flags(placed: Placed) -> dict[str, Any]:
             flags["max-num-seqs"] = placed.limit
         if placed.sleeps:
             flags["enable-sleep-mode"] = True
-        wanted = float(given.pop("gpu-memory-utilization", WHOLE))
         # Where others hold memory an engine that asks for more than is free does not start at all.
-        share = min(wanted, placed.share) if placed.share < WHOLE else wanted
-        if share != WHOLE:
-            flags["gpu-memory-utilization"] = share
+        given.pop("gpu-memory-utilization", None)
+        if placed.taken != WHOLE:
+            flags["gpu-memory-utilization"] = placed.taken
     return {**flags, **given}
 
 

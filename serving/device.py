@@ -13,6 +13,8 @@ import pynvml
 
 T = TypeVar("T")
 GB = 10**9
+MOST_GPUS = 256
+"""A machine has no more; a driver that counts more is wrong."""
 
 # More than any board has; beyond these a reading is a driver's way of saying "I do not know".
 MOST_MEMORY_GB, MOST_POWER_W, MOST_TEMPERATURE_C, MOST_ERRORS, MOST_MJ = 10_000, 20_000, 200, 10**12, 10**18
@@ -32,6 +34,8 @@ FAULTS = {
     pynvml.NVML_ERROR_RESET_REQUIRED: "GPU needs a reset",
     pynvml.NVML_ERROR_IRQ_ISSUE: "GPU has an interrupt problem",
 }
+SURE = frozenset({FAULTS[pynvml.NVML_ERROR_GPU_IS_LOST], FAULTS[pynvml.NVML_ERROR_RESET_REQUIRED]})
+"""Of these, what is so for good once it was said. Everything else could be one odd answer."""
 RECOVERY = {
     pynvml.NVML_GPU_RECOVERY_ACTION_NONE: "none",
     pynvml.NVML_GPU_RECOVERY_ACTION_GPU_RESET: "reset",

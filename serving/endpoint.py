@@ -6,6 +6,7 @@ Shared by the models run here and the servers attached. Knows nothing of process
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -13,6 +14,9 @@ from serving import probe, scrape
 from serving.instance import State
 from serving.probe import ProbeError, Target
 from serving.scrape import Load
+
+Swapped = Literal["start", "stop", "sleep", "wake"]
+"""How a model that runs by demand comes to its place, or gives it up."""
 
 SCRAPE_SHARE = 0.05
 """The share of its time that an engine may spend on being read."""
@@ -118,6 +122,8 @@ class View:
     """How long its last start or wake took; None is unknown."""
     ready_in_s: float | None = None
     """Seconds until it is likely to answer a request that waits for it; None is unknown. Only of one that sleeps."""
+    swaps: Mapping[Swapped, int] | None = None
+    """How often it came and went so since serving was started; None where it does not run by demand."""
 
 
 @dataclass(slots=True)
@@ -159,6 +165,11 @@ class Watch:
     def preempted_s(self) -> float | None:
         """Seconds since the last preemption that was seen."""
         return None if self.preempted_at is None else time.monotonic() - self.preempted_at
+
+    def empty_since(self, moment: float) -> bool:
+        """Whether a reading from after `moment` shows nothing there; an older one may not know of the last requests."""
+        load = self.load
+        return self.read_at >= moment and load is not None and load.running == 0 and not load.waiting
 
     def pause_s(self, limit: int) -> float:
         """Seconds to wait before the next reading. `limit`: requests it takes at once, 0 is unknown."""

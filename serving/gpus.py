@@ -19,11 +19,10 @@ from typing import TypeVar
 import pynvml
 
 from serving import energy
-from serving.device import GB, Device
+from serving.device import GB, MOST_GPUS, SURE, Device
 from serving.energy import Meter
 
 T = TypeVar("T")
-MOST_GPUS = 256
 UNNAMED = "unknown-"
 UNREAD = Meter(0.0)
 NO_GPU = "no NVIDIA GPU here"
@@ -57,6 +56,8 @@ class Gpu:
     """Process id (the host's, also inside a container) and GB it holds."""
     fault: str = ""
     """Why it must not be used; empty where nothing is wrong."""
+    sure: bool = True
+    """Whether that is beyond doubt; a fault that could be one odd answer counts from the second reading on."""
     listed: bool = True
     """Whether the driver says which processes use it."""
     memory_used_gb: float | None = None
@@ -81,6 +82,19 @@ class Gpu:
         """Joules since it was first read."""
         return self.meter.joules
 
+    def unread(self, fault: str, sure: bool) -> Gpu:
+        """It where nothing can be read of it but that it has this fault."""
+        return Gpu(self.uuid, self.name, self.index, meter=self.meter, fault=fault, sure=sure)
+
+    def following(self, before: Gpu | None) -> Gpu:
+        """It after the reading `before`: with the energy since then, and a fault that is sure or was there twice."""
+        if before is None:
+            return self
+        gpu = replace(self, meter=before.meter.after(self.meter))
+        if gpu.sure or before.fault or not before.sure:
+            return gpu
+        return replace(gpu, fault="", warnings=(*gpu.warnings, f"{gpu.fault}; the next reading tells"))
+
 
 @dataclass(frozen=True, slots=True)
 class Readings:
@@ -91,27 +105,32 @@ class Readings:
     at: float | None = None
     """Monotonic seconds when they were read."""
 
+    @property
+    def silent(self) -> bool:
+        """Whether the driver does not answer, or there is none: it says nothing of any GPU."""
+        return not self.gpus and self.note != NO_GPU
+
     def after(self, before: Readings) -> Readings:
         """These readings, with the GPUs that `before` knew by name and that no longer say who they are, or are gone.
 
         A lost GPU gives no UUID, and the driver may count the rest anew; by its UUID an engine is known to be on it.
-        A driver that does not answer at all says nothing of its GPUs, and engines may well go on.
+        While a driver is silent engines may well go on, but on no GPU that had a fault. A fault that could be one odd
+        answer is a warning at first where the GPU was well before.
         """
-        if not self.gpus and self.note != NO_GPU:
-            return self
-        named = {gpu.uuid for gpu in self.gpus}
-        missing = [gpu for gpu in before.gpus if gpu.uuid not in named and not gpu.uuid.startswith(UNNAMED)]
+        if self.silent:
+            return replace(
+                self, gpus=tuple(known.unread(known.fault, known.sure) for known in before.gpus if known.fault)
+            )
+        last, named = {gpu.uuid: gpu for gpu in before.gpus}, {gpu.uuid for gpu in self.gpus}
+        missing = [gpu for uuid, gpu in last.items() if uuid not in named and not uuid.startswith(UNNAMED)]
         found = []
         for gpu in self.gpus:
             known = next((m for m in missing if m.index == gpu.index and gpu.uuid.startswith(UNNAMED)), None)
             if known is not None:
                 missing.remove(known)
             found.append(replace(gpu, uuid=known.uuid, name=known.name) if known else gpu)
-        meters = {gpu.uuid: gpu.meter for gpu in before.gpus}
-        found = [g if (m := meters.get(g.uuid)) is None else replace(g, meter=m.after(g.meter)) for g in found]
-        why = "GPU is gone: the driver no longer lists it"
-        gone = [Gpu(m.uuid, m.name, m.index, meter=m.meter, fault=why) for m in missing]
-        return replace(self, gpus=(*found, *gone))
+        found += [gpu.unread("GPU is gone: the driver no longer lists it", sure=False) for gpu in missing]
+        return replace(self, gpus=tuple(gpu.following(last.get(gpu.uuid)) for gpu in found))
 
 
 def read() -> Readings:
@@ -136,7 +155,8 @@ def read() -> Readings:
 def _gpu(index: int) -> Gpu:
     device = Device(index)
     if device.handle is None:
-        return Gpu(f"{UNNAMED}{index}", "unknown", index, fault=device.fault or "GPU does not answer")
+        fault = device.fault or "GPU does not answer"
+        return Gpu(f"{UNNAMED}{index}", "unknown", index, fault=fault, sure=fault in SURE)
     memory, health, uuid = device.memory(), device.health(), device.text(pynvml.nvmlDeviceGetUUID)
     processes, power_w = device.processes(memory.total), device.power_w()
     found = Gpu(
@@ -160,7 +180,8 @@ def _gpu(index: int) -> Gpu:
         warnings=health.warnings,
     )
     split = "GPU is split (MIG is on) and cannot be used whole" if device.split() else ""
-    return replace(found, fault=device.fault or split or health.fault or ("" if uuid else "GPU does not say its UUID"))
+    fault = device.fault or split or health.fault or ("" if uuid else "GPU does not say its UUID")
+    return replace(found, fault=fault, sure=not fault or fault in SURE)
 
 
 async def aside(call: Callable[[], T]) -> T:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from serving.catalogue import Model, Swap
 from serving.gpus import Gpu, Readings
-from serving.placement import Misfit, Placed, Plan
+from serving.placement import STEP, Misfit, Placed, Plan
 from serving.spare import BEFORE_GB, MARGIN_GB, WHOLE
 
 ASLEEP_GB = 3.0
@@ -69,18 +70,12 @@ def _largest(
         for model in group:
             alone = place_one([model], readings, main_gb)
             misfits |= {misfit.model: misfit for misfit in alone.misfits}
-            sizes |= {p.model.name: _size(p) for p in alone.placed}
+            # What does not say takes a whole one.
+            sizes |= {p.model.name: float("inf") if p.least_gb is None else p.least_gb for p in alone.placed}
         if sizes:
             first = max(sizes, key=lambda name: sizes[name])
             largest[first] = [m for m in group if m.name in sizes and m.name != first]
     return largest, misfits
-
-
-def _size(placed: Placed) -> float:
-    """GB that it needs, on all its GPUs; what does not say takes a whole one."""
-    if placed.need is not None:
-        return placed.need.least_gb * max(1, len(placed.gpus))
-    return placed.variant.memory_gb if placed.variant is not None else float("inf")
 
 
 def _beside(
@@ -91,8 +86,10 @@ def _beside(
         why = f"it shares the place of {first}, for which there is none"
         return Plan((), tuple(Misfit(o.name, why, f"make room for {first}") for o in others))
     there = replace(readings, gpus=tuple(_part(g, place) for g in readings.gpus if g.uuid in place.gpus))
-    if place.variant is not None:
-        main_gb = place.variant.memory_gb if place.device == "cpu" else 0.0
+    if place.device == "gpu":
+        main_gb = 0.0
+    elif place.least_gb is not None:
+        main_gb = place.least_gb
     placed: list[Placed] = []
     misfits: list[Misfit] = []
     for other in others:
@@ -123,20 +120,17 @@ def _let_sleep(placed: dict[str, Placed], names: Sequence[str], swap: Swap, read
 
 def _smaller(place: Placed, less_gb: float, totals: Mapping[str, float | None]) -> Placed | None:
     """It with so much less of each GPU, able to sleep; None where that is too little, or cannot be said."""
-    least = place.need.least_gb if place.need is not None else None
-    if least is None and place.variant is not None:
-        least = place.variant.memory_gb / max(1, len(place.gpus))
-    share = place.share
+    least, share = place.least_gb, place.share
     for uuid in place.gpus:
         total = totals.get(uuid)
         if total is None:
             return None
         share = min(share, place.share - less_gb / total)
-        if least is not None and share * total < least:
+        if least is not None and share * total < least / len(place.gpus):
             return None
     given, tokens = place.gpu_gb, place.tokens
     if given is not None and tokens and place.need is not None:
         # A smaller cache holds fewer in proportion.
         tokens = int(tokens * (given - less_gb - place.need.beside_gb) / (given - place.need.beside_gb))
     given = None if given is None else given - less_gb
-    return replace(place, sleeps=True, share=int(share * 10_000) / 10_000, gpu_gb=given, tokens=tokens)
+    return replace(place, sleeps=True, share=math.floor(share * STEP) / STEP, gpu_gb=given, tokens=tokens)

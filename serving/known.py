@@ -50,7 +50,7 @@ def known(models: Iterable[Model], home: Home, readings: Readings, engine: str, 
 
 def folder_of(model: Model, variant: Variant, home: Home, environ: Mapping[str, str]) -> Path | None:
     """Where its weights lie, if they are here: a folder of the site's, the demo's, or one in the hub's cache."""
-    repo = variant.repo or model.repo
+    repo, revision = model.source(variant)
     if repo == REPO:
         return _with_config(home.models / REPO)
     if repo.startswith("/"):
@@ -58,7 +58,6 @@ def folder_of(model: Model, variant: Variant, home: Home, environ: Mapping[str, 
     if not repo:
         return None
     snapshots = cache(environ) / f"models--{repo.replace('/', '--')}"
-    revision = variant.revision or ("" if variant.repo else model.revision)
     try:
         commit = revision or (snapshots / "refs" / "main").read_text().strip()
     except (OSError, ValueError):
@@ -104,9 +103,7 @@ def seen(home: Home, placed: Placed, readings: Readings, engine: str) -> dict[st
 def key(model: Model, variant: Variant | None, gpus: int, gpu: str, engine: str) -> str:
     """What a reading holds for: these weights with these flags over so many of this GPU under this engine."""
     said = [
-        model.name, variant.name if variant else "", (variant.repo if variant else "") or model.repo,
-        (variant.revision if variant else "") or model.revision, gpus, gpu, engine,
-        flags(model, variant),
+        model.name, variant.name if variant else "", *model.source(variant), gpus, gpu, engine, flags(model, variant),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:24]
 

@@ -23,6 +23,7 @@ from serving.life import Life
 from serving.placement import Placed
 from serving.probe import ProbeError, Target
 from serving.stay import Stay
+from serving.turns import MAIN, Turns
 from serving.weights import WeightsError
 
 Say = Callable[[str], None]
@@ -43,8 +44,8 @@ class Means:
     """`command.build`. Raises ValueError where the catalogue asks for what it may not."""
     say: Say
     """A line for a person who watches."""
-    turn: asyncio.Lock
-    """Held from start to ready: a model measures the free memory while it starts, so they start one by one."""
+    turns: Turns
+    """Held from start to ready, and while one falls asleep or wakes."""
     isolate: bool = False
     """Whether each engine runs in a network of its own."""
     noted: Callable[[Placed, Engine, int], None] = lambda *_: None
@@ -105,7 +106,7 @@ class Local:
                 reason, lasting = str(failed), failed.lasting
             finally:
                 await self._end()
-                self.stay.went()
+                self.stay.went("stop")
             if reason and not self._draining:
                 await self._sound()
                 await self._pause(reason, lasting)
@@ -122,10 +123,7 @@ class Local:
         self._set("draining", "finishes its requests")
         began = time.monotonic()
         while time.monotonic() - began < self._timing.drain_s and self._instance is not None:
-            load = watch.load
-            # The reading must be younger than the announcement, or it may not know of the last requests.
-            fresh = watch.read_at > began + self._timing.drain_least_s
-            if fresh and load is not None and load.running == 0 and not load.waiting:
+            if watch.empty_since(began + self._timing.drain_least_s):
                 return
             await asyncio.sleep(0.05)
 
@@ -155,6 +153,7 @@ class Local:
             log=tuple(instances.log_tail(self._means.home, self.name, 5)),
             way_out=self._way_out(),
             start_s=self.stay.start_s,
+            swaps=dict(self.stay.swaps) if self.stay.shares else None,
         )
 
     def _way_out(self) -> str:
@@ -174,9 +173,9 @@ class Local:
             self._set("asleep", self.stay.why)
             await self.stay.until_wanted()
         self.stay.begins()
-        if means.turn.locked():
+        if means.turns.starting:
             self._set("waiting", "another model starts first")
-        async with means.turn:
+        async with means.turns.start(self._placed.gpus):
             self._instance = Instance(self.name, self._command(engine, weights), means.home, means.installation)
             await self._instance.clear()
             await self._memory()
@@ -187,18 +186,17 @@ class Local:
         await self._watch.read()
         if (load := self._watch.load) is not None and load.kv_tokens:
             await asyncio.to_thread(means.noted, self._placed, engine, load.kv_tokens)
-        self.stay.came()
+        self.stay.came("start")
         self._set("ready", "")
         return time.monotonic()
 
     def _command(self, engine: Engine, weights: str) -> Command:
-        variant = self._placed.variant
         try:
             built = self._means.command(
                 self._placed,
                 python=engine.python,
                 weights=weights,
-                revision=(variant.revision if variant else "") or self._placed.model.revision,
+                revision=self._placed.model.source(self._placed.variant)[1],
                 socket=instances.socket_path(self._means.home, self.name),
                 port=None,
                 installation=self._means.installation,
@@ -265,19 +263,19 @@ class Local:
 
     async def _sleep(self) -> bool:
         """Sleep until it is wanted again; False where it cannot, and is to be ended instead. Raises InstanceError."""
-        instance, watch, turn = self._instance, self._watch, self._means.turn
+        instance, watch, turns = self._instance, self._watch, self._means.turns
         if instance is None or watch is None or instance.pid is None or self.stay.sleeps is None:
             return False
         try:
-            if not (why := await asyncio.to_thread(self.stay.sleeps)):
-                async with turn:  # whoever starts measures the free memory, and would be misled
+            async with turns.alone((*self._placed.gpus, MAIN)):
+                if not (why := await asyncio.to_thread(self.stay.sleeps)):
                     await probe.put_to_sleep(instance.target, self._timing.sleep_s)
         except ProbeError as failed:
             why = str(failed)
         if why:
             self._means.say(f"{self.name}: it is stopped, since it cannot sleep: {why}")
             return False
-        self.stay.went()
+        self.stay.went("sleep")
         self._set("asleep", self.stay.why)
         ended, woken = asyncio.ensure_future(instance.wait()), asyncio.ensure_future(self.stay.until_wanted())
         try:
@@ -288,12 +286,12 @@ class Local:
         if instance.pid is None:
             return False
         self.stay.begins()
-        async with turn:
+        async with turns.alone(self._placed.gpus or (MAIN,)):
             self._set("starting", "it wakes up")
             if why := await probe.wake(instance.target, instance.served, self._timing.sleep_s):
                 raise InstanceError(f"it did not wake up: {why}")
         await watch.read()
-        self.stay.came()
+        self.stay.came("wake")
         self._set("ready", "")
         return True
 

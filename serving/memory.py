@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from serving.gpus import Gpu, Readings
 from serving.placement import Placed
-from serving.spare import BEFORE_GB, MARGIN_GB
+from serving.spare import BEFORE_GB, MARGIN_GB, WHOLE
 
 REMEDY = "end what holds it, or run fewer or smaller models"
 
@@ -29,17 +29,11 @@ def missing(placed: Placed, readings: Readings, memory_free_gb: float) -> str:
         if gpu is None or gpu.memory_total_gb is None or gpu.memory_free_gb is None:
             continue
         # The engine looks when it holds its part of the driver, and does not start where its share is not free then.
-        need = _share(placed) * gpu.memory_total_gb + BEFORE_GB
+        # Whether a flag that asks for more than is usual leaves room for that part, it knows better.
+        need = min(placed.taken, WHOLE) * gpu.memory_total_gb + BEFORE_GB
         if gpu.memory_free_gb < need:
             return f"GPU {gpu.index} has {gpu.memory_free_gb:.1f} GB free of the {need:.1f} GB it needs{_holders(gpu)}"
     return ""
-
-
-def _share(placed: Placed) -> float:
-    """The share of a GPU it will take; the catalogue's own flag may make it less."""
-    args = {**placed.model.args, **(placed.variant.args if placed.variant is not None else {})}
-    asked = next((v for k, v in args.items() if k.replace("_", "-") == "gpu-memory-utilization"), None)
-    return min(placed.share, float(asked)) if isinstance(asked, int | float | str) else placed.share
 
 
 def _holders(gpu: Gpu) -> str:

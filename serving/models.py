@@ -118,6 +118,12 @@ class Model(Record):
                 raise ValueError("a clearance above public needs `approved: {by, contract, regions, until}`")
         return self
 
+    def source(self, variant: Variant | None) -> tuple[str, str]:
+        """The repo and the revision of a variant's weights. The model's revision is a commit of its own repo alone."""
+        if variant is None or not variant.repo:
+            return self.repo, (variant.revision if variant is not None else "") or self.revision
+        return variant.repo, variant.revision
+
     def cleared_for(self, today: dt.date) -> DataClass:
         """The highest data class this model may receive on that day.
 

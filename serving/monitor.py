@@ -29,16 +29,20 @@ class Monitor:
 
     def __call__(self) -> Readings:
         """Read everything. Never raises; takes up to a second, so not on the event loop."""
-        found = self._read()
-        if found.gpus:
+        read = self._read()
+        if read.gpus:
             self._events.start()  # not where there is no driver to ask
-        found = found.after(self._before)
-        self._before = found if found.gpus else self._before
+        # Marked first: an error that was reported while the driver answered nothing counts as well.
+        found = self._marked(read.after(self._marked(self._before)))
+        if read.silent:
+            return found
+        self._before = found
         ours = whose(self._installation, self._proc) if found.gpus else {}
+        return replace(found, gpus=tuple(shared(gpu, ours) for gpu in found.gpus))
+
+    def _marked(self, found: Readings) -> Readings:
         fatal, contained = self._events.fatal(), self._events.contained()
-        return replace(
-            found, gpus=tuple(marked(shared(g, ours), fatal.get(g.uuid), contained.get(g.uuid)) for g in found.gpus)
-        )  # fmt: skip
+        return replace(found, gpus=tuple(marked(g, fatal.get(g.uuid), contained.get(g.uuid)) for g in found.gpus))
 
 
 def whose(installation: str, proc: Path = Path("/proc")) -> Mapping[int, str] | None:

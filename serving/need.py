@@ -95,13 +95,13 @@ class Blocks:
     request: int
 
 
-def setup(flags: Mapping[str, Any], tensor: int, context: int, eager: bool = False) -> Setup:
+def setup(flags: Mapping[str, Any], tensor: int, context: int) -> Setup:
     """How it is run by vLLM's flags (spelt with dashes). Raises ValueError for a number that is none."""
     return Setup(
         tensor=tensor,
         context=context,
         cache_type=str(flags.get("kv-cache-dtype", "auto")),
-        eager=bool(flags.get("enforce-eager", eager)),
+        eager=bool(flags.get("enforce-eager")),
         batched=count(flags, "max-num-batched-tokens"),
         block=count(flags, "block-size"),
         states=STATES if _cached(flags) else 1,

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from serving.catalogue import Model, Variant
 from serving.gpus import Readings
@@ -54,6 +54,18 @@ class Placed:
     """What it may take of each GPU."""
     sleeps: bool = False
     """Whether its engine can sleep: its weights then wait in main memory, and its place is free."""
+
+    @property
+    def least_gb(self) -> float | None:
+        """GB that it needs to start, on all its GPUs together or of main memory; None is unknown."""
+        if self.need is not None:
+            return self.need.least_gb * len(self.gpus)
+        return self.variant.memory_gb if self.variant is not None else None
+
+    @property
+    def taken(self) -> float:
+        """The share of each GPU's whole memory that its engine will take."""
+        return _taken(self.share, flags(self.model, self.variant))
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +272,19 @@ def _placed(model: Model, option: Option, uuids: tuple[str, ...], left: Room) ->
     if not uuids:
         return Placed(model, option.variant, "cpu", (), option.context, model.limit or min(CPU_LIMIT, most))
     share = _share(model.name, uuids, left)
-    # The catalogue's own flag counts as command.py takes it.
-    asked = asked_share(given_flags)
-    part = WHOLE if asked is None else asked
-    part = part if share >= WHOLE else min(part, share)
-    given = part * min(left.gpus[u].memory_total_gb or left.gpus[u].memory_free_gb or 0.0 for u in uuids)
+    given = _taken(share, given_flags) * min(
+        left.gpus[u].memory_total_gb or left.gpus[u].memory_free_gb or 0.0 for u in uuids
+    )
     tokens = option.tokens(given - option.need.beside_gb) if option.need is not None else None
     limit = model.limit or min(_limit(tokens, option.context), most)
     return Placed(model, option.variant, "gpu", uuids, option.context, limit, share, option.need, tokens, given)
+
+
+def _taken(share: float, given: Mapping[str, Any]) -> float:
+    """What the flags ask for, but no more than its share where others hold memory there, too."""
+    asked = asked_share(given)
+    wanted = WHOLE if asked is None else asked
+    return wanted if share >= WHOLE else min(wanted, share)
 
 
 def _limit(tokens: int | None, context: int) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from serving.catalogue import Model, Variant
 from serving.gpus import Readings
-from serving.options import SIZES, Option, divides
+from serving.options import SIZES, Option, divides, flags
 from serving.spare import WHOLE, Room, on_cpu
 
 CONTEXTS = (524288, 262144, 131072, 65536, 32768, 16384, 8192, 4096)
@@ -35,14 +35,11 @@ def explained(model: Model, ways: Sequence[Option], readings: Readings, left: Ro
 
 def unvetted(model: Model, variant: Variant | None) -> tuple[str, str] | None:
     """Code that comes with weights runs only at a fixed revision that someone has read: why not, and what to write."""
-    args: Mapping[str, object] = {**model.args, **(variant.args if variant else {})}
-    if not (model.remote_code or any(key.replace("_", "-") == "trust-remote-code" and on for key, on in args.items())):
+    if not (model.remote_code or flags(model, variant).get("trust-remote-code")):
         return None
-    own = variant is not None and bool(variant.repo)
-    revision = (variant.revision if variant else "") or ("" if own else model.revision)
     lines = []
-    if not revision:
-        where = f" in its variant {variant.name!r}" if variant is not None and own else ""
+    if not model.source(variant)[1]:
+        where = f" in its variant {variant.name!r}" if variant is not None and variant.repo else ""
         lines.append(f"`revision: <commit>`{where}")
     if model.vetted is None:
         lines.append("`vetted: {by: <who read the code>, date: <YYYY-MM-DD>}`")

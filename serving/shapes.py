@@ -50,7 +50,6 @@ class Shape:
     layers: int
     hidden: int
     heads: int
-    vocabulary: int
     widest: int
     """Numbers a token in the widest layer that is spread over the GPUs."""
     caches: tuple[Cache, ...]
@@ -60,7 +59,6 @@ class Shape:
     state_layers: int = 0
     state: int = 0
     """Bytes that one linear layer keeps of a sequence, however long that is."""
-    moe: bool = False
     width: int = 2
     """Bytes of a number that is not quantised."""
     cache_type: str = "auto"
@@ -72,8 +70,7 @@ def shape(config: Mapping[str, Any]) -> Shape | None:
     try:
         text = _text(config)
         layers, hidden, heads = (int(text[k]) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
-        vocabulary = int(text["vocab_size"])
-        if min(layers, hidden, heads, vocabulary) < 1:
+        if min(layers, hidden, heads, int(text["vocab_size"])) < 1:
             return None
         kinds = _kinds(text, layers)
         found = parts(config, text, kinds)
@@ -83,14 +80,12 @@ def shape(config: Mapping[str, Any]) -> Shape | None:
             layers=layers,
             hidden=hidden,
             heads=heads,
-            vocabulary=vocabulary,
             widest=_widest(text),
             caches=_caches(text, kinds),
             weights=stored(found, how, width),
             parameters=sum(part.numbers for part in found),
             state_layers=sum(kind in LINEAR_KINDS for kind in kinds),
             state=_state(text),
-            moe=experts(text) > 0,
             width=width,
             cache_type="fp8" if how.get("kv_cache_scheme") else "auto",
         )

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from serving import swapping
 from serving.stay import Stay
 
+KEPT_S = 300.0
+"""A request that is not made again counts so long beyond the time that was named for it."""
 LOOK_S = 0.25
 """Between two looks; a request that comes is looked at once."""
 
@@ -28,7 +30,8 @@ class Sharing:
         """A request waits for `model`; False where that is none of those that run by demand."""
         if (stay := self._stays.get(model)) is None:
             return False
-        stay.ask(time.monotonic())
+        now = time.monotonic()
+        stay.ask(now, now + (self.ready_in_s(model) or 0.0) + KEPT_S)
         self._asked.set()
         return True
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import get_args
 
-from serving.endpoint import Watch
+from serving.endpoint import Swapped, Watch
 from serving.instance import State
 from serving.scrape import Load
 from serving.swapping import Member, Phase
@@ -32,8 +33,10 @@ class Stay:
         and is stopped."""
         self.wanted, self.why = wanted, "" if wanted else "it has not run yet"
         self.shares, self.sleeps = shares, sleeps
-        self.asked: float | None = None
-        """When the first request came that still waits for it."""
+        self.swaps: dict[Swapped, int] = dict.fromkeys(get_args(Swapped), 0)
+        """How often it came and went, since it runs by demand."""
+        self._asked: float | None = None
+        self._asked_until = float("inf")
         self.start_s: float | None = None
         """How long its last start or wake took."""
         self._sleep_after_s, self._drain_s, self._heard_s = sleep_after_s, drain_s, heard_s
@@ -52,10 +55,16 @@ class Stay:
 
     # ---- by the one who shares places out
 
-    def ask(self, now: float) -> None:
-        """A request waits for it."""
+    @property
+    def asked(self) -> float | None:
+        """When the first request came that still waits for it."""
+        return self._asked if time.monotonic() < self._asked_until else None
+
+    def ask(self, now: float, until: float = float("inf")) -> None:
+        """A request waits for it, and counts until then if it is not made again."""
         if self._here_since is None or not self.wanted:
-            self.asked = now if self.asked is None else self.asked
+            self._asked = now if self.asked is None else self._asked
+            self._asked_until = until
         else:
             self._worked = now  # whoever said so has not heard yet that it is here
 
@@ -94,23 +103,26 @@ class Stay:
         self._prepared = True
         self._told_at = time.monotonic()
 
-    def came(self) -> None:
+    def came(self, how: Swapped = "start") -> None:
         """It answers."""
         now = time.monotonic()
+        self.swaps[how] += 1
         self.start_s = now - self._told_at
         self._here_since, self._load, self._barred = now, None, False
         # What was asked for has its stay, even if whoever asked has gone.
         self._worked = now if self._woken or self.asked is not None else None
-        self.asked, self._woken = None, False
+        self._asked, self._woken = None, False
 
-    def went(self) -> None:
+    def went(self, how: Swapped = "stop") -> None:
         """Its engine has ended, or sleeps; where it is still wanted it comes again."""
+        if self._here_since is not None and not self.wanted:
+            self.swaps[how] += 1
         self._here_since, self._away = None, not self.wanted
 
     def failed(self) -> None:
         """It cannot run for now: its place is free for others, and nobody waits for it any more."""
         if self.shares:
-            self.wanted, self.why, self.asked = False, "its last start failed", None
+            self.wanted, self.why, self._asked = False, "its last start failed", None
             self._away, self._barred, self._woken, self._here_since = True, True, False, None
             self._changed.clear()
 
@@ -132,10 +144,7 @@ class Stay:
         """Whether it has nothing left of what it had, or has had its time for it."""
         if time.monotonic() - self._told_at >= self._drain_s:
             return True
-        load = watch.load
-        # The reading must be younger than the announcement, or it may not know of the last requests.
-        heard = watch.read_at >= self._told_at + self._heard_s
-        return heard and load is not None and load.running == 0 and not load.waiting
+        return watch.empty_since(self._told_at + self._heard_s)
 
     def shown(self, state: State, detail: str) -> tuple[State, str]:
         """The state and its detail as they are published: requests wait for what is `asleep` or `waking`."""

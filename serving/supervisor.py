@@ -107,7 +107,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(self._timing.gpus_s)
             # In a thread: a driver in trouble can hold the call for seconds, or for ever.
-            self.readings = (await aside(self._read_gpus)).after(self.readings)
+            self.readings = await aside(self._read_gpus)
 
     def _fault(self, placed: Placed) -> str:
         """What is wrong with a GPU that it was given, by the last readings."""
@@ -169,9 +169,7 @@ def _sleeps(placed: Placed, memory_free_gb: Callable[[], float]) -> Callable[[],
 
 def _weights_gb(placed: Placed) -> float | None:
     """GB that its weights take at most; None is unknown."""
-    if placed.need is not None:
-        return placed.need.weights_gb * max(1, len(placed.gpus))
-    return placed.variant.memory_gb if placed.variant is not None else None
+    return placed.least_gb if placed.need is None else placed.need.weights_gb * len(placed.gpus)
 
 
 async def sweep(home: Home, grace_s: float, say: Say) -> None:
@@ -213,9 +211,7 @@ async def _either(cut: asyncio.Event, work: Sequence[Coroutine[Any, Any, None]])
 
 async def find_weights(home: Home, engine: Engine, placed: Placed, inherited: Mapping[str, str], say: Say) -> str:
     """The weights as they stand on the command line: a local folder, built or fetched. Raises WeightsError."""
-    variant = placed.variant
-    repo = (variant.repo if variant else "") or placed.model.repo
-    revision = (variant.revision if variant else "") or placed.model.revision
+    repo, revision = placed.model.source(placed.variant)
     if repo == demo_model.REPO:
         return await _build_demo(home, engine, inherited, say)
     if weights.is_local(repo):

@@ -48,8 +48,7 @@ def move(members: Sequence[Member], now: float, min_stay_s: float) -> Move | Non
     Whoever was asked for first is first. A member that is here stays `min_stay_s` at least, so the place changes hands
     at most so often; only one that nobody ever asked for (the one that runs first) makes room at once.
     """
-    holder = next((m for m in members if m.phase in ("coming", "here", "leaving")), None)
-    wanted = _next(members)
+    holder, wanted = _holder(members), _next(members)
     if holder is None:
         return None if wanted is None else Move(wanted.name, "wake", "a request waits for it")
     if holder.phase != "here":
@@ -67,7 +66,7 @@ def ready_in(name: str, members: Sequence[Member], now: float, min_stay_s: float
     What the one before it still has to finish is not counted: nobody knows how long that takes.
     """
     found = {m.name: m for m in members}
-    mine, holder = found[name], next((m for m in members if m.phase in ("coming", "here", "leaving")), None)
+    mine, holder = found[name], _holder(members)
     if mine.phase == "here":
         return 0.0
     if mine.start_s is None or mine.phase == "barred":
@@ -84,6 +83,11 @@ def ready_in(name: str, members: Sequence[Member], now: float, min_stay_s: float
         if other.name != name and other.phase == "away" and sooner:
             waits += (other.start_s or 0.0) + min_stay_s
     return waits + mine.start_s
+
+
+def _holder(members: Sequence[Member]) -> Member | None:
+    """Whose place it is now, from being woken until it is gone."""
+    return next((m for m in members if m.phase in ("coming", "here", "leaving")), None)
 
 
 def _next(members: Sequence[Member]) -> Member | None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import pynvml
 
-from serving.device import LIES
+from serving.device import LIES, MOST_GPUS, Device
 
 FATAL: Mapping[int, str] = MappingProxyType({
     46: "it stopped processing",
@@ -126,24 +126,16 @@ def words(xid: int) -> str:
 
 
 def _register(events: Any) -> dict[int, str]:
-    """Ask for the XIDs of all GPUs that report them: UUID by the handle's address."""
+    """Ask for the XIDs of all GPUs that report them: UUID by the handle's address. Raises NVMLError."""
     names: dict[int, str] = {}
-    for index in range(_try(pynvml.nvmlDeviceGetCount) or 0):
-        handle = _try(pynvml.nvmlDeviceGetHandleByIndex, index)
-        uuid = None if handle is None else _try(pynvml.nvmlDeviceGetUUID, handle)
-        if handle is None or not uuid:
+    for index in range(min(pynvml.nvmlDeviceGetCount(), MOST_GPUS)):
+        device = Device(index)
+        if device.handle is None or not (uuid := device.text(pynvml.nvmlDeviceGetUUID)):
             continue
         with contextlib.suppress(pynvml.NVMLError):
-            pynvml.nvmlDeviceRegisterEvents(handle, EVENTS, events)
-            names[_address(handle)] = uuid
+            pynvml.nvmlDeviceRegisterEvents(device.handle, EVENTS, events)
+            names[_address(device.handle)] = uuid
     return names
-
-
-def _try(call: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return call(*args)
-    except pynvml.NVMLError:
-        return None
 
 
 def _address(handle: Any) -> int:

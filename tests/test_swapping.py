@@ -31,6 +31,7 @@ from serving.home import Home, listen_privately
 from serving.local import Means, Say
 from serving.placement import Placed, Plan
 from serving.supervisor import Supervisor
+from serving.turns import Turns
 from tests.conftest import ask, free_port, until
 
 FAKE = Path(__file__).parent / "fakes" / "engine.py"
@@ -70,7 +71,7 @@ class Site:
     async def _serve(self, models: list[Placed], swap: Swap) -> None:
         means = Means(
             home=self.home, installation=self.home.installation(), inherited=os.environ.copy(), engine=_engine,
-            weights=_weights, command=self._command, say=self.said.append, turn=asyncio.Lock(),
+            weights=_weights, command=self._command, say=self.said.append, turns=Turns(),
         )  # fmt: skip
         self.supervisor = Supervisor(
             plan=Plan(tuple(models), ()), attached=(), means=means, timing=QUICK, read_gpus=Readings,

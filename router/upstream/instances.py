@@ -20,6 +20,8 @@ SLOWED = frozenset({"hardware slow-down", "hardware thermal", "software thermal"
 """What `serving/device.py` calls the reasons for held-down clocks that a GPU has not by anybody's choice."""
 SLOWED_SHARE = 0.5
 """Of its places an endpoint keeps so many then: clocks fall to a half or less."""
+SWAPS = ("start", "stop", "sleep", "wake")
+"""What `serving/endpoint.py` counts of a model that runs by demand."""
 MOST = 10**15
 """No count of requests, tokens, watts or gigabytes reaches this; more is a fault of the one who says it."""
 
@@ -149,6 +151,7 @@ def _endpoint(found: dict[str, Any], name: str, gpus: Mapping[str, Gpu]) -> Endp
         preemptions=_whole(load.get("preemptions")), preempted_s=_number(load.get("preempted_s")),
         rejections=_whole(load.get("rejections")), kv_tokens=_whole(load.get("kv_tokens")) or None,
         gpu_memory_gb=_total(found.get("gpu_memory_gb")), ready_in_s=_number(found.get("ready_in_s")),
+        swaps=_swaps(found.get("swaps")),
     )  # fmt: skip
     stale = (_number(load.get("age_s")) or 0) > STALE_S
     return unread(endpoint)._replace(gpus=endpoint.gpus) if stale else endpoint
@@ -231,6 +234,11 @@ def _total(value: object) -> float | None:
     parts = [_number(one) for one in value.values()] if isinstance(value, dict) else []
     known = [one for one in parts if one is not None]
     return sum(known) if known and len(known) == len(parts) else None
+
+
+def _swaps(value: object) -> tuple[tuple[str, int], ...]:
+    found = [(how, _whole(value.get(how))) for how in SWAPS] if isinstance(value, dict) else []
+    return tuple((how, count) for how, count in found if count is not None)
 
 
 def _whole(value: object) -> int | None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from serving.catalogue import Attached, Model
+from serving import processes
+from serving.catalogue import Attached, Model, Swap, Variant
 from serving.command import Command
 from serving.endpoint import Timing, View
 from serving.engines import Engine, EngineError
@@ -21,6 +22,7 @@ from serving.home import Home
 from serving.local import Means, Say
 from serving.placement import Misfit, Placed, Plan
 from serving.supervisor import Supervisor
+from serving.turns import Turns
 
 FAKE = Path(__file__).parent / "engine.py"
 QUICK = Timing(
@@ -37,9 +39,10 @@ def gone(pid: int) -> bool:
         return True
 
 
-def placed(name: str, gpus: tuple[str, ...] = ()) -> Placed:
+def placed(name: str, gpus: tuple[str, ...] = (), *, sleeps: bool = False) -> Placed:
     model = Model(name=name, place="local", lanes=("private",), context=4096, output=64)
-    return Placed(model, None, "gpu" if gpus else "cpu", gpus, 4096, 8)
+    variant = Variant(name="only", memory_gb=8, device="cpu") if sleeps else None
+    return Placed(model, variant, "gpu" if gpus else "cpu", gpus, 4096, 8, sleeps=sleeps)
 
 
 class Rig:
@@ -57,12 +60,15 @@ class Rig:
         """Model, engine and tokens of the caches that were reported."""
         self.missing = ""
         """What of its memory is not free."""
+        self.free_gb = 100.0
+        """Main memory for the weights of those that sleep."""
         self.providers: frozenset[str] = frozenset()
-        self._running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
+        self.running: list[tuple[asyncio.Event, asyncio.Task[None]]] = []
 
     def start(
         self, *names: str, attached: tuple[Attached, ...] = (), misfits: tuple[Misfit, ...] = (),
-        timing: Timing = QUICK, read_gpus: Callable[[], Readings] = Readings,
+        timing: Timing = QUICK, read_gpus: Callable[[], Readings] = Readings, swap: Swap | None = None,
+        sleeps: bool = False,
     ) -> Supervisor:  # fmt: skip
         means = Means(
             home=self.home,
@@ -72,12 +78,12 @@ class Rig:
             weights=self._weights,
             command=self._command,
             say=self.said.append,
-            turn=asyncio.Lock(),
+            turns=Turns(),
             isolate=self.isolate,
             noted=lambda one, engine, tokens: self.noted.append((one.model.name, engine.version, tokens)),
             missing=lambda _: self.missing,
         )
-        plan = Plan(tuple(placed(name, self.gpus.get(name, ())) for name in names), misfits)
+        plan = Plan(tuple(placed(name, self.gpus.get(name, ()), sleeps=sleeps) for name in names), misfits)
         supervisor = Supervisor(
             plan=plan,
             attached=attached,
@@ -86,16 +92,23 @@ class Rig:
             read_gpus=read_gpus,
             readings=Readings(),
             providers=self.providers,
+            swap=swap,
+            memory_free_gb=lambda: self.free_gb,
         )
         stop = asyncio.Event()
-        self._running.append((stop, asyncio.create_task(supervisor.run(stop, asyncio.Event()))))
+        self.running.append((stop, asyncio.create_task(supervisor.run(stop, asyncio.Event()))))
         return supervisor
 
     async def stop(self) -> None:
-        for stop, task in self._running:
+        for stop, task in self.running:
             stop.set()
             await task
-        self._running.clear()
+        self.running.clear()
+
+    async def close(self) -> None:
+        """Stop, and see that nothing of it is left."""
+        await self.stop()
+        assert processes.ours(self.home.installation()) == []
 
     async def _engine(self, say: Say) -> Engine:
         say("looks for Python")

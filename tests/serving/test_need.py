@@ -342,6 +342,6 @@ def test_blocks_are_counted_as_vllm_counts_them(engine_python: Path) -> None:
     for case, theirs in zip(cases, counted, strict=True):
         whole, windows, states, heads, size, block, state, window, context, batched = case
         caches = [Cache(whole, heads, 2 * size)] + [Cache(windows, heads, 2 * size, window=window)] * bool(windows)
-        made = Shape(whole + windows + states, 1, 1, 1, 1, tuple(caches), 0, 0, states, state)
+        made = Shape(whole + windows + states, 1, 1, 1, tuple(caches), 0, 0, states, state)
         ours = needs.blocks(made, Setup(1, context, batched=batched, block=16 if states else block))
         assert [ours.size, ours.request] == theirs, case

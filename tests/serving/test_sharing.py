@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,18 +13,14 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from serving import processes
-from serving.catalogue import Model, Swap, Variant
-from serving.command import Command
+from serving import processes, sharing
+from serving.catalogue import Swap
 from serving.endpoint import Timing, View
-from serving.engines import Engine
-from serving.gpus import Readings
 from serving.home import Home
-from serving.local import Means, Say
-from serving.placement import Placed, Plan
+from serving.stay import Stay
 from serving.supervisor import Supervisor
+from tests.fakes.supervised import Rig
 
-FAKE = Path(__file__).parents[1] / "fakes" / "engine.py"
 QUICK = Timing(
     scrape_s=0.05, busy_scrape_s=0.05, idle_scrape_s=0.05, look_s=0.02, quiet_s=0.5, first_pause_s=0.05,
     longest_pause_s=0.1, failed_pause_s=60, start_s=20, grace_s=1, drain_s=2, drain_least_s=0.05, heard_s=0.1,
@@ -34,35 +29,14 @@ QUICK = Timing(
 STAY_S = 0.5
 
 
-class Rig:
-    """A supervisor over fake engines that share places."""
+class Sharing(Rig):
+    """A rig whose engines share places, under one supervisor."""
 
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.settings: dict[str, dict[str, str]] = {}
-        self.said: list[str] = []
-        self.free_gb = 100.0
-        self.stop_it = asyncio.Event()
-        self.running: asyncio.Task[None] | None = None
-        self.seen: dict[str, list[str]] = {}
+    supervisor: Supervisor
 
-    def start(self, swap: Swap, *names: str, sleeps: bool = False, timing: Timing = QUICK) -> Supervisor:
-        means = Means(
-            home=self.home, installation=self.home.installation(), inherited=os.environ.copy(), engine=self._engine,
-            weights=self._weights, command=self._command, say=self.said.append, turn=asyncio.Lock(),
-        )  # fmt: skip
-        self.supervisor = Supervisor(
-            plan=Plan(tuple(placed(name, sleeps) for name in names), ()), attached=(), means=means, timing=timing,
-            read_gpus=Readings, readings=Readings(), providers=frozenset(), swap=swap,
-            memory_free_gb=lambda: self.free_gb,
-        )  # fmt: skip
-        self.running = asyncio.create_task(self.supervisor.run(self.stop_it, asyncio.Event()))
-        return self.supervisor
-
-    async def stop(self) -> None:
-        self.stop_it.set()
-        if self.running is not None:
-            await self.running
+    def share(self, swap: Swap, *names: str, sleeps: bool = False, timing: Timing = QUICK) -> None:
+        self.groups = swap.groups
+        self.supervisor = self.start(*names, swap=swap, sleeps=sleeps, timing=timing)
 
     def view(self, name: str) -> View:
         return next(view for view in self.supervisor.views() if view.name == name)
@@ -76,9 +50,11 @@ class Rig:
         end = time.monotonic() + limit_s
         while True:
             view = self.view(name)
+            ready = {one.name for one in self.supervisor.views() if one.state == "ready"}
+            assert all(len(ready.intersection(group)) < 2 for group in self.groups)
             if view.state == right if isinstance(right, str) else right(view):
                 return view
-            assert self.running is not None and not self.running.done()
+            assert not any(task.done() for _, task in self.running)
             assert time.monotonic() < end, f"{name} is {view.state}: {view.detail}; {self.said}"
             await asyncio.sleep(0.01)
 
@@ -86,38 +62,31 @@ class Rig:
         """Who was started, in order."""
         return [line.split(":")[0] for line in self.said if line.endswith("starting: the engine starts")]
 
-    async def _engine(self, say: Say) -> Engine:
-        return Engine(Path(sys.executable), "fake", "1")
-
-    async def _weights(self, engine: Engine, one: Placed, say: Say) -> str:
-        return "/weights"
-
-    def _command(self, one: Placed, *, python: Path, socket: Path, instance: str, **_: Any) -> Command:
-        settings = {f"FAKE_{key.upper()}": value for key, value in self.settings.get(instance, {}).items()}
-        args = (str(python), str(FAKE), "--uds", str(socket), "--served-model-name", one.model.name)
-        return Command(args, {"PATH": os.environ["PATH"], **settings})
-
-
-def placed(name: str, sleeps: bool = False) -> Placed:
-    model = Model(name=name, place="local", lanes=("private",), context=4096, output=64)
-    variant = Variant(name="only", memory_gb=8, device="cpu")
-    return Placed(model, variant if sleeps else None, "cpu", (), 4096, 8, sleeps=sleeps)
-
 
 @pytest_asyncio.fixture
-async def rig(home: Home) -> AsyncIterator[Rig]:
-    made = Rig(home)
+async def rig(home: Home) -> AsyncIterator[Sharing]:
+    made = Sharing(home)
     yield made
-    await made.stop()
-    assert processes.ours(home.installation()) == []
+    await made.close()
 
 
 def pair(**changed: Any) -> Swap:
     return Swap(groups=(("a", "b"),), min_stay_s=STAY_S, drain_s=5, **changed)
 
 
-async def test_the_first_runs_and_the_second_takes_its_place_when_it_is_asked_for(rig: Rig) -> None:
-    rig.start(pair(), "a", "b")
+async def gives_way(rig: Sharing, sleep: str) -> int:
+    """Let `a`, with such a sleep mode, make room for `b`; the process id that it had."""
+    rig.settings["a"] = {"sleep": sleep}
+    rig.share(pair(), "a", "b", sleeps=True)
+    pid = (await rig.until("a", "ready")).pid
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    assert pid is not None
+    return pid
+
+
+async def test_the_first_runs_and_the_second_takes_its_place_when_it_is_asked_for(rig: Sharing) -> None:
+    rig.share(pair(), "a", "b")
     await rig.until("a", "ready")
     away = await rig.until("b", "asleep")
     assert (away.pid, away.ready_in_s) == (None, None), "how long it would take is not known before its first start"
@@ -131,8 +100,8 @@ async def test_the_first_runs_and_the_second_takes_its_place_when_it_is_asked_fo
     assert not rig.supervisor.sharing.ask("c"), "nobody waits for what does not run by demand"
 
 
-async def test_who_was_asked_for_stays_however_often_the_other_is_asked_for(rig: Rig) -> None:
-    rig.start(pair(), "a", "b")
+async def test_who_was_asked_for_stays_however_often_the_other_is_asked_for(rig: Sharing) -> None:
+    rig.share(pair(), "a", "b")
     await rig.until("a", "ready")
     rig.supervisor.sharing.ask("b")
     came = (await rig.until("b", "ready")).since
@@ -144,9 +113,9 @@ async def test_who_was_asked_for_stays_however_often_the_other_is_asked_for(rig:
     assert rig.starts() == ["a", "b", "a"]
 
 
-async def test_what_a_model_has_begun_is_answered_before_it_gives_its_place_up(rig: Rig) -> None:
+async def test_what_a_model_has_begun_is_answered_before_it_gives_its_place_up(rig: Sharing) -> None:
     rig.settings["a"] = {"takes_s": "1.0"}
-    rig.start(pair(), "a", "b")
+    rig.share(pair(), "a", "b")
     address = (await rig.until("a", "ready")).address.removeprefix("unix:")
     asked = asyncio.create_task(ask_for_an_answer(address))
     await rig.until("a", lambda view: view.load is not None and view.load.running == 1)
@@ -158,9 +127,9 @@ async def test_what_a_model_has_begun_is_answered_before_it_gives_its_place_up(r
     await rig.until("b", "ready")
 
 
-async def test_a_request_that_hangs_does_not_keep_the_place_for_ever(rig: Rig) -> None:
+async def test_a_request_that_hangs_does_not_keep_the_place_for_ever(rig: Sharing) -> None:
     rig.settings["a"] = {"takes_s": "60"}
-    rig.start(Swap(groups=(("a", "b"),), min_stay_s=STAY_S, drain_s=0.6), "a", "b")
+    rig.share(Swap(groups=(("a", "b"),), min_stay_s=STAY_S, drain_s=0.6), "a", "b")
     address = (await rig.until("a", "ready")).address.removeprefix("unix:")
     asked = asyncio.create_task(ask_for_an_answer(address))
     await rig.until("a", lambda view: view.load is not None and view.load.running == 1)
@@ -169,9 +138,9 @@ async def test_a_request_that_hangs_does_not_keep_the_place_for_ever(rig: Rig) -
     assert b"choices" not in await asked
 
 
-async def test_a_model_that_cannot_start_gives_the_place_back(rig: Rig) -> None:
+async def test_a_model_that_cannot_start_gives_the_place_back(rig: Sharing) -> None:
     rig.settings["b"] = {"die_at_start": "KeyError: 'weir'"}
-    rig.start(pair(), "a", "b")
+    rig.share(pair(), "a", "b")
     await rig.until("a", "ready")
     rig.supervisor.sharing.ask("b")
     failed = await rig.until("b", "failed")
@@ -182,8 +151,8 @@ async def test_a_model_that_cannot_start_gives_the_place_back(rig: Rig) -> None:
     assert rig.view("b").state == "failed"
 
 
-async def test_a_model_that_ends_comes_again_and_keeps_its_place(rig: Rig) -> None:
-    rig.start(pair(), "a", "b")
+async def test_a_model_that_ends_comes_again_and_keeps_its_place(rig: Sharing) -> None:
+    rig.share(pair(), "a", "b")
     first = await rig.until("a", "ready")
     assert first.pid
     os.kill(first.pid, 9)
@@ -192,8 +161,8 @@ async def test_a_model_that_ends_comes_again_and_keeps_its_place(rig: Rig) -> No
     assert rig.view("b").state == "asleep"
 
 
-async def test_a_model_nobody_asks_for_is_stopped_and_comes_with_the_next_request(rig: Rig) -> None:
-    rig.start(Swap(sleep_after_s={"a": 0.3}, min_stay_s=0.2), "a", "always")
+async def test_a_model_nobody_asks_for_is_stopped_and_comes_with_the_next_request(rig: Sharing) -> None:
+    rig.share(Swap(sleep_after_s={"a": 0.3}, min_stay_s=0.2), "a", "always")
     asleep = await rig.until("a", "asleep")
     assert "nobody has asked for it for 0.3 s" in asleep.detail
     await rig.until("a", lambda view: view.pid is None)
@@ -203,12 +172,42 @@ async def test_a_model_nobody_asks_for_is_stopped_and_comes_with_the_next_reques
     assert rig.starts().count("a") == 2
 
 
+def test_a_request_counts_until_well_after_the_time_that_was_named_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was told to come back then finds the model; one of yesterday brings none."""
+    stays = {"a": Stay(shares=True), "b": Stay(wanted=False, shares=True)}
+    shared = sharing.Sharing([stays], 300, lambda _: None)
+    monkeypatch.setattr(sharing, "KEPT_S", 0.0)
+    shared.ask("b")
+    assert stays["b"].asked is None, "no time was named"
+    stays["b"].start_s = 60.0
+    stays["a"].came()
+    assert shared.ready_in_s("b") == 60
+    shared.ask("b")
+    assert stays["b"].asked is not None
+
+
+async def test_a_model_sleeps_and_wakes_while_another_starts_elsewhere(rig: Sharing, tmp_path: Path) -> None:
+    (hang := tmp_path / "hang").touch()
+    rig.gpus = {"a": ("GPU-a",), "slow": ("GPU-b",)}
+    rig.settings = {"a": {"sleep": "works"}, "slow": {"hang": str(hang)}}
+    rig.share(Swap(sleep_after_s={"a": 0.3}, min_stay_s=0.2), "a", "slow", sleeps=True)
+    pid = (await rig.until("a", "ready")).pid
+    await rig.until("slow", lambda view: view.state == "starting" and view.pid is not None)
+    await rig.until("a", lambda view: view.swaps is not None and view.swaps["sleep"] == 1)
+    rig.supervisor.sharing.ask("a")
+    awake = await rig.until("a", "ready")
+    assert awake.pid == pid and awake.swaps == {"start": 1, "stop": 0, "sleep": 1, "wake": 1}
+    assert rig.view("slow").state == "starting" and rig.view("slow").swaps is None
+    hang.unlink()
+    await rig.until("slow", "ready")
+
+
 # ---- vLLM's sleep mode, played by a fake engine; on a GPU it was not run
 
 
-async def test_with_sleep_mode_the_engine_stays_and_wakes(rig: Rig) -> None:
+async def test_with_sleep_mode_the_engine_stays_and_wakes(rig: Sharing) -> None:
     rig.settings["a"] = rig.settings["b"] = {"sleep": "works"}
-    rig.start(pair(), "a", "b", sleeps=True)
+    rig.share(pair(), "a", "b", sleeps=True)
     pid = (await rig.until("a", "ready")).pid
     rig.supervisor.sharing.ask("b")
     await rig.until("b", "ready")
@@ -221,60 +220,42 @@ async def test_with_sleep_mode_the_engine_stays_and_wakes(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize(("how", "said"), [("refuses", "HTTP 500"), ("", "HTTP 404")])
-async def test_an_engine_that_does_not_fall_asleep_is_stopped(rig: Rig, how: str, said: str) -> None:
-    rig.settings["a"] = {"sleep": how}
-    rig.start(pair(), "a", "b", sleeps=True)
-    await rig.until("a", "ready")
-    rig.supervisor.sharing.ask("b")
-    await rig.until("b", "ready")
+async def test_an_engine_that_does_not_fall_asleep_is_stopped(rig: Sharing, how: str, said: str) -> None:
+    await gives_way(rig, how)
     assert rig.engines() == {"b"}
     assert any("it is stopped, since it cannot sleep" in line and said in line for line in rig.said)
 
 
-async def test_an_engine_that_does_not_wake_up_is_started_again(rig: Rig) -> None:
-    rig.settings["a"] = {"sleep": "stays"}
-    rig.start(pair(), "a", "b", sleeps=True)
-    pid = (await rig.until("a", "ready")).pid
-    rig.supervisor.sharing.ask("b")
-    await rig.until("b", "ready")
+async def test_an_engine_that_does_not_wake_up_is_started_again(rig: Sharing) -> None:
+    pid = await gives_way(rig, "stays")
     rig.supervisor.sharing.ask("a")
     again = await rig.until("a", "ready")
     assert again.pid != pid
     assert any("it did not wake up" in line for line in rig.said)
 
 
-async def test_an_engine_that_ended_in_its_sleep_is_started(rig: Rig) -> None:
-    rig.settings["a"] = {"sleep": "works"}
-    rig.start(pair(), "a", "b", sleeps=True)
-    pid = (await rig.until("a", "ready")).pid
-    rig.supervisor.sharing.ask("b")
-    await rig.until("b", "ready")
-    assert pid
-    os.kill(pid, 9)
+async def test_an_engine_that_ended_in_its_sleep_is_started(rig: Sharing) -> None:
+    os.kill(await gives_way(rig, "works"), 9)
     await rig.until("a", lambda view: view.pid is None)
     assert rig.view("a").state == "asleep", "a request still wakes it"
     rig.supervisor.sharing.ask("a")
     await rig.until("a", "ready")
 
 
-async def test_without_main_memory_for_its_weights_it_is_stopped(rig: Rig) -> None:
-    rig.settings["a"] = {"sleep": "works"}
+async def test_without_main_memory_for_its_weights_it_is_stopped(rig: Sharing) -> None:
     rig.free_gb = 7.5
-    rig.start(pair(), "a", "b", sleeps=True)
-    await rig.until("a", "ready")
-    rig.supervisor.sharing.ask("b")
-    await rig.until("b", "ready")
+    await gives_way(rig, "works")
     assert rig.engines() == {"b"}
     assert any("take up to 8 GB of main memory, and 7.5 GB are free" in line for line in rig.said)
 
 
-async def test_one_that_hangs_is_ended_and_not_asked_to_sleep(rig: Rig, tmp_path: Path) -> None:
+async def test_one_that_hangs_is_ended_and_not_asked_to_sleep(rig: Sharing, tmp_path: Path) -> None:
     """A real one would take the question and never answer, and hold up whoever wants to start meanwhile."""
     hang, running = tmp_path / "hang", tmp_path / "running"
     running.write_text("0")
     rig.settings["a"] = {"sleep": "works", "hang": str(hang), "running": str(running)}
     timing = dataclasses.replace(QUICK, quiet_s=0.15, out_s=0.4, work_s=0.4, frozen_s=60, stall_s=60)
-    rig.start(pair(), "a", "b", sleeps=True, timing=timing)
+    rig.share(pair(), "a", "b", sleeps=True, timing=timing)
     await rig.until("a", "ready")
     hang.touch()
     running.write_text("1")

@@ -72,7 +72,7 @@ def test_the_document_has_exactly_the_fields_of_version_1() -> None:
     assert set(found["instances"][0]) == {
         "name", "model", "served", "state", "detail", "since", "address", "attached", "context", "limit", "restarts",
         "pid", "gpus", "abilities", "metrics", "key_env", "key_file", "ca_file", "load", "log", "way_out",
-        "gpu_memory_gb", "start_s", "ready_in_s",
+        "gpu_memory_gb", "start_s", "ready_in_s", "swaps",
     }  # fmt: skip
 
 

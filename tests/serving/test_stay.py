@@ -132,3 +132,28 @@ def test_what_shares_nothing_is_published_as_it_is() -> None:
     stay = Stay()
     for state in ("waiting", "starting", "ready", "stalled", "stopping"):
         assert stay.shown(state, "why") == (state, "why")
+
+
+def test_a_request_that_is_not_made_again_counts_no_more_after_its_time() -> None:
+    stay, now = Stay(wanted=False, shares=True), time.monotonic()
+    stay.ask(now - 100, until=now - 1)
+    assert stay.member("b").asked is None
+    stay.ask(now, until=now + 3600)
+    assert stay.member("b").asked == now, "who asks anew is not taken for the one of long ago"
+    stay.ask(now + 1, until=now + 3601)
+    assert stay.member("b").asked == now, "and one who goes on asking keeps the place in the queue"
+
+
+def test_it_is_counted_how_often_a_model_came_and_went() -> None:
+    stay = here()
+    stay.went()  # a crash
+    stay.came("start")
+    stay.rest("b is wanted")
+    stay.went("sleep")
+    stay.went("stop")  # it ended in its sleep
+    assert stay.swaps == {"start": 2, "stop": 0, "sleep": 1, "wake": 0}
+    stay.wake()
+    stay.came("wake")
+    stay.rest("b is wanted")
+    stay.went("stop")
+    assert stay.swaps == {"start": 2, "stop": 1, "sleep": 1, "wake": 1}

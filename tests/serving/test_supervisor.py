@@ -24,19 +24,18 @@ from serving.catalogue import Attached
 from serving.endpoint import Timing, View
 from serving.gpus import Gpu, Readings
 from serving.home import Home
+from serving.monitor import Monitor
 from serving.placement import Misfit
 from serving.supervisor import Supervisor, sweep
+from serving.xids import Xids
 from tests.fakes.supervised import FAKE, QUICK, Rig, gone, ready, until
 
 
 @pytest_asyncio.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
-    home = Home(tmp_path / "home", tmp_path / "engines")
-    home.make()
+async def rig(home: Home) -> AsyncIterator[Rig]:
     made = Rig(home)
     yield made
-    await made.stop()
-    assert processes.ours(home.installation()) == []
+    await made.close()
 
 
 @contextlib.contextmanager
@@ -376,7 +375,7 @@ async def test_clear_text_to_another_host_is_refused(rig: Rig, host: str) -> Non
 async def test_a_slow_server_does_not_delay_the_others(rig: Rig, tmp_path: Path) -> None:
     async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()  # it never answers
         finally:
             writer.close()
 
@@ -399,7 +398,8 @@ async def test_a_slow_server_does_not_delay_the_others(rig: Rig, tmp_path: Path)
 async def test_a_gpu_lost_while_engines_run_is_named_as_they_know_it(rig: Rig) -> None:
     lost = Gpu("unknown-0", "unknown", 0, fault="GPU is lost")
     looks = itertools.chain([Readings((Gpu("GPU-a", "H200", 0),))], itertools.repeat(Readings((lost,))))
-    supervisor = rig.start(timing=dataclasses.replace(QUICK, gpus_s=0.01), read_gpus=lambda: next(looks))
+    monitor = Monitor("none", read=lambda: next(looks), events=Xids(again_s=3600))
+    supervisor = rig.start(timing=dataclasses.replace(QUICK, gpus_s=0.01), read_gpus=monitor)
     end = time.monotonic() + 10
     while not (supervisor.readings.gpus and supervisor.readings.gpus[0].fault):
         assert time.monotonic() < end

@@ -69,6 +69,11 @@ def test_a_driver_that_reports_none_is_no_trouble(driver: Path, tmp_path: Path, 
     assert listen(driver, tmp_path, said) == ["{}"]
 
 
+def test_a_driver_that_counts_billions_of_gpus_is_listened_to_all_the_same(driver: Path, tmp_path: Path) -> None:
+    """It would be asked for each of them, for hours."""
+    assert listen(driver, tmp_path, "countless xid=79 xid_on=1") == ["{'GPU-1': 79}"]
+
+
 def test_every_fatal_one_has_its_reason_and_contained_ones_are_none() -> None:
     assert {48, 64, 74, 79, 95, 119, 120, 140} <= set(xids.FATAL)
     assert not {13, 31, 43, 45, 63, 92, 94, 154} & set(xids.FATAL)

@@ -178,6 +178,19 @@ def test_an_interruption_of_an_old_reading_was_at_another_time() -> None:
 
 
 @pytest.mark.parametrize(
+    ("said", "swaps"),
+    [
+        ({"start": 2, "stop": 1, "sleep": 0, "wake": 0}, (("start", 2), ("stop", 1), ("sleep", 0), ("wake", 0))),
+        ({"start": 2, "stop": -1, "sleep": "often", "x": 7}, (("start", 2),)), (None, ()), ([1], ()), ("start", ()),
+    ],
+)  # fmt: skip
+def test_how_often_it_came_and_went_is_read_word_by_word(said: Any, swaps: tuple[tuple[str, int], ...]) -> None:
+    found = read(instance("x", "unix:/x", swaps=said)).endpoints[0]
+    assert found.swaps == swaps and found.state == "ready"
+    assert found.now(0, 1, False, 0, "", False, 1.0).swaps == swaps, "what the router adds takes nothing away"
+
+
+@pytest.mark.parametrize(
     ("said", "gb"),
     [
         ({"GPU-a": 20.5, "GPU-b": 20.0}, 40.5), ({"GPU-a": 20.5, "GPU-b": None}, None), (None, None), ({}, None),
