@@ -35,12 +35,13 @@ from router.ledger.entries import Ledger, settle_lost
 from router.ledger.forms import Forms
 from router.ledger.history import open_history
 from router.ledger.keys import Keyring
-from router.ledger.metrics import Live, Metrics
+from router.ledger.metrics import Metrics
 from router.ledger.prices import Prices
 from router.ledger.rates import Rates
 from router.ledger.store import Store, connect, latest
 from router.ledger.totals import Totals
 from router.listen import Listen, Opened, bound, shared
+from router.overview import Overview
 from router.pipeline import Pipeline
 from router.siblings import Siblings
 from router.upstream.attempts import Attempts
@@ -52,7 +53,6 @@ from router.upstream.room import Room
 from router.upstream.sending import Sending
 from router.watchdog import Watchdog
 from router.workers import BUDGETS, DRAIN_S, RATES, Share, one_of_several, only_one
-from serving import isolation
 from serving.catalogue import Catalogue, DataClass, Privacy
 from serving.home import Home, listen_privately
 
@@ -116,11 +116,11 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     sending = Sending(connections, fleet, door, home.secret("permit"), catalogue.version, body_for)
     attempts = Attempts(sending, fleet, room, checked, health, fleet.paces)
     gate, forms = _gate(home, catalogue, share.alone, stack), Forms(settings.schemas_per_minute)
-    metrics.watch(lambda: _live(fleet, room, store, gate, share.of))
-    aside = _aside(stack)
+    watchdog, aside = Watchdog(), _aside(stack)
+    overview = Overview(fleet, room, store, gate, watchdog, catalogue.site, share.of)
+    metrics.watch(overview.live)
     pipeline = Pipeline(fleet, ledger, attempts, gate, forms, max(1, settings.queue_wait_s), aside)
-    watchdog = Watchdog()
-    rest = pages.build(pipeline, keyring, lambda: _unready(fleet, store, watchdog), metrics.refused, forward.now)
+    rest = pages.build(pipeline, keyring, overview.unready, metrics.refused, forward.now)
     memory = shedding.own_share(settings.memory_limit_mb, settings.workers, shedding.read_text)
     max_body = int(settings.max_body_mb * 2**20)
     load = shedding.Load(settings.max_requests, memory, max_body=max_body)
@@ -129,8 +129,7 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     others = {n: home.socket(share.socket(n)) for n in range(1, share.of + 1) if n != share.number}
     siblings = Siblings(connections, share.number, others)
     totals = Totals(successor=bool(share.gone))
-    state = functools.partial(_state, fleet, gate, catalogue.site.isolate)
-    operator = admin.build(pipeline, ledger, keyring, state, catalogue.site.keys, siblings, totals)
+    operator = admin.build(pipeline, ledger, keyring, overview.state, catalogue.site.keys, siblings, totals)
     return Built(edge, rest, operator, fleet, keyring, store, connections, gate, share, stack.pop_all(), watchdog)
 
 
@@ -203,36 +202,6 @@ def _aside(stack: contextlib.ExitStack) -> Executor:
     return made
 
 
-def _live(fleet: Fleet, room: Room, store: Store, gate: Gate, workers: int) -> Live:
-    """What the metrics show of now."""
-    tasks = len(asyncio.all_tasks())
-    endpoints, queued = fleet.snapshot().endpoints, room.queued()
-    remembered, searched = (None, None) if fleet.door_open is None else (not gate.forgets, not gate.trouble)
-    return Live(
-        endpoints, fleet.gpus, room.waiting(), tasks, store.healthy, fleet.door_open, remembered, searched, workers,
-        queued["batch"], queued["teams"],
-    )  # fmt: skip
-
-
-def _state(fleet: Fleet, gate: Gate, isolate: bool) -> dict[str, Any]:
-    """What the operator is told; of isolation what the kernel says now, not what was asked of it at the start."""
-    isolated = {"asked": isolate, "way_out": isolation.way_out() if isolate else ""}
-    scanner = "" if fleet.door_open is None else gate.trouble  # without a provider there is none
-    return fleet.state() | {
-        "isolation": isolated, "history": {"trouble": gate.forgets}, "scanner": {"trouble": scanner},
-    }  # fmt: skip
-
-
-def _unready(fleet: Fleet, store: Store, watchdog: Watchdog) -> str:
-    if stood := watchdog.trouble():
-        return stood
-    if store.full:
-        return "the ledger takes no more records"
-    if not any(e.state == "ready" or e.wakes for e in fleet.snapshot().endpoints):
-        return "no model is ready"
-    return ""
-
-
 class Server(uvicorn.Server):
     """uvicorn without signal handlers of its own: two servers share one process, and `serve` stops both."""
 
@@ -303,7 +272,7 @@ async def _background(built: Built) -> AsyncIterator[None]:
     tasks = [asyncio.create_task(built.fleet.run()), asyncio.create_task(watch_keys())]
     tasks.append(asyncio.create_task(built.gate.run()))
     try:
-        async with built.watchdog.watching():
+        with built.watchdog.watching():
             yield
     finally:
         for task in tasks:

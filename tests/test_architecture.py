@@ -60,12 +60,13 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "serving.catalogue", "serving.demo_model", "serving.engines", "serving.gpus", "serving.home", "serving.options",
         "serving.placement", "serving.shapes",
     ),
-    "serving/command.py": ("serving.catalogue", "serving.placement", "serving.spare"),
+    "serving/command.py": ("serving.placement", "serving.spare"),
     "serving/instance.py": ("serving.command", "serving.home", "serving.probe", "serving.processes", "serving.reasons"),
     "serving/endpoint.py": ("serving.instance", "serving.probe", "serving.scrape"),
     "serving/life.py": ("serving.endpoint", "serving.processes"),
     "serving/memory.py": ("serving.gpus", "serving.placement", "serving.spare"),
     "serving/swapping.py": (),
+    "serving/turns.py": (),
     "serving/stay.py": ("serving.endpoint", "serving.instance", "serving.scrape", "serving.swapping"),
     "serving/sharing.py": ("serving.stay", "serving.swapping"),
     "serving/groups.py": ("serving.catalogue", "serving.gpus", "serving.placement", "serving.spare"),
@@ -73,7 +74,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving/local.py": (
         "serving.command", "serving.endpoint", "serving.engines", "serving.gpus", "serving.home", "serving.instance",
         "serving.isolation", "serving.life", "serving.memory", "serving.placement", "serving.probe",
-        "serving.processes", "serving.stay", "serving.weights",
+        "serving.processes", "serving.stay", "serving.turns", "serving.weights",
     ),
     "serving/supervisor.py": (
         "serving.attached", "serving.catalogue", "serving.demo_model", "serving.endpoint", "serving.engines",
@@ -141,6 +142,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "router/listen.py": ("router", "serving"),
     "router/cli.py": ("router", "serving"),
     "router/app.py": ("router", "serving"),
+    "router/overview.py": (*MIDDLE, "router.gate", "router.records", "router.watchdog", "serving"),
     "router/workers.py": ("router", "serving"),
     "router/siblings.py": ("router", "serving"),
     "router/child.py": (),
@@ -306,6 +308,15 @@ def impure(sources: Tree) -> list[str]:
 
 def test_imports_are_those_of_the_table() -> None:
     assert wrong_imports(tree()) == []
+
+
+def test_servings_page_draws_the_arrows_of_the_table() -> None:
+    page = (ROOT / "serving" / "README.md").read_text()
+    drawn = dict(re.findall(r"^(\w+\.py) .*← (.*)$", page, re.MULTILINE))
+    for file, arrows in MAY_IMPORT.items():
+        if file.startswith("serving/") and file != "serving/__main__.py":
+            modules = sorted(arrow.removeprefix("serving.") for arrow in arrows)
+            assert drawn[file.removeprefix("serving/")] == (", ".join(modules) or "nothing"), file
 
 
 def test_every_entry_of_the_tables_is_there() -> None:

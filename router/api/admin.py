@@ -123,6 +123,7 @@ def of_all(number: int, own: dict[str, Any], others: dict[int, dict[str, Any] | 
         "in_flight": sum(one["in_flight"] for one in (own, *heard)),
         "waiting": sum(one["waiting"] for one in (own, *heard)),
         "queue": _queues([one["queue"] for one in (own, *heard)]),
+        "saturations": _fullest([one["saturations"] for one in (own, *heard)]),
         "ledger": next((ledger for ledger in ledgers if not ledger["healthy"]), ledgers[0]),
         "history": next((one for one in histories if one["trouble"]), histories[0]),
         "scanner": next((one for one in scanners if one["trouble"]), scanners[0]),
@@ -134,6 +135,11 @@ def _queues(queues: list[dict[str, int]]) -> dict[str, int]:
     """Who waits at all workers; of the teams at least so many, for the same one may wait at several."""
     added = {name: sum(queue[name] for queue in queues) for name in ("interactive", "batch")}
     return added | {"teams": max(queue["teams"] for queue in queues)}
+
+
+def _fullest(found: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """How full each endpoint is, as the worker says that finds it fullest."""
+    return dict(sorted((item for each in found for item in each.items()), key=lambda item: item[1]["value"]))
 
 
 def with_token(app: ASGIApp, tokens: Mapping[str, str]) -> ASGIApp:

@@ -147,6 +147,16 @@ def _show_models(state: dict[str, Any], out: Console) -> None:
     for found in serving.get("instances", []):
         if found["attached"]:
             out.print(f"{found['name']}: attached at {found['address']}", soft_wrap=True)
+    if any(endpoint["address"] == "door" for endpoint in endpoints.values()):
+        _show_saturated(state.get("saturations") or {}, out)
+
+
+def _show_saturated(saturations: dict[str, Any], out: Console) -> None:
+    """Why requests overflow, where there is somebody to overflow to."""
+    for name, full in sorted(saturations.items()):
+        if full["over"]:
+            told = f"{name}: saturated ({full['value']:.2f}: {full['why']}), so what may leave goes elsewhere"
+            out.print(told, soft_wrap=True)
 
 
 def _cached(load: dict[str, Any]) -> str:

@@ -6,8 +6,8 @@ Requests are counted as they come and go, in plain numbers; they become a page o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import get_args
 
 from router.ledger.counted import Count, Metric, Times
@@ -26,6 +26,8 @@ IN_QUEUE = ("queue_full", "pushed_out", "hopeless", "deadline_passed", "left_que
 LIVE: dict[str, tuple[str, ...]] = {
     "headgate_in_flight": ("Requests the router has there now.", "endpoint", "model"),
     "headgate_endpoint_limit": ("Requests it takes at once.", "endpoint", "model"),
+    "headgate_endpoint_saturation": ("How full it is: from 1 on what may leave goes elsewhere.", "endpoint", "model"),
+    "headgate_endpoint_wait_seconds": ("Wait of another request before it begins, as predicted.", "endpoint", "model"),
     "headgate_endpoint_resting": ("1 where it is left alone since it fails or asked for it.", "endpoint", "model"),
     "headgate_queue_length": ("Requests that wait for local room.",),
     "headgate_queue_batch": ("Those of them that are batch.",),
@@ -34,6 +36,7 @@ LIVE: dict[str, tuple[str, ...]] = {
     "headgate_tasks": ("Tasks of the event loop: a few, and one or two for each open request.",),
     "headgate_instance_state": ("1 for the state it is in.", "instance", "model", "state"),
     "headgate_instance_restarts_total": ("Starts after the first.", "instance", "model"),
+    "headgate_instance_swaps_total": ("Times it came and went, as it runs by demand.", "instance", "model", "how"),
     "headgate_instance_running": ("Requests the engine says it runs.", "instance", "model"),
     "headgate_instance_waiting": ("Requests the engine says it lets wait.", "instance", "model"),
     "headgate_instance_kv_use": ("Share of its KV cache in use, 0 to 1.", "instance", "model"),
@@ -87,6 +90,9 @@ class Live:
     """Of those that wait, how many are batch."""
     queue_teams: int = 0
     """Of how many teams they are."""
+    saturations: Mapping[str, float] = field(default_factory=dict)
+    """By the name of an endpoint, how full it is; `waits` the seconds before another request would begin there."""
+    waits: Mapping[str, float | None] = field(default_factory=dict)
 
 
 class Metrics:
@@ -270,6 +276,8 @@ def _readings(live: Live) -> Iterator[Reading]:
         yield "headgate_in_flight", where, endpoint.in_flight
         yield "headgate_endpoint_limit", where, endpoint.limit or None
         yield "headgate_endpoint_resting", where, 1 if endpoint.resting else 0
+        yield "headgate_endpoint_saturation", where, live.saturations.get(endpoint.name)
+        yield "headgate_endpoint_wait_seconds", where, live.waits.get(endpoint.name)
         yield "headgate_endpoint_drain", where, None if endpoint.pace is None else endpoint.pace.drain
         if endpoint.address != "door":
             yield from _of_instance(endpoint, where)
@@ -290,6 +298,8 @@ def _readings(live: Live) -> Iterator[Reading]:
 def _of_instance(endpoint: Endpoint, where: tuple[str, str]) -> Iterator[Reading]:
     yield "headgate_instance_state", (*where, endpoint.state), 1
     yield "headgate_instance_restarts_total", where, endpoint.restarts
+    for how, count in endpoint.swaps:
+        yield "headgate_instance_swaps_total", (*where, how), count
     yield "headgate_instance_running", where, endpoint.running
     yield "headgate_instance_waiting", where, endpoint.waiting
     yield "headgate_instance_kv_use", where, endpoint.kv_use

@@ -21,6 +21,8 @@ JOINED: dict[str, Callable[[float, float], float]] = {
     "headgate_queue_batch": operator.add,
     "headgate_queue_teams": max,
     "headgate_endpoint_drain": operator.add,
+    "headgate_endpoint_saturation": max,
+    "headgate_endpoint_wait_seconds": max,
     "headgate_tasks": operator.add,
     "headgate_router_workers": operator.add,
     "headgate_endpoint_resting": max,

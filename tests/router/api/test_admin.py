@@ -19,7 +19,7 @@ def state(in_flight: int = 0, limit: int = 2, **changed: Any) -> dict[str, Any]:
         "endpoints": [endpoint], "in_flight": in_flight, "waiting": 1, "door": None,
         "queue": {"interactive": 1, "batch": 0, "teams": 1},
         "ledger": {"healthy": True, "trouble": ""}, "history": {"trouble": ""},
-        "scanner": {"trouble": ""}, **changed,
+        "scanner": {"trouble": ""}, "saturations": {}, **changed,
     }  # fmt: skip
 
 
@@ -43,6 +43,14 @@ def test_trouble_of_any_worker_is_shown() -> None:
     assert of_all(1, state(), {2: state(), 3: state(history=forgets)})["history"] == forgets
     broken = {"trouble": "a planted card was not found"}
     assert of_all(1, state(), {2: state(), 3: state(scanner=broken)})["scanner"] == broken
+
+
+def test_an_endpoint_is_as_full_as_the_worker_says_that_finds_it_fullest() -> None:
+    idle, full = {"value": 0.0, "why": "it is idle", "over": False}, {"value": 1.5, "why": "a wait", "over": True}
+    three = (state(saturations={"small": idle, "b": full}), state(saturations={"small": full, "b": idle}), state())
+    for own, two, none in ((0, 1, 2), (2, 1, 0)):
+        found = of_all(1, three[own], {2: three[two], 3: three[none], 4: None})
+        assert found["saturations"] == {"small": full, "b": full}
 
 
 def test_a_worker_that_can_get_out_is_what_counts_of_isolation() -> None:

@@ -83,6 +83,19 @@ def test_who_waits_is_told_where_it_is_more_than_a_number() -> None:
     assert "queue     7 waiting for local room" in said([], [], [], waiting=7, queue=queue)
 
 
+def test_why_requests_overflow_is_seen_at_a_glance() -> None:
+    here, far = [instance("small", URL), instance("second", URL)], endpoint("far", address="door")
+    saturations = {
+        "small": {"value": 1.25, "why": "5 of 4 places taken", "over": True},
+        "second": {"value": 0.5, "why": "2 of 4 places taken", "over": False},
+    }
+    near = [endpoint("small"), endpoint("second")]
+    lines = said(here, [], [*near, far], saturations=saturations)
+    words = "small: saturated (1.25: 5 of 4 places taken), so what may leave goes elsewhere"
+    assert words in lines and not any("second: sat" in line for line in lines)
+    assert words not in said(here, [], near, saturations=saturations), "without a provider nothing can leave"
+
+
 def test_several_workers_are_counted_and_one_is_not_worth_a_line() -> None:
     assert "workers   2 of 3 answer; worker 2 does not" in said([], [], [], workers={"count": 3, "answer": [1, 3]})
     assert "workers   3 of 3 answer" in said([], [], [], workers={"count": 3, "answer": [1, 2, 3]})

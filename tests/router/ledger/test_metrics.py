@@ -20,9 +20,11 @@ DECLARED = {
     "headgate_requests_total", "headgate_decisions_total", "headgate_refusals_total", "headgate_requests_refused_total",
     "headgate_overflow_total", "headgate_tokens_total", "headgate_cost_usd_total", "headgate_unpriced_total",
     "headgate_queue_left_total", "headgate_requests_open", "headgate_in_flight", "headgate_queue_length",
-    "headgate_queue_batch", "headgate_queue_teams", "headgate_endpoint_drain",
+    "headgate_queue_batch", "headgate_queue_teams", "headgate_endpoint_drain", "headgate_endpoint_saturation",
+    "headgate_endpoint_wait_seconds",
     "headgate_endpoint_limit", "headgate_instance_state", "headgate_instance_restarts_total",
-    "headgate_instance_running", "headgate_instance_waiting", "headgate_instance_kv_use",
+    "headgate_instance_swaps_total", "headgate_instance_running", "headgate_instance_waiting",
+    "headgate_instance_kv_use",
     "headgate_instance_tokens_total", "headgate_gpu_memory_total_bytes", "headgate_gpu_memory_free_bytes",
     "headgate_gpu_utilisation", "headgate_gpu_power_watts", "headgate_gpu_temperature_celsius", "headgate_gpu_fault",
     "headgate_gpu_throttled", "headgate_door_open", "headgate_ledger_healthy", "headgate_tasks",
@@ -85,6 +87,14 @@ def test_the_names_are_those_that_are_documented() -> None:
     buckets = {f"{name}_{end}" for name in TIMED for end in ("bucket", "sum", "count")}
     assert Metrics().names() == DECLARED | buckets
     assert set(LIVE) <= DECLARED
+
+
+def test_how_full_an_endpoint_is_is_shown_where_somebody_knows() -> None:
+    near, far = endpoint(NEAR), endpoint(FAR)
+    found = live(endpoints=(near, far), saturations={"near": 1.25}, waits={"near": None})
+    assert named(found, "headgate_endpoint_saturation") == {"near,near": 1.25}
+    assert named(found, "headgate_endpoint_wait_seconds") == {}
+    assert named(live(endpoints=(near,), waits={"near": 0.0}), "headgate_endpoint_wait_seconds") == {"near,near": 0}
 
 
 def test_an_answer_is_counted_with_its_tokens_cost_and_times() -> None:
@@ -231,6 +241,13 @@ def test_an_instances_own_counts_are_shown() -> None:
     }  # fmt: skip
     tokens = named(found, "headgate_instance_prefix_tokens_total")
     assert tokens == {"near-1,queried,near": 1000, "near-1,hit,near": 800}
+    assert named(found, "headgate_instance_swaps_total") == {}, "it does not run by demand"
+
+
+def test_how_often_a_model_by_demand_came_and_went_is_shown() -> None:
+    found = live(endpoints=(endpoint(NEAR, name="near-1", swaps=(("start", 3), ("sleep", 0))),))
+    shown = named(found, "headgate_instance_swaps_total")
+    assert sorted(shown.values()) == [0, 3] and all("near-1" in labels for labels in shown)
 
 
 def test_the_health_of_a_gpu_is_shown() -> None:

@@ -21,7 +21,9 @@ class Worker:
     ) -> bytes:  # fmt: skip
         """After so many requests more."""
         endpoint = Endpoint("small", "small", "unix:/s", "ready", in_flight=in_flight, limit=4, prompt_tokens=tokens)
-        self.metrics.watch(lambda: Live((endpoint,), queue_length=waiting, ledger_healthy=healthy, workers=3))
+        full = {"small": in_flight / 4}
+        now = Live((endpoint,), queue_length=waiting, ledger_healthy=healthy, workers=3, saturations=full, waits=full)
+        self.metrics.watch(lambda: now)
         for _ in range(refused):
             self.metrics.refused("invalid_request")
         for _ in range(requests):
@@ -49,6 +51,7 @@ def test_what_was_counted_is_summed_and_what_all_see_is_not() -> None:
     assert value(found, "headgate_requests_refused_total", code="invalid_request") == 1
     assert value(found, "headgate_in_flight") == 3
     assert value(found, "headgate_endpoint_limit") == 12
+    assert value(found, "headgate_endpoint_saturation") == value(found, "headgate_endpoint_wait_seconds") == 0.5
     assert value(found, "headgate_queue_length") == 2
     assert value(found, "headgate_instance_tokens_total") == 500  # the engine's own count
     assert value(found, "headgate_ledger_healthy") == 1
