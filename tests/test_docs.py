@@ -26,8 +26,8 @@ ELSEWHERE = frozenset({"headgate.yaml", "body.json"})
 """Files that people have, not the checkout."""
 ALLOWED_ONLY = frozenset({"HEADGATE_INSTALLATION", "HEADGATE_INSTANCE"})
 """Marks our own processes carry, set by ourselves: serving/README.md's to explain."""
-NEVER_ALONE = frozenset({"other_lane", "other_model"})
-"""Rules whose refusal always stands beside one that says more, and that one is the answer."""
+NEVER_ALONE = frozenset({"other_lane", "other_model", "batch_waits"})
+"""Rules that no caller is answered with: beside their refusal there is always one that says more, or a local model."""
 BETWEEN_US = frozenset({"x-headgate-permit", "x-headgate-door"})
 """Between router and door: router/README.md's to explain."""
 

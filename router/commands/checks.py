@@ -23,6 +23,7 @@ from router.door.provider_keys import KeyMissing, provider_key
 from router.ledger.keys import Key
 from router.ledger.released import killed_at, lost_until
 from router.ledger.store import latest
+from router.records import BY_DEMAND
 from serving import engines, isolation, probe, processes
 from serving.catalogue import DataClass, Model, Provider
 from serving.engines import EngineError
@@ -243,7 +244,7 @@ def _running(context: Context) -> Iterator[Finding]:
     except Stop:
         yield Finding("wrong", "the router does not answer", "headgate logs router")
     for instance in found["instances"]:
-        fine = instance["state"] in ("ready", "asleep", "waking")
+        fine = instance["state"] in ("ready", *BY_DEMAND)
         what = f"{instance['name']} is {sentence(instance['state'], instance['detail'])}"
         log = "" if instance["attached"] else see_log(context.home, instance["name"])
         mend = log or "headgate status"

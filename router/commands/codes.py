@@ -83,11 +83,14 @@ ERRORS: dict[str, str] = {
         "`router.max_requests`, `router.max_connections` or the limit of memory, or that of bodies, is reached, or "
         "the router is being stopped; Retry-After"
     ),
-    "queue_full": "local models are full and `router.queue_length` requests wait already, or this one made way in the "
-    "queue for a team of which fewer wait; Retry-After",
-    "queue_timeout": "local models were full for `router.queue_wait_s` seconds (batch: `router.queue_wait_batch_s`), "
-    "or will be, by how fast requests end; Retry-After",
-    "batch_waits": "a batch request waits for local room and does not go to a hosted model; Retry-After",
+    "queue_full": (
+        "local models are full and `router.queue_length` requests wait already, or this one made way in the queue for "
+        "a team of which fewer wait; Retry-After"
+    ),
+    "queue_timeout": (
+        "local models were full for `router.queue_wait_s` seconds (batch: `router.queue_wait_batch_s`), or will be, by "
+        "how fast requests end; Retry-After"
+    ),
     "no_local_capacity": "no local model is ready; Retry-After. Never answered by a hosted one instead",
     "gpu_trouble": "the model's GPU is lost or out of memory; Retry-After",
     "door_closed": (

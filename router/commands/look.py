@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import urllib.parse
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -13,7 +14,7 @@ from router.commands import checks
 from router.commands.context import ConfigOption, JsonOption, Stop, ask_admin, console, open_context, say_json
 from router.commands.explained import show_decision, show_record
 from router.commands.keys import key_id
-from router.commands.recent import show_last
+from router.commands.recent import last_id, show_last
 from serving.catalogue import DataClass
 from serving.home import find_home
 
@@ -46,15 +47,16 @@ def _show_findings(found: list[checks.Finding], out: Console) -> None:
 
 
 def explain(
+    number: Annotated[int | None, typer.Argument(metavar="N", help="With --last: how many to list.", min=1)] = None,
     request: Annotated[str, typer.Option(help="The id of a request that was made (x-request-id).")] = "",
     key: Annotated[str, typer.Option(help="Decide as for this key (its id).")] = "",
     data_class: Annotated[str, typer.Option("--data-class", help="Decide as for a key of this class.")] = "",
-    last: Annotated[int | None, typer.Option(help="List the requests that came last, at most so many.", min=1)] = None,
+    last: Annotated[bool, typer.Option("--last", help="The request that came last; --last N lists so many.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Explain a decision: of a request that was made, or of a body on stdin (a dry run, nothing is sent).
 
-    On a terminal, and without an id, it lists the last requests. The ledger holds no text of them.
+    On a terminal, and without anything else, it lists the last requests. The ledger holds no text of them.
 
     Example: echo '{"model": "auto", "messages": []}' | headgate explain --data-class public
     """
@@ -62,25 +64,29 @@ def explain(
     if data_class and data_class not in DataClass.__members__:
         raise Stop(f"--data-class: {data_class!r} is no data class; choose one of {', '.join(DataClass.__members__)}")
     dry = bool(key or data_class)
-    if last is not None and (request or dry):
-        raise Stop("--last lists requests; give it alone")
-    if last is not None or not (request or dry or not sys.stdin.isatty()):
-        show_last(home, last or LAST, as_json, console())
+    if last and (request or dry):
+        raise Stop("--last says which request; give it alone")
+    if number is not None and not last:
+        raise Stop(f"a number goes with --last: headgate explain --last {number}")
+    if last and number is None:
+        request = last_id(home)
+    if not (request or dry) and (last or sys.stdin.isatty()):
+        show_last(home, number or LAST, as_json, console())
         return
     if request:
-        found = ask_admin(home, f"/requests/{urllib.parse.quote(request, safe='')}")
-        if as_json:
-            say_json(found)
-        else:
-            show_record(found, console())
+        _tell(ask_admin(home, f"/requests/{urllib.parse.quote(request, safe='')}"), as_json, show_record)
         return
     body = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
     if not body.strip():
         raise Stop("give a request body on stdin, e.g.: headgate explain < body.json; for requests that were made: "
                    "headgate explain --last 10")  # fmt: skip
     query = urllib.parse.urlencode({"key": key_id(key), "data_class": data_class})
-    decision = ask_admin(home, f"/explain?{query}", body)
+    _tell(ask_admin(home, f"/explain?{query}", body), as_json, show_decision)
+
+
+def _tell(found: dict[str, Any], as_json: bool, show: Callable[[dict[str, Any], Console], None]) -> None:
+    """For a program, or as `show` does for a person."""
     if as_json:
-        say_json(decision)
+        say_json(found)
     else:
-        show_decision(decision, console())
+        show(found, console())

@@ -23,6 +23,7 @@ from serving.gpus import read as read_gpus
 from serving.home import Home
 from serving.instance import socket_path
 from serving.placement import Placed, Plan
+from serving.remedies import unvetted
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,7 @@ class _Machine:
 
 
 def plan(
-    model: Annotated[list[str] | None, typer.Option(help="Model to plan for (repeatable).")] = None,
-    models: Annotated[str, typer.Option(help="Models to plan for, with commas between them.")] = "",
+    model: Annotated[list[str] | None, typer.Option(help="Model to plan for (repeatable); else those of run:.")] = None,
     gpus: Annotated[
         str, typer.Option(help="Plan for a machine with these GPUs: 8xH200, or 2xL40S,1xH100, or 8x141GB.")
     ] = "",
@@ -47,11 +47,10 @@ def plan(
 
     With --gpus no command line is shown; and with no model named or configured, each local one is tried alone.
 
-    Example: headgate plan --gpus 8xH200 --models glm-5.2,qwen3.8-27b
+    Example: headgate plan --gpus 8xH200 --model glm-5.2 --model qwen3.8-27b
     """
     context, machine = open_context(config), _machine(gpus)
-    named = [*(model or []), *filter(None, (name.strip() for name in models.split(",")))]
-    wanted, note = _planned(context, named, machine)
+    wanted, note = _planned(context, model or [], machine)
     engine = engines.find(context.found.site.engine, context.home.engines, gpu=bool(machine.readings.gpus))
     plans = [_made(context, each, machine, engine) for each in wanted]
     swap = context.found.site.swap
@@ -107,9 +106,8 @@ def _made(context: Context, models: list[Model], machine: _Machine, engine: Engi
 
 def _row(context: Context, placed: Placed, engine: Engine, machine: _Machine) -> dict[str, Any]:
     model, variant = placed.model, placed.variant
-    repo = (variant.repo if variant else "") or model.repo
+    repo, revision = model.source(variant)
     repo = str(context.home.models / REPO) if repo == REPO else repo
-    revision = (variant.revision if variant else "") or model.revision
     try:
         built = command.build(
             placed, python=engine.python, weights=repo, revision=revision,
@@ -125,17 +123,11 @@ def _row(context: Context, placed: Placed, engine: Engine, machine: _Machine) ->
         "gpus": [f"GPU {gpus[uuid].index}" if uuid in gpus else uuid for uuid in placed.gpus],
         "kind": next((gpus[uuid].name for uuid in placed.gpus if uuid in gpus), ""),
         "context": placed.context, "limit": placed.limit, "share": placed.share if placed.gpus else None,
-        "memory_gb": _memory(placed), "each_gpu": _each(context.home, placed, engine, machine),
+        "memory_gb": _rounded(placed.least_gb), "each_gpu": _each(context.home, placed, engine, machine),
         "command": built.shell(),
+        "unvetted": "; ".join(unvetted(model, variant) or ()),
         "to_fetch": "" if _here(repo) else f"{f'{size:g} GB' if size else 'its weights are'} to fetch first",
     }  # fmt: skip
-
-
-def _memory(placed: Placed) -> float | None:
-    """What it needs at least, over all its GPUs."""
-    if placed.need is not None:
-        return round(placed.need.least_gb * len(placed.gpus), 1)
-    return placed.variant.memory_gb if placed.variant else None
 
 
 def _each(home: Home, placed: Placed, engine: Engine, machine: _Machine) -> dict[str, Any] | None:
@@ -199,6 +191,8 @@ def _show(
                   soft_wrap=True)  # fmt: skip
         if row["each_gpu"]:
             _show_each(row["each_gpu"], row["share"], out)
+        if row["unvetted"]:
+            out.print(f"up would not start it yet: {row['unvetted']}", soft_wrap=True)
         if row["to_fetch"] and engine is not None:
             out.print(f"{row['to_fetch']} (needs a model hub)")
         if engine is not None:

@@ -1,4 +1,4 @@
-"""The list of `explain --last`: the requests that came last, for whoever never saw the id of one."""
+"""What `explain --last` looks up: the requests that came last, for whoever never saw the id of one."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ from serving.home import Home
 NONE = "The ledger holds no request yet; to make one: headgate chat Hello"
 LOST = "lost"
 """The outcome of a request whose router ended first; when that was nobody knows."""
+
+
+def last_id(home: Home) -> str:
+    """The id of the request that came last; empty where there is none. Raises LedgerError."""
+    found = last(home.ledger, 1)
+    return found[0].request if found else ""
 
 
 def show_last(home: Home, most: int, as_json: bool, out: Console) -> None:

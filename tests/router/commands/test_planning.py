@@ -13,7 +13,7 @@ Say = Callable[..., Any]
 
 
 def test_a_described_machine_is_planned_whole(say: Say) -> None:
-    said = say("plan", "--gpus", "8xH200", "--models", "deepseek-v3.2", "--json")
+    said = say("plan", "--gpus", "8xH200", "--model", "deepseek-v3.2", "--json")
     assert said.code == 0
     found = said.json()
     (row,) = found["placed"]
@@ -22,26 +22,32 @@ def test_a_described_machine_is_planned_whole(say: Say) -> None:
     assert each["weights_gb"] + each["overhead_gb"] + each["cache_gb"] == pytest.approx(each["given_gb"], abs=0.05)
     assert each["tokens"] > row["context"] and "--tensor-parallel-size 8" in row["command"]
     assert len(found["gpus"]) == 8 and all(gpu["given_gb"] <= gpu["free_gb"] for gpu in found["gpus"])
-    shown = say("plan", "--gpus", "8xH200", "--models", "deepseek-v3.2").out
+    shown = say("plan", "--gpus", "8xH200", "--model", "deepseek-v3.2").out
     assert "on GPU 0-7 (H200)" in shown and "of weights" in shown and "requests of the whole context" in shown
     assert "GPU 7 H200:" in shown and "spare" in shown
 
 
 def test_several_models_share_a_described_machine(say: Say) -> None:
-    found = say("plan", "--gpus", "1xH200", "--models", "qwen3.5-4b, qwen3.5-9b", "--json").json()
+    found = say("plan", "--gpus", "1xH200", "--model", "qwen3.5-4b", "--model", "qwen3.5-9b", "--json").json()
     assert [row["model"] for row in found["placed"]] == ["qwen3.5-4b", "qwen3.5-9b"]
     assert sum(row["share"] for row in found["placed"]) <= 0.92
 
 
 def test_what_does_not_fit_is_told_with_what_would(say: Say) -> None:
-    said = say("plan", "--gpus", "1xL40S", "--models", "glm-4.7,qwen3.8-27b", "--json")
+    said = say("plan", "--gpus", "1xL40S", "--model", "glm-4.7", "--model", "qwen3.8-27b", "--json")
     assert said.code == 1
     found = {one["model"]: one for one in said.json()["misfits"]}
     assert "over 16 GPUs of the kind L40S" in found["glm-4.7"]["remedy"]
 
 
 def test_code_that_nobody_vouched_for_bars_no_purchase(say: Say) -> None:
-    assert say("plan", "--gpus", "8xH200", "--models", "kimi-k2.6").code == 0
+    said = say("plan", "--gpus", "8xH200", "--model", "kimi-k2.6")
+    assert said.code == 0
+    (warned,) = [line for line in said.out.splitlines() if "up would not start it yet" in line]
+    assert "nobody has vouched for it" in warned and "`revision: <commit>` and `vetted:" in warned
+    (row,) = say("plan", "--gpus", "8xH200", "--model", "kimi-k2.6", "--json").json()["placed"]
+    assert row["unvetted"] in warned
+    assert "up would not" not in say("plan", "--gpus", "8xH200", "--model", "deepseek-v3.2").out
 
 
 def test_without_models_each_of_the_catalogue_is_tried_alone(say: Say) -> None:

@@ -6,9 +6,11 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from router.commands import look
 from router.commands.context import Stop
 from router.commands.look import explain
 from router.errors import NotFound
@@ -58,6 +60,21 @@ def test_the_last_requests_without_an_id(say: Say) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.usefixtures("asked")
+def test_without_a_number_the_one_that_came_last_is_explained(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def answer(_: Home, path: str) -> dict[str, Any]:
+        asked.append(path)
+        return {"request": "req_open", "events": []}
+
+    monkeypatch.setattr(look, "ask_admin", answer)
+    assert say("explain", "--last").out.split() == ["request", "req_open"]
+    assert say("explain", "--last", "--json").json()["request"] == "req_open"
+    assert asked == ["/requests/req_open"] * 2
+    assert "a number goes with --last: headgate explain --last 3" in say("explain", "3").err
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -69,14 +86,15 @@ def test_a_person_who_names_nothing_gets_the_list(
 ) -> None:
     monkeypatch.setenv("HEADGATE_HOME", str(home.root))
     monkeypatch.setattr(sys, "stdin", Terminal())
-    explain("", "", "", None, False)
+    explain(None, "", "", "", False, False)
     assert "req_early" in capfd.readouterr().out
     with pytest.raises(Stop, match="give a request body on stdin"):
-        explain("", "", "public", None, False)
+        explain(None, "", "", "public", False, False)
 
 
 def test_an_empty_ledger_is_said_and_what_does_not_go_together(say: Say) -> None:
+    assert say("explain", "--last").out == say("explain", "--last", "5").out
     assert say("explain", "--last", "5").out == "The ledger holds no request yet; to make one: headgate chat Hello\n"
     assert json.loads(say("explain", "--last", "5", "--json").out) == []
     for more in (["--request", "req_1"], ["--key", "k"], ["--data-class", "public"]):
-        assert "--last lists requests; give it alone" in say("explain", "--last", "5", *more).err
+        assert "--last says which request; give it alone" in say("explain", "--last", "5", *more).err

@@ -130,6 +130,14 @@ def test_a_batch_request_waits_while_a_local_model_may_answer() -> None:
     assert models(choose(model="far", who={**who, "substitute": True}))[0] == "far"
 
 
+@pytest.mark.parametrize("budget", [None, 0.0, 1e-6, 1.0])
+@pytest.mark.parametrize("state", [{}, {"state": "failed"}, {"resting": "it failed"}, {"busy": True}])
+def test_no_caller_is_refused_since_batch_waits(budget: float | None, state: dict[str, Any]) -> None:
+    """Where that keeps anybody out, a local model is there to be waited for: so the READMEs have no such error."""
+    found = choose(state=state, who={"latency": "batch", "budget_usd": budget})
+    assert models(found) == ["near"] or "batch_waits" not in {refusal.rule for refusal in found.refusals}
+
+
 def test_where_only_local_models_may_answer_nothing_is_looked_at_but_for_explain() -> None:
     who, asked = caller("private"), ask()
     seen = snapshot(NEAR, FAR, endpoints=[endpoint(NEAR, **BEHIND), endpoint(FAR)])
