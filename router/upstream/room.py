@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
 from router.errors import DeadlinePassed, Hopeless, PushedOut, QueueFull
@@ -61,9 +60,9 @@ class Room:
     def total(self) -> int:
         return self._total
 
-    def waiting(self, priority: int | None = None) -> int:
-        """How many wait, of one priority or in all."""
-        return len(self._queue) if priority is None else self._queue.tallies[priority].total
+    def waiting(self) -> int:
+        """How many wait in all."""
+        return len(self._queue)
 
     def queued(self) -> dict[str, int]:
         """Who waits, by priority, and of how many teams."""
@@ -128,17 +127,9 @@ class Room:
         self._told[endpoint] = asyncio.get_running_loop().call_later(self._busy_s, self._room_again, endpoint)
         self._fills(endpoint)
 
-    @contextmanager
-    def busy(self, endpoint: str, *, granted: bool = False) -> Iterator[None]:
-        """Count one request at `endpoint` while inside. `granted`: by `turn`, which has counted it already."""
-        self.enter(endpoint, granted=granted)
-        try:
-            yield
-        finally:
-            self.leave(endpoint)
-
     def enter(self, endpoint: str, tokens: int = 0, *, granted: bool = False) -> None:
-        """Count one request of so many prompt tokens; `leave` with the same, whatever happens."""
+        """Count one request of so many prompt tokens; `leave` with the same, whatever happens. `granted`: by `turn`,
+        which has counted it already."""
         if not granted:
             self._take(endpoint)
         if tokens:
@@ -170,7 +161,7 @@ class Room:
         self, names: Sequence[str], deadline: float, *, team: str = "", priority: int = INTERACTIVE, size: int = 0,
         since: float | None = None, pause_s: float = 0.0,
     ) -> str:  # fmt: skip
-        """Wait for a place at one of these endpoints, the first named preferred, and take it: go on in `busy`.
+        """Wait for a place at one of these endpoints, the first named preferred, and take it: go on as `granted`.
 
         Times are those of the clock. `size`: the prompt, by its upper bound in tokens. `since`: when a request that
         comes back first came; it keeps its rank and is not turned away. `pause_s`: how long it leaves what becomes free

@@ -21,6 +21,22 @@ def there() -> There:
     return There("near", Mean())
 
 
+def streamed(seen: There, size: int, at: float, first_s: float, whole_s: float) -> None:
+    """A prompt of so many bytes is sent; its first token comes, and later its stream is left."""
+    sent = seen.sent(size, 0, at)
+    sent.first(at + first_s)
+    sent.left(at + whole_s)
+
+
+def known(size: int, first_s: float) -> There:
+    """An engine that has read ten such prompts in 1000 s, one at a time."""
+    seen = there()
+    for number in range(10):
+        streamed(seen, size, 100.0 * number, first_s, 2.0)
+    seen.pace(1000.0)
+    return seen
+
+
 def load(a_second: float, count: int, *, seed: int = 1, streams: bool = True, others: bool = False) -> list[Job]:
     """Requests of usual lengths that come at random."""
     draw, at, found = random.Random(seed), 0.0, []
@@ -100,9 +116,7 @@ def test_one_that_stood_still_for_an_hour_does_not_decide() -> None:
     seen, paced = there(), []
     for number in range(40):
         now = 10_000.0 * number
-        sent = seen.sent(16_000, 0, now)
-        sent.first(now + (3600.0 if number == 30 else 0.4))
-        sent.left(now + 4000.0)
+        streamed(seen, 16_000, now, 3600.0 if number == 30 else 0.4, 4000.0)
         paced.append(seen.pace(now + 4000.0))
     worst = [pace.prefill for pace in paced if pace is not None and pace.prefill]
     assert worst[0] == pytest.approx(10_000, rel=0.01)
@@ -112,21 +126,13 @@ def test_one_that_stood_still_for_an_hour_does_not_decide() -> None:
 def test_an_engine_that_has_become_slower_is_followed() -> None:
     seen = there()
     for number in range(200):
-        now, slow = 2.0 * number, 10 if number >= 100 else 1
-        sent = seen.sent(16_000, 0, now)
-        sent.first(now + 0.1 * slow)
-        sent.left(now + 1.5)
+        streamed(seen, 16_000, 2.0 * number, 1.0 if number >= 100 else 0.1, 1.5)
     pace = seen.pace(400.0)
     assert pace is not None and pace.prefill == pytest.approx(4000, rel=0.35)
 
 
 def test_what_of_a_long_prompt_has_been_read_is_not_waited_for() -> None:
-    seen = there()
-    for number in range(10):
-        sent = seen.sent(40_000, 0, 100.0 * number)
-        sent.first(100.0 * number + 1.0)
-        sent.left(100.0 * number + 2.0)
-    seen.pace(1000.0)
+    seen = known(40_000, 1.0)
     seen.sent(400_000, 0, 1000.0)  # ten seconds of reading
     assert seen.unstarted(1000.0) == 100_000
     assert 45_000 < seen.unstarted(1005.0) < 55_000
@@ -209,14 +215,9 @@ def test_time_in_which_the_engine_may_have_rested_is_not_taken_for_reading() -> 
 
 def test_a_whole_answer_is_taken_as_read_once_it_must_have_been() -> None:
     """Else its prompt would look like a wait for as long as it is being written."""
-    seen = there()
-    for number in range(10):
-        sent = seen.sent(16_000, 0, 10.0 * number)
-        sent.first(10.0 * number + 0.4)
-        sent.left(10.0 * number + 1.0)
-    seen.pace(100.0)
-    seen.sent(16_000, 0, 100.0, streams=False, blind=True)
-    assert (seen.unstarted(100.0), seen.unstarted(100.5)) == (4000, 0)
+    seen = known(16_000, 0.4)
+    seen.sent(16_000, 0, 1000.0, streams=False, blind=True)
+    assert (seen.unstarted(1000.0), seen.unstarted(1000.5)) == (4000, 0)
 
 
 def test_a_stream_that_comes_all_at_once_shows_no_wonderful_speed() -> None:
