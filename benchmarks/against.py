@@ -7,20 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks import virtual
-from benchmarks.cell import Cell, Far, Setup
+from benchmarks.cell import Cell
 from benchmarks.mix import plan
-from benchmarks.overflow import LOCAL, WARM_S, seed_of, settings_of
-from benchmarks.replica import Profile, profile_of
+from benchmarks.overflow import WARM_S, seed_of
+from benchmarks.program import shown
+from benchmarks.replica import profile_of
 from benchmarks.samples import quantile
+from benchmarks.scene import Far, Setup, setup_of
 from benchmarks.spill import Counted, Row, figures
 from router.commands.context import console, table
-from serving.site import RouterSettings
-
-
-def setup_of(router: str, profile: Profile, replicas: int, provider: Far, allowed_s: float, deadline_s: int) -> Setup:
-    """One of the four routers of the overflow benchmark in front of so many made-up engines. Pure."""
-    known, said = settings_of(router, profile.at_once, profile.limit, allowed_s, deadline_s, 200 * replicas)
-    return Setup(profile, replicas, known, RouterSettings.model_validate(said), router != LOCAL, provider)
 
 
 async def _rounds(setup: Setup, result: Mapping[str, Any], number: int) -> dict[float, tuple[list[Row], Counted]]:
@@ -75,7 +70,7 @@ def show_check(result: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) ->
         for name, value, factor, _ in COMPARED:
             a, b = value(made), value(real)
             if a is None or b is None:
-                cells.append(f"{_cell(a)} / {_cell(b)}")
+                cells.append(f"{shown(a)} / {shown(b)}")
                 continue
             a, b = a * factor, b * factor
             difference = a - b
@@ -85,8 +80,4 @@ def show_check(result: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) ->
     out.print(rows)
     middles = {name: quantile(values, 0.5) for name, values in off.items()}
     units = {name: unit for name, _, _, unit in COMPARED}
-    out.print("median difference: " + ", ".join(f"{n} {_cell(v)} {units[n]}".strip() for n, v in middles.items()))
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    out.print("median difference: " + ", ".join(f"{n} {shown(v)} {units[n]}".strip() for n, v in middles.items()))

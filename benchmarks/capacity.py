@@ -11,10 +11,10 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import cpu, wire
+from benchmarks import wire
 from benchmarks.asking import Asking
 from benchmarks.bare import Vllm
-from benchmarks.engine import count, flow
+from benchmarks.engine import spell
 from benchmarks.installation import Stop
 from benchmarks.mix import MEAN_OUTPUT, OUTPUTS, WORDS
 from benchmarks.samples import quantile
@@ -47,27 +47,23 @@ def point(engine: Vllm, at_once: int, seconds: float, seed: int, *, reading: boo
 async def _point(engine: Vllm, at_once: int, seconds: float, seed: int, reading: bool) -> Point:
     words, outputs = (LONG_WORDS, (1,)) if reading else (WORDS, OUTPUTS)
     source = random.Random(seed)
-    asking = Asking(
-        url=engine.address, model=engine.name, prompt_words=words, seed=seed, extra={"ignore_eos": True}
-    )  # fmt: skip
+    asking = Asking(url=engine.address, model=engine.name, prompt_words=words, seed=seed, extra={"ignore_eos": True})
     askings = {n: dataclasses.replace(asking, max_tokens=n) for n in outputs}
     places = [wire.place(askings[source.choice(outputs)], number) for number in range(PROMPTS)]
     task = asyncio.create_task(wire.keep_asking(places, at_once, seconds + RAMP_S))
     try:
         await asyncio.sleep(RAMP_S)
-        first, before = await count(engine.engine), cpu.seconds(engine.pids)
-        await asyncio.sleep(seconds)
-        last, after = await count(engine.engine), cpu.seconds(engine.pids)
+        found = await spell(engine.engine, seconds, engine.pids)
         heard = await task
     finally:
         task.cancel()
     if sum(h.good for h in heard) < 0.99 * len(heard):
         raise Stop("the engine refuses or breaks off requests of a closed loop")
-    found, firsts = flow(first, last), [h.first - h.sent for h in heard if h.first]
+    flow, firsts = found.flow, [h.first - h.sent for h in heard if h.first]
     each = 1 if reading else MEAN_OUTPUT
     return Point(
-        at_once, found.output, found.prompt, found.output / each, quantile(firsts, 0.5), quantile(firsts, 0.95),
-        sum(cpu.between(before, after).values()) / (last.at - first.at),
+        at_once, flow.output, flow.prompt, flow.output / each, quantile(firsts, 0.5), quantile(firsts, 0.95),
+        found.cores,
     )  # fmt: skip
 
 

@@ -8,58 +8,39 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from benchmarks import virtual
 from benchmarks.mix import Planned
-from benchmarks.replica import Profile, Replica
+from benchmarks.replica import Replica
+from benchmarks.scene import FAR, HERE, SEARCHED, Setup, ask_of, caller, catalogue
 from benchmarks.spill import Counted, Row
 from router.decision.decide import decide
 from router.errors import DeadlinePassed, QueueFull
-from router.records import Ask, Caller, Candidate, Decision, Endpoint, Findings, Snapshot, Usage
+from router.records import Ask, Caller, Candidate, Decision, Endpoint, Snapshot, Usage
 from router.upstream.attempts import FIRST_PAUSE_S, within_hold
 from router.upstream.pace import Paces
+from router.upstream.queue import BATCH, INTERACTIVE
 from router.upstream.room import Room
 from router.upstream.tries import measured
-from serving.catalogue import LANES, Catalogue, DataClass, Model, Price, Provider, RouterSettings, Site
+from serving.catalogue import DataClass
 
-BYTES_PER_TOKEN = 4
 READ_S = 1.0
 """How old an engine's readings are at most."""
-HERE, FAR = "here", "far"
 TODAY = dt.date(2026, 11, 21)
 
 
-@dataclass(frozen=True, slots=True)
-class Far:
-    """A hosted model of fixed speed, with US dollars a million tokens."""
+@dataclass(slots=True)
+class Walk:
+    """One request on its way."""
 
-    first_s: float = 0.4
-    pause_s: float = 0.015
-    input: float = 2.0
-    output: float = 10.0
-
-    def cost(self, prompt: int, output: int) -> float:
-        return (prompt * self.input + output * self.output) / 1e6
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """A router's settings, and what stands behind it."""
-
-    profile: Profile
-    replicas: int
-    known: int
-    """The limit of each engine as the router knows it; 0 is unknown."""
-    router: RouterSettings
-    hosted: bool
-    provider: Far = Far()
-    teams: int = 1
-    """Of private callers, who share what they wait for."""
+    one: Planned
+    ask: Ask
+    caller: Caller
+    decision: Decision
+    row: Row
 
 
 class Cell:
@@ -71,9 +52,8 @@ class Cell:
         self.replicas = {f"{HERE}-{n}": Replica(setup.profile) for n in range(1, setup.replicas + 1)}
         self._catalogue, self._paces = catalogue(setup), Paces()
         self._room = Room(
-            settings.queue_length, settings.queue_wait_s, wait_batch_s=settings.queue_wait_batch_s,
-            clock=lambda: asyncio.get_running_loop().time(),
-        )  # fmt: skip
+            settings.queue_length, settings.queue_wait_s, wait_batch_s=settings.queue_wait_batch_s, clock=_now
+        )
         self._draw = random.Random(f"draw:{seed}")
         self._spilling: set[str] = set()
         self._limits = dict.fromkeys(self.replicas, setup.known) | ({FAR: 0} if setup.hosted else {})
@@ -85,16 +65,15 @@ class Cell:
 
         Tokens are counted from `begin` to the end of the sends. It may be called again: what was learned stays.
         """
-        start = asyncio.get_running_loop().time()
+        start = _now()
         self.read()
-        polling, asked, before = asyncio.create_task(self._poll()), list[asyncio.Task[Row]](), 0.0
+        polling, warmed_up = asyncio.create_task(self._poll()), asyncio.create_task(self._made(start + begin))
+        asked = []
         try:
             for number, one in enumerate(planned):
-                if one.at >= begin and (not number or planned[number - 1].at < begin):
-                    before = await self._made(start + begin)
                 await _until(start + one.at)
                 asked.append(asyncio.create_task(self._ask(one, number)))
-            made = await self._made(start + seconds) - before
+            made = await self._made(start + seconds) - await warmed_up
             rows = await asyncio.gather(*asked)
         finally:
             polling.cancel()
@@ -112,7 +91,6 @@ class Cell:
         while True:
             await asyncio.sleep(READ_S)
             self.read()
-            self._room.refresh(self._limits)
 
     def read(self) -> None:
         """Take the engines' readings, as serving would publish them."""
@@ -142,94 +120,92 @@ class Cell:
 
     async def _ask(self, one: Planned, number: int) -> Row:
         """One request from its arrival to its end."""
-        now = asyncio.get_running_loop().time()
-        ask, caller = ask_of(one, number), kept(number % self.setup.teams) if one.private else OPEN
-        decision = decide(ask, caller, SEARCHED, self.snapshot(now))
+        now, ask = _now(), ask_of(one, number)
+        who = caller(DataClass.private, number % self.setup.teams) if one.private else caller(DataClass.public)
+        decision = decide(ask, who, SEARCHED, self.snapshot(now))
         for name, spills in decision.spilling:
             (self._spilling.add if spills else self._spilling.discard)(name)
         row = Row(one.private, now, 0, False, opened=now)
         try:
-            return await self._walk(Walk(one, ask, caller, decision, row))
+            return await self._walk(Walk(one, ask, who, decision, row))
         except (QueueFull, DeadlinePassed):
-            ended = asyncio.get_running_loop().time()
-            return replace(row, status=503, queued=ended - now if ended > now else None)
+            return replace(row, status=503, queued=_now() - now or None)
 
     async def _walk(self, walk: Walk) -> Row:
         """Along the order as `Attempts` goes: what has room, then what is full once it has a place."""
-        room, full, loop = self._room, list[Candidate](), asyncio.get_running_loop()
-        order = within_hold(walk.decision.order)
+        order, traits, room = within_hold(walk.decision.order), walk.decision.traits, self._room
+        full = [c for c in order if c.endpoint.full]
         for candidate in (c for c in order if not c.endpoint.full):
-            if room.is_full(candidate.endpoint.name):
-                full.append(candidate)
-            elif (row := await self._try(walk, candidate, granted=False)) is not None:
+            free = not room.is_full(candidate.endpoint.name)
+            if free and (row := await self._try(walk, candidate, granted=False)) is not None:
                 return row
-            else:
-                full.append(candidate)
-        full += [c for c in order if c.endpoint.full]
-        since, pause_s, first = (
-            loop.time(),
-            0.0 if full == [c for c in order if c.endpoint.full] else FIRST_PAUSE_S,
-            True,
-        )
+            full.append(candidate)
+        first, again, pause_s = _now(), None, 0.0
+        priority = BATCH if traits.latency == "batch" else INTERACTIVE
+        names = {c.endpoint.name: c for c in full}
         while full:
-            names, traits = {c.endpoint.name: c for c in full}, walk.decision.traits
-            priority = int(traits.latency == "batch")
             name = await room.turn(
-                tuple(names), since + room.longest_s(priority), team=walk.caller.team, priority=priority,
-                size=traits.prompt_tokens, since=None if first else since, pause_s=pause_s,
+                tuple(names), first + room.longest_s(priority), team=walk.caller.team, priority=priority,
+                size=traits.prompt_tokens, since=again, pause_s=pause_s,
             )  # fmt: skip
-            row, first = await self._try(walk, names[name], granted=True), False
-            if row is not None:
+            if (row := await self._try(walk, names[name], granted=True)) is not None:
                 return row
-            pause_s = max(FIRST_PAUSE_S, 2 * pause_s)
+            again, pause_s = first, max(FIRST_PAUSE_S, 2 * pause_s)
         raise QueueFull("nobody may answer")
 
     async def _try(self, walk: Walk, candidate: Candidate, *, granted: bool) -> Row | None:
         """One try; None where the engine refuses for want of room."""
-        loop, one, name = asyncio.get_running_loop(), walk.one, candidate.endpoint.name
-        started = loop.time()
-        queued = started - walk.row.due if granted else None
-        row = replace(walk.row, status=200, place=candidate.model.place, queued=queued, started=started)
-        tokens = walk.decision.traits.prompt_tokens
+        name, tokens, started = candidate.endpoint.name, walk.decision.traits.prompt_tokens, _now()
+        row = replace(
+            walk.row, status=200, good=True, place=candidate.model.place, started=started,
+            queued=started - walk.row.due if granted else None,
+        )  # fmt: skip
         self._room.enter(name, tokens, granted=granted)
         try:
             if candidate.model.place == "hosted":
-                provider = self.setup.provider
-                await asyncio.sleep(provider.first_s)
-                row = replace(row, first=loop.time() - walk.row.due, cost=provider.cost(one.prompt, one.output))
-                await asyncio.sleep(provider.pause_s * (one.output - 1))
-                return replace(row, good=True)
-            job = self.replicas[name].submit(one.prompt, one.output)
-            if job is None:
-                self._room.told_full(name)
-                return None
-            shown = measured(self._paces, candidate, walk.ask, walk.decision.traits, started)
-            came = await job.first + self.setup.profile.overhead_s
-            if shown is not None:
-                shown.first(came)
-            ended = await job.ended
-            if shown is not None:
-                shown.ended(Usage(one.prompt, one.output), one.output, ended)
-            expected = None if granted else expected_s(walk.decision, candidate)
-            off = None if expected is None else came - started - expected
-            return replace(row, first=came - walk.row.due, good=True, off=off)
+                return await self._far_away(walk.one, row)
+            return await self._here(walk, candidate, row, started)
         finally:
             self._room.leave(name, tokens)
 
+    async def _far_away(self, one: Planned, row: Row) -> Row:
+        """A hosted answer: as fast as all others, however many there are."""
+        provider = self.setup.provider
+        await asyncio.sleep(provider.first_s)
+        first = _now()
+        await asyncio.sleep(provider.pause_s * (one.output - 1))
+        return replace(row, first=first - row.due, cost=provider.cost(one.prompt, one.output))
+
+    async def _here(self, walk: Walk, candidate: Candidate, row: Row, started: float) -> Row | None:
+        """A made-up engine's answer, of which the router learns as of a real one's. None where it refuses."""
+        one, name = walk.one, candidate.endpoint.name
+        job = self.replicas[name].submit(one.prompt, one.output)
+        if job is None:
+            self._room.told_full(name)
+            return None
+        shown = measured(self._paces, candidate, walk.ask, walk.decision.traits, started)
+        came = await job.first + self.setup.profile.overhead_s
+        if shown is not None:
+            shown.first(came)
+        ended = await job.ended
+        if shown is not None:
+            shown.ended(Usage(one.prompt, one.output), one.output, ended)
+        expected = None if row.queued is not None else expected_s(walk.decision, candidate)
+        return replace(row, first=came - row.due, off=None if expected is None else came - started - expected)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _shifted(row: Row, begin: float) -> Row:
+    opened = None if row.opened is None else row.opened - begin
+    started = None if row.started is None else row.started - begin
+    return replace(row, due=row.due - begin, opened=opened, started=started)
+
 
 async def _until(at: float) -> None:
-    await asyncio.sleep(max(0.0, at - asyncio.get_running_loop().time()))
-
-
-@dataclass(slots=True)
-class Walk:
-    """One request on its way."""
-
-    one: Planned
-    ask: Ask
-    caller: Caller
-    decision: Decision
-    row: Row
+    await asyncio.sleep(max(0.0, at - _now()))
 
 
 def expected_s(decision: Decision, candidate: Candidate) -> float | None:
@@ -239,58 +215,10 @@ def expected_s(decision: Decision, candidate: Candidate) -> float | None:
     return None if said is None else said.first_token_s
 
 
-SEARCHED = Findings(scanned=0, opaque=(), searched=True)
-
-
-def ask_of(one: Planned, number: int) -> Ask:
-    """The request as the router would have parsed it; of its text only the length counts."""
-    body: dict[str, Any] = {
-        "model": one.lane, "messages": [{"role": "user", "content": "-"}], "max_tokens": one.output, "stream": True,
-    }  # fmt: skip
-    return Ask(
-        id=str(number), route="chat/completions", body=body, size=max(1, one.prompt) * BYTES_PER_TOKEN, model=one.lane,
-        stream=True, latency="batch" if one.batch else None,
-    )  # fmt: skip
-
-
-OPEN = Caller("open", "open", DataClass.public, frozenset(LANES))
-
-
-@functools.cache
-def kept(number: int) -> Caller:
-    """A caller of one team whose data stays."""
-    return Caller(f"kept-{number}", f"kept-{number}", DataClass.private, frozenset(LANES))
-
-
-def catalogue(setup: Setup) -> Catalogue:
-    """A local model, and a hosted one where one is allowed."""
-    provider = setup.provider
-    context = 1 << 20
-    models = {
-        HERE: Model(
-            name=HERE, place="local", lanes=("private", "cheap"), context=context, output=4096, limit=setup.known
-        )
-    }
-    far = Model(
-        name=FAR, place="hosted", lanes=("cheap", "frontier"), context=context, output=4096, provider=FAR,
-        provider_model=FAR, price=Price(input=provider.input, output=provider.output),
-    )  # fmt: skip
-    providers = {FAR: Provider(enabled=setup.hosted, base_url="http://127.0.0.1:9/v1")}
-    if setup.hosted:
-        models[FAR] = far
-    return Catalogue(models=models, providers=providers, site=Site(router=setup.router))
-
-
-def simulate(
+def simulated(
     setup: Setup, planned: Sequence[Planned], seconds: float, begin: float = 0.0, seed: int = 1
 ) -> tuple[list[Row], Counted]:
     """One run in made-up time: what came of the requests from `begin` on, and what was counted from then."""
     cell = Cell(setup, seed)
     counted = virtual.run(cell.run(planned, seconds, begin))
     return cell.rows, counted
-
-
-def _shifted(row: Row, begin: float) -> Row:
-    opened = None if row.opened is None else row.opened - begin
-    started = None if row.started is None else row.started - begin
-    return replace(row, due=row.due - begin, opened=opened, started=started)

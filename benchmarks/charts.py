@@ -1,8 +1,8 @@
-"""The pictures of overhead, overflow and soak, made so that they are understood at a glance."""
+"""The pictures of overhead, overflow, simulate and soak, made so that they are understood at a glance."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from benchmarks import machine
 from benchmarks.goals import Goal
 from benchmarks.leaks import NOTHING
 from benchmarks.picture import FAINT, INK, OTHER, OWN, foot, pyplot
+from benchmarks.routers import ERROR, FIXED, LOCAL, PREDICTED
 
 SHOWN = {"nginx": "nginx", "router": "Headgate", "smg": "smg", "litellm": "LiteLLM"}
 """Rows that are drawn, with their names."""
@@ -87,8 +88,8 @@ def _goals(axis: Any, goals: Sequence[Mapping[str, Any]]) -> None:
     axis.set_ylim(0, 1)
 
 
-ROUTERS = {"local only": FAINT, "on error": "#d9a679", "fixed limit": OTHER, "predicted wait": OWN}
-"""The four of the overflow benchmark, with their colours."""
+LINES = {LOCAL: FAINT, ERROR: "#d9a679", FIXED: OTHER, PREDICTED: OWN}
+"""The four routers, with the colours of their lines."""
 
 
 def overflow(result: Result, path: Path) -> None:
@@ -116,8 +117,7 @@ def overflow(result: Result, path: Path) -> None:
     engine = result["engine"]
     figure.suptitle("More asked than one engine can do: what leaves, and how long everybody waits", fontsize=14,
                     color=INK, x=0.02, ha="left")  # fmt: skip
-    drawn = [plt.Line2D([], [], color=colour, marker="o", label=name) for name, colour in ROUTERS.items()]
-    figure.legend(handles=drawn, loc="upper right", ncols=4, frameon=False, fontsize=10)
+    _legend(figure, plt, "o")
     said = f"{result['private']:.0%} are private · capacity {engine['requests_per_s']:.1f} a second"
     said += f" · provider {result['provider']} · dotted: the target · a line ends where too few were answered"
     figure.text(0.02, 0.925, said, fontsize=9, color=FAINT)
@@ -129,20 +129,91 @@ def overflow(result: Result, path: Path) -> None:
 
 def _against_load(axis: Any, plt: Any, title: str, steps: Sequence[Result], value: Callable[[Result], Any]) -> None:
     """One line for each router over the loads, which are powers of two."""
-    for router, colour in ROUTERS.items():
+    for router, colour in LINES.items():
         mine = [step for step in steps if step["router"] == router]
-        axis.plot([step["load"] for step in mine], [float("nan") if (v := value(step)) is None else v for step in mine],
-                  color=colour, marker="o", markersize=4, linewidth=1.8)  # fmt: skip
+        axis.plot([step["load"] for step in mine], _gaps(map(value, mine)), color=colour, marker="o", markersize=4,
+                  linewidth=1.8)  # fmt: skip
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter(plt.FuncFormatter(lambda at, _: f"{at:g}×"))
+    _plain(axis, title)
+
+
+def _plain(axis: Any, title: str) -> None:
+    """From 0 on, with its title and as few lines as will do."""
     axis.set_ylim(bottom=0)
     axis.set_title(title, fontsize=10, color=INK, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#eeeeee")
 
 
+def _gaps(values: Iterable[float | None]) -> list[float]:
+    """What is not known is left out of a line."""
+    return [float("nan") if value is None else value for value in values]
+
+
+def _legend(figure: Any, plt: Any, marker: str = "") -> None:
+    drawn = [plt.Line2D([], [], color=colour, marker=marker, label=name) for name, colour in LINES.items()]
+    figure.legend(handles=drawn, loc="upper right", ncols=4, frameon=False, fontsize=10)
+
+
 def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
+
+
+def simulate(result: Result, path: Path) -> None:
+    """What is asked, what leaves, how long people wait and what it costs, hour by hour; and the day's dollars."""
+    plt = pyplot()
+    figure, axes = plt.subplots(2, 3, figsize=(13.5, 8.0))
+    days, fleet = result["days"], result["fleet"]
+    lines = (
+        ("hosted, % of all", lambda hour: 100 * hour["hosted"]),
+        ("hosted, US dollars an hour", lambda hour: hour["hosted_usd"]),
+        ("public: first token p95, s", lambda hour: hour["first_s"]["public"]["p95"]),
+        ("private: first token p95, s", lambda hour: hour["first_s"]["private"]["p95"]),
+    )
+    middles = [hour + 0.5 for hour in range(len(days[0]["hours"]))]
+    asked = [hour["asked"] for hour in days[0]["hours"]]
+    axes.flat[0].fill_between(middles, asked, color="#e8e8e8")
+    axes.flat[0].axhline(1, color=MISSED, linewidth=1, linestyle=":")
+    _plain(axes.flat[0], "asked, of what the engines get done")
+    for axis, (title, value) in zip(axes.flat[1:], lines, strict=False):
+        for width, day in zip((4.2, 3.4, 2.6, 1.8), days, strict=True):  # what lies on top hides nothing
+            axis.plot(middles, _gaps(map(value, day["hours"])), color=LINES[day["router"]], linewidth=width)
+        _plain(axis, title)
+    for axis in axes.flat[:5]:
+        axis.set_xlim(0, len(asked))
+        axis.set_xticks(range(0, len(asked) + 1, 6), [f"{hour}:00" for hour in range(0, len(asked) + 1, 6)])
+    for axis in axes.flat[3:5]:
+        axis.axhline(result["target_s"], color=MISSED, linewidth=1, linestyle=":")
+    _dollars(axes.flat[5], days)
+    title = f"A simulated day of {fleet['gpus']} GPUs: what leaves, the waits, and the cost"
+    figure.suptitle(title, fontsize=14, color=INK, x=0.02, ha="left")
+    _legend(figure, plt)
+    day = fleet["day"]
+    said = f"{days[0]['stands_for'] / 1e6:.1f} million requests · {day['private']:.0%} are private · "
+    said += f"{day['batch']:.0%} have time, and are not in the first tokens · dotted: what the engines get done, the "
+    said += "target · a line ends where too few were answered\nin dollars the black line is what the answers would "
+    figure.text(0.02, 0.915, f"{said}have cost hosted, above it the share that was answered", fontsize=9, color=FAINT)
+    foot(figure, f"simulated, not measured · {result['machine']['date']} · of each hour {fleet['window_s']:g} s, "
+                 f"one of {fleet['gpus'] / fleet['profile']['gpus'] / fleet['cell']:g} cells of {fleet['cell']} engines"
+                 f" · ${fleet['gpu_hour_usd']:g} an hour of a GPU · provider ${fleet['provider']['input']:g} and "
+                 f"${fleet['provider']['output']:g} a million tokens in and out")  # fmt: skip
+    figure.tight_layout(rect=(0, 0.03, 1, 0.95))
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _dollars(axis: Any, days: Sequence[Result]) -> None:
+    """What each router's day cost, below what its answers would have cost hosted, with how many it answered."""
+    for at, day in enumerate(days):
+        axis.bar(at, day["gpu_usd"], color="#d0d0d0")
+        axis.bar(at, day["hosted_usd"], bottom=day["gpu_usd"], color=LINES[day["router"]])
+        axis.plot([at - 0.4, at + 0.4], [day["instead_usd"]] * 2, color=INK, linewidth=1.6)
+        axis.annotate(f"{day['answered']:.0%}", (at, day["instead_usd"]), (0, 4), ha="center",
+                      textcoords="offset points", color=INK, fontsize=9)  # fmt: skip
+    _plain(axis, "US dollars a day, GPUs in grey")
+    axis.set_xticks(range(len(days)), [day["router"] for day in days], fontsize=8)
+    axis.set_ylim(0, 1.15 * max(day["instead_usd"] for day in days))
 
 
 def soak(result: Result, path: Path) -> None:
@@ -156,7 +227,7 @@ def soak(result: Result, path: Path) -> None:
     minutes = [s["at_s"] / 60 for s in samples]
     for axis, (name, title) in zip(axes, shown, strict=True):
         values = [s[name] for s in samples]
-        axis.plot(minutes, [float("nan") if v is None else v for v in values], color=OWN, linewidth=1.6)
+        axis.plot(minutes, _gaps(values), color=OWN, linewidth=1.6)
         axis.set_title(title, fontsize=10, color=INK, loc="left")
         axis.set_ylim(0, max([v for v in values if v is not None] or [1]) * 1.25 + 1)
         axis.axvspan(0, result["warm_s"] / 60, color="#f0f0f0")

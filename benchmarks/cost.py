@@ -21,14 +21,14 @@ from benchmarks import breakeven, machine, picture
 from benchmarks.asking import Asking
 from benchmarks.engine import Engine, find
 from benchmarks.installation import Installation, Stop, own, running
+from benchmarks.program import published, say, shown
 from benchmarks.steps import Step, measure_all
 from router.commands.context import console, table
 from router.ledger.prices import Prices
 from router.records import Usage
 from serving import catalogue
-from serving.catalogue import Catalogue, ConfigError, Model, Price
+from serving.catalogue import Catalogue, Model, Price
 from serving.home import find_home
-from serving.probe import ProbeError
 
 DEMO = "demo"
 STEADY = 1.25
@@ -135,7 +135,7 @@ def show(result: Mapping[str, Any]) -> None:
     )
     for step in result["steps"]:
         rate = "-" if step["rate"] is None else f"{step['rate']:.2f}"
-        first = [_cell(step["first_token"][q]) for q in ("p50", "p99")]
+        first = [shown(step["first_token"][q]) for q in ("p50", "p99")]
         prompt, output = f"{step['flow']['prompt']:.0f}", f"{step['flow']['output']:.0f}"
         dollars = f"{step['usd_per_million']:.3g}" if step["mixed"] else "-"
         share = f"{step['share']:.0%}" if step["mixed"] else "-"
@@ -184,10 +184,6 @@ def throughput_line(result: Mapping[str, Any]) -> str:
     return f"for headgate.yaml:\ncosts:\n  throughput:\n    {result['model']}: {said}"
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure everything. Raises Stop, ConfigError."""
     found = catalogue.load(catalogue.find_site(None, [Path.cwd(), find_home().root]))
@@ -200,17 +196,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             url=headgate.url, key=headgate.key(), model=engine.model, prompt_words=options.prompt_words,
             max_tokens=options.max_tokens, seed=options.seed, extra={"ignore_eos": True},
         )  # fmt: skip
-        steps = asyncio.run(measure_all(engine, asking, 18.0 if options.quick else 60.0, say=_say))
+        steps = asyncio.run(measure_all(engine, asking, 18.0 if options.quick else 60.0, say=say))
         described = machine.describe(headgate.engine())
     mix = steps[0].flow
     prompt = max(1, round(options.max_tokens * mix.prompt / mix.output))
     result = result_of(steps, engine, priced(found, prompt, options.max_tokens, time.time()), hour, options.hosted)
     asked = {"prompt_tokens": prompt, "output_tokens": options.max_tokens, "seed": options.seed}
     return {"machine": described, "quick": options.quick, "asked": asked, **result}
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -229,15 +221,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write and draw. Returns 1 where it cannot."""
     options = _options(arguments)
-    try:
-        picture.check()
-        result = run(options)
-        show(result)
-        picture.publish(result, options.out, picture.cost)
-    except (Stop, ConfigError, ProbeError, OSError) as stopped:
-        print(f"benchmarks.cost: {stopped}", file=sys.stderr)
-        return 1
-    return 0
+    return 0 if published("cost", lambda: run(options), show, picture.cost, options.out) else 1
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -89,6 +89,21 @@ def _entries(pid: int, folder: str) -> int:
 def cores() -> list[int]:
     """The cores this process may use."""
     return sorted(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def first_core() -> Iterator[Callable[[Iterable[int]], None]]:
+    """Run on the first core, so that an engine that is started now sees one and makes as many threads.
+
+    What is yielded then moves this process, and those it is given, to the other cores. Where there is but one all of
+    them stay on it.
+    """
+    own, all_of_them = os.getpid(), cores()
+    pin([own], all_of_them[:1])
+    try:
+        yield lambda pids: pin([own, *pids], all_of_them[1:] or all_of_them)
+    finally:
+        pin([own], all_of_them)
 
 
 def pin(pids: Iterable[int], wanted: Iterable[int]) -> None:

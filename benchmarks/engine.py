@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks import cpu
 from benchmarks.breakeven import Flow
 from benchmarks.installation import Stop
 from serving import probe, scrape
@@ -72,6 +74,33 @@ async def count(engine: Engine) -> Count:
         prompt, output = prompt + load.prompt_tokens, output + load.output_tokens
     # The reading is somewhere between asking and hearing.
     return Count((before + time.monotonic()) / 2, prompt, output)
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """What an engine did for a while."""
+
+    flow: Flow
+    tokens: int
+    """Of its answers."""
+    cpu_s: float
+    """CPU seconds that its processes took."""
+    seconds: float
+
+    @property
+    def cores(self) -> float:
+        """That it kept busy."""
+        return self.cpu_s / self.seconds
+
+
+async def spell(engine: Engine, seconds: float, pids: Iterable[int] = ()) -> Spell:
+    """Let so many seconds pass; what it did meanwhile, by its own counters. Raises Stop."""
+    end, pids = time.monotonic() + seconds, list(pids)
+    first, before = await count(engine), cpu.seconds(pids)
+    await asyncio.sleep(max(0.0, end - time.monotonic()))
+    last, after = await count(engine), cpu.seconds(pids)
+    used = sum(cpu.between(before, after).values())
+    return Spell(flow(first, last), last.output - first.output, used, last.at - first.at)
 
 
 def flow(first: Count, last: Count) -> Flow:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.routers import PREDICTED
+
 ONE, MANY, STREAMS = "1 connection", "32 connections", "32 streams"
 README = Path(__file__).with_name("README.md")
 MARKS = {
@@ -149,7 +151,7 @@ AT = 2.0
 
 def overflow_goals(result: Result) -> list[Goal]:
     """Those of the router that predicts a wait, out of a result of the overflow benchmark."""
-    mine = [step for step in result["steps"] if step["router"] == "predicted wait"]
+    mine = [step for step in result["steps"] if step["router"] == PREDICTED]
     there = next((step for step in mine if step["load"] == AT), None)
     out = sum(step["private_bytes_out"] for step in result["steps"]) if result["steps"] else None
     public, target = there["public"] if there else None, result["target_s"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import itertools
-import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import uvloop
 
 from benchmarks import cpu, wire
 from benchmarks.asking import Asking
-from benchmarks.engine import Engine, count, find, flow
+from benchmarks.engine import Engine, find, spell
 from benchmarks.installation import Installation, Stop, own
 from benchmarks.intervals import mean_ratio
 
@@ -94,18 +93,9 @@ def compared(runs: Sequence[Mapping[str, Sequence[Leg]]]) -> dict[str, Any]:
 @contextmanager
 def _engine_alone() -> Iterator[Installation]:
     """A Headgate whose engine has the first core, and all the rest the others."""
-    cores = cpu.cores()
-    alone = len(cores) > 1
-    # The engine makes as many threads as it sees cores at its start.
-    cpu.pin([os.getpid()], cores[:1] if alone else cores)
-    try:
-        with own("--model", MODEL) as headgate:
-            if alone:
-                rest = [pid for pid, part in headgate.processes().items() if part != "engine"]
-                cpu.pin([os.getpid(), *rest], cores[1:])
-            yield headgate
-    finally:
-        cpu.pin([os.getpid()], cores)
+    with cpu.first_core() as leave, own("--model", MODEL) as headgate:
+        leave(pid for pid, part in headgate.processes().items() if part != "engine")
+        yield headgate
 
 
 async def _leg(asking: Asking, engine: Engine, pids: Sequence[int], seconds: float) -> Leg:
@@ -114,13 +104,11 @@ async def _leg(asking: Asking, engine: Engine, pids: Sequence[int], seconds: flo
     task = asyncio.create_task(wire.keep_asking(where, engine.connections, seconds))
     try:
         await asyncio.sleep(RAMP_S)
-        first, before = await count(engine), cpu.seconds(pids)
-        await asyncio.sleep(seconds - RAMP_S)
-        last, after = await count(engine), cpu.seconds(pids)
+        found = await spell(engine, seconds - RAMP_S, pids)
         heard = await task
     finally:
         task.cancel()
     good = sum(h.good for h in heard)
     if good < 0.99 * len(heard) or not good:
         raise Stop(f"only {good} of {len(heard)} requests to the real engine were answered; see: headgate logs")
-    return Leg(flow(first, last).output, sum(cpu.between(before, after).values()), last.output - first.output)
+    return Leg(found.flow.output, found.cpu_s, found.tokens)

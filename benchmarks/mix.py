@@ -39,6 +39,4 @@ def plan(
 ) -> list[Planned]:
     """A Poisson process of so many requests a second, each of a kind and a length drawn by chance."""
     source = random.Random(f"mix:{seed}")
-    return [
-        Planned(at, source.random() < private, source.choice(outputs)) for at in arrivals(rate, seconds, seed)
-    ]  # fmt: skip
+    return [Planned(at, source.random() < private, source.choice(outputs)) for at in arrivals(rate, seconds, seed)]

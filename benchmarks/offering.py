@@ -14,11 +14,10 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import cpu, wire
+from benchmarks import wire
 from benchmarks.asking import Asking, prompt
 from benchmarks.bare import Vllm
-from benchmarks.breakeven import Flow
-from benchmarks.engine import count, flow
+from benchmarks.engine import Spell, spell
 from benchmarks.hosted import Hosted
 from benchmarks.installation import Installation
 from benchmarks.mix import WORDS, Planned
@@ -51,39 +50,43 @@ class Keys:
         )  # fmt: skip
 
 
-def offered(
-    headgate: Installation, engine: Vllm, provider: Hosted, keys: Keys, planned: Sequence[Planned], seed: str,
-    seconds: float,
-) -> tuple[list[Row], Counted]:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """What a load is offered to, and what says of it afterwards how it went."""
+
+    headgate: Installation
+    engine: Vllm
+    provider: Hosted
+    keys: Keys
+
+
+def offered(stand: Stand, planned: Sequence[Planned], seed: str, seconds: float) -> tuple[list[Row], Counted]:
     """Send all of it at its times, and wait for the last answer. Raises Stop, OSError."""
-    kinds = [
-        Kind(wire.place(keys.asking(headgate.url, one, seed, number))) for number, one in enumerate(planned)
-    ]  # fmt: skip
+    url, keys, provider = stand.headgate.url, stand.keys, stand.provider
+    kinds = [Kind(wire.place(keys.asking(url, one, seed, number))) for number, one in enumerate(planned)]
     before, at = provider.seen(), time.time()
     loop = OpenLoop(kinds, 0.0, drain_s=DEADLINE_S + 20.0, arrivals=[one.at for one in planned])
-    begin, sent, tokens, busy = uvloop.run(_watched(loop, engine, seconds))
+    begin, sent, found = uvloop.run(_watched(loop, stand.engine, seconds))
     time.sleep(SETTLE_S)
     after = provider.seen()
     counted = Counted(
-        tokens.output, busy, seconds, after["requests"] - before["requests"],
+        found.flow.output, found.cores, seconds, after["requests"] - before["requests"],
         after["marked_bytes"] - before["marked_bytes"],
     )  # fmt: skip
-    return rows(planned, sent, written(headgate, at), begin, at), counted
+    return rows(planned, sent, written(stand.headgate, at), begin, at), counted
 
 
-async def _watched(loop: OpenLoop, engine: Vllm, seconds: float) -> tuple[float, list[Sent], Flow, float]:
+async def _watched(loop: OpenLoop, engine: Vllm, seconds: float) -> tuple[float, list[Sent], Spell]:
     """Run the loop; what the engine did from RAMP of the time to the end of the sends."""
     begin = time.monotonic()
     task = asyncio.create_task(loop.run(seconds))
     try:
         await asyncio.sleep(seconds * RAMP)
-        first, before = await count(engine.engine), cpu.seconds(engine.pids)
-        await asyncio.sleep(max(0.0, begin + seconds - time.monotonic()))
-        last, after = await count(engine.engine), cpu.seconds(engine.pids)
+        found = await spell(engine.engine, begin + seconds - time.monotonic(), engine.pids)
         sent = await task
     finally:
         task.cancel()
-    return begin, sent, flow(first, last), sum(cpu.between(before, after).values()) / (last.at - first.at)
+    return begin, sent, found
 
 
 def written(headgate: Installation, since: float) -> dict[str, dict[str, Any]]:

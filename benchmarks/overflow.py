@@ -11,33 +11,30 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import os
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bare, capacity, charts, cpu, hosted, machine, mix, picture, spill
+from benchmarks import bare, capacity, charts, cpu, hosted, machine, mix, spill
 from benchmarks.bare import Vllm
 from benchmarks.gateways import key_file
 from benchmarks.goals import overflow_goals
 from benchmarks.hosted import Hosted
-from benchmarks.installation import Installation, Stop, own
-from benchmarks.offering import Keys, offered
+from benchmarks.installation import own
+from benchmarks.offering import Keys, Stand, offered
+from benchmarks.program import goal_table, published, say, shown
+from benchmarks.routers import LOCAL, ROUTERS, settings_of
 from benchmarks.spill import ALLOWED_S, DEADLINE_S, TARGET_S, Counted, Row
 from router.commands.context import console, table
 from serving.catalogue import DataClass
-from serving.probe import ProbeError
 
 AT_ONCE, LIMIT = 8, 32
 """Requests the engine works on at the same time, and admits."""
 WARM_S = 2.0
-NEVER_S = 1e6
-"""A wait that is always allowed: what is predicted then decides nothing."""
-LOCAL, ERROR, FIXED, PREDICTED = "local only", "on error", "fixed limit", "predicted wait"
-ROUTERS = (LOCAL, ERROR, FIXED, PREDICTED)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,20 +52,6 @@ class Plan:
 FULL, QUICK = Plan(2, 12.0), Plan(1, 5.0, curve_s=2.0)
 
 
-def settings_of(
-    router: str, at_once: int, limit: int, allowed_s: float = ALLOWED_S, deadline_s: int = DEADLINE_S, queue: int = 200
-) -> tuple[int, dict[str, Any]]:
-    """What makes one of the four: an engine's limit as the router knows it, 0 is unknown, and `router:`. Pure.
-
-    `limit`: requests that the engine itself admits, the same for all. What differs is what the router knows of it, and
-    whether a wait counts.
-    """
-    known = {LOCAL: limit, ERROR: 0, FIXED: at_once, PREDICTED: limit}[router]
-    allowed, back = (allowed_s, 0.8) if router == PREDICTED else (NEVER_S, 1.0)
-    waits = dict.fromkeys(("auto", "cheap", "frontier"), allowed)
-    return known, {"queue_wait_s": deadline_s, "queue_length": queue, "allowed_wait_s": waits, "back_at": back}
-
-
 def site_of(router: str, engine: Vllm, provider: Mapping[str, Any]) -> dict[str, Any]:
     """The headgate.yaml of one of the four. Pure."""
     known, settings = settings_of(router, engine.at_once, engine.limit)
@@ -82,7 +65,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hg-bench-")))
         say("starting a real vLLM on a core of its own")
-        engine = stack.enter_context(alone())
+        leave = stack.enter_context(cpu.first_core())
+        engine = stack.enter_context(bare.vllm("here", AT_ONCE, LIMIT))
+        leave([])
         points = capacity.curve(engine, plan.curve_s, say)
         reading = capacity.point(engine, engine.at_once, plan.curve_s, 5, reading=True)
         model = capacity.described(points, reading, engine)
@@ -90,40 +75,25 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         site = provider.site(key_file(folder))
         headgate = stack.enter_context(own(site=site_of(LOCAL, engine, site)))
         keys = Keys(headgate.new_key("open", DataClass.public), headgate.new_key("kept", DataClass.private), mark)
-        rows, counted = rounds(plan, headgate, engine, provider, keys, model["requests_per_s"], site)
-        last = capacity.point(engine, 2 * engine.at_once, plan.curve_s, 6)
-    maximum = (model["output_per_s"] + last.output_per_s) / 2
+        stand = Stand(headgate, engine, provider, keys)
+        rows, counted, alone_per_s = rounds(plan, stand, model["requests_per_s"], site)
     result = {
         "kind": "overflow-second-engine" if options.second_engine else "overflow",
         "machine": machine.describe(engine.package), "quick": options.quick, **dataclasses.asdict(plan),
         "target_s": TARGET_S, "allowed_s": ALLOWED_S, "deadline_s": DEADLINE_S, "private": mix.PRIVATE,
         "outputs": mix.OUTPUTS, "words": mix.WORDS, "own_core": len(cpu.cores()) > 1, "provider": provider.kind,
-        "price": hosted.PRICE, "engine": model, "maximum": maximum, "after": dataclasses.asdict(last),
+        "price": hosted.PRICE, "engine": model, "alone_per_s": alone_per_s, "maximum": statistics.mean(alone_per_s),
         "first_ms": hosted.FIRST_MS, "pause_ms": hosted.PAUSE_MS,
         "steps": [
-            {"router": router, "load": load, **spill.figures(rows[router, load], counted[router, load], maximum),
-             "rounds": spill.described(counted[router, load])}
+            {"router": router, "load": load,
+             **spill.figures(rows[router, load], counted[router, load], spill.maximum(counted[router, load])),
+             "rounds": [dataclasses.asdict(c) for c in counted[router, load]]}
             for router in ROUTERS for load in plan.loads
         ],
     }  # fmt: skip
     return {
         **result, "goals": [dataclasses.asdict(g) for g in overflow_goals(result)], "took_s": time.monotonic() - began
     }  # fmt: skip
-
-
-@contextlib.contextmanager
-def alone() -> Iterator[Vllm]:
-    """An engine on the first core; this process, and all it starts from then on, on the others."""
-    cores = cpu.cores()
-    apart = len(cores) > 1
-    # The engine makes as many threads as it sees cores at its start.
-    cpu.pin([os.getpid()], cores[:1] if apart else cores)
-    try:
-        with bare.vllm("here", AT_ONCE, LIMIT) as engine:
-            cpu.pin([os.getpid()], cores[1:] if apart else cores)
-            yield engine
-    finally:
-        cpu.pin([os.getpid()], cores)
 
 
 def _hosted(second: bool, mark: str, prompt_tokens: int) -> contextlib.AbstractContextManager[Hosted]:
@@ -138,25 +108,36 @@ Counts = dict[tuple[str, float], list[Counted]]
 
 
 def rounds(
-    plan: Plan, headgate: Installation, engine: Vllm, provider: Hosted, keys: Keys, capacity_per_s: float,
-    site: Mapping[str, Any],
-) -> tuple[Rows, Counts]:  # fmt: skip
-    """Every router at every load, every other round in the opposite order. Raises Stop."""
+    plan: Plan, stand: Stand, capacity_per_s: float, site: Mapping[str, Any]
+) -> tuple[Rows, Counts, list[float]]:  # fmt: skip
+    """Every router at every load, every other round in the opposite order; and what the engine alone made before the
+    first router, between two of them and after the last one, in tokens a second. Raises Stop."""
     rows: Rows = {(router, load): [] for router in ROUTERS for load in plan.loads}
     counted: Counts = {place: [] for place in rows}
+    alone_per_s = [most(stand.engine, plan.curve_s, 0)]
     for number in range(plan.rounds):
         for router in ROUTERS if number % 2 == 0 else reversed(ROUTERS):
-            headgate.again(site_of(router, engine, site))
+            stand.headgate.again(site_of(router, stand.engine, site))
             warm, seed = mix.plan(capacity_per_s / 2, WARM_S, 99), f"{number} {router}"
             # Arrivals are alike for all routers in a round; texts are such as no engine has seen.
-            offered(headgate, engine, provider, keys, warm, f"{seed} warm", WARM_S)
+            offered(stand, warm, f"{seed} warm", WARM_S)
+            counts: list[tuple[float, Counted]] = []
             say(f"round {number + 1} of {plan.rounds}: {router}")
             for load in plan.loads:
                 planned = mix.plan(capacity_per_s * load, plan.seconds, seed_of(number, load))
-                found, count = offered(headgate, engine, provider, keys, planned, f"{seed} {load}", plan.seconds)
+                found, count = offered(stand, planned, f"{seed} {load}", plan.seconds)
                 rows[router, load].append(found)
-                counted[router, load].append(count)
-    return rows, counted
+                counts.append((load, count))
+            alone_per_s.append(most(stand.engine, plan.curve_s, len(alone_per_s)))
+            maximum = statistics.mean(alone_per_s[-2:])
+            for load, count in counts:
+                counted[router, load].append(dataclasses.replace(count, maximum=maximum))
+    return rows, counted, alone_per_s
+
+
+def most(engine: Vllm, seconds: float, number: int) -> float:
+    """Tokens a second that the engine makes alone, with as many more requests waiting as it works on. Raises Stop."""
+    return capacity.point(engine, 2 * engine.at_once, seconds, 100 + number).output_per_s
 
 
 def seed_of(number: int, load: float) -> int:
@@ -166,11 +147,12 @@ def seed_of(number: int, load: float) -> int:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print what was found."""
-    out, engine = console(), result["engine"]
+    out, engine, alone_per_s = console(), result["engine"], result["alone_per_s"]
     out.print(f"{machine.sentence(result['machine'])}, {result['machine']['vllm']}; {result['provider']}")
     out.print(
         f"the engine alone: {engine['requests_per_s']:.1f} requests and {engine['output_per_s']:.0f} output tokens a "
-        f"second ({result['after']['output_per_s']:.0f} after all else), {engine['at_once']} at the same time"
+        f"second, {engine['at_once']} at the same time; {min(alone_per_s):.0f} to {max(alone_per_s):.0f} before, "
+        "between and after the routers"
     )
     rows = table(
         "router", "load", "asked/s", "local", "hosted", "503", "public p50", "p95", "p99", "private p50", "p95", "p99",
@@ -180,10 +162,10 @@ def show(result: Mapping[str, Any]) -> None:
         public, private = step["public"]["first_s"], step["private"]["first_s"]
         rows.add_row(
             step["router"], f"{step['load']:g}x", f"{step['asked_per_s']:.1f}", _percent(step["local"]),
-            _percent(step["hosted"]), str(step["refused"]), *map(_cell, public.values()), *map(_cell, private.values()),
+            _percent(step["hosted"]), str(step["refused"]), *map(shown, public.values()), *map(shown, private.values()),
             f"{step['goodput_per_s']:.1f}", f"{step['tokens_per_s']:.0f}", _percent(step["of_maximum"]),
             f"{step['cost_usd_per_1000']:.2f}", str(step["overtaken"]), str(step["private_bytes_out"]),
-            _cell(step["expected_off_p50_s"]),
+            shown(step["expected_off_p50_s"]),
         )  # fmt: skip
     out.print(rows)
     out.print("seconds to the first token of all that were asked; -: so many were not answered")
@@ -193,22 +175,11 @@ def show(result: Mapping[str, Any]) -> None:
             out.print(f"{step['router']} at {step['load']:g}x: {step['failed']} failed otherwise")
         if step["behind"]:
             out.print(f"{step['router']} at {step['load']:g}x: the generator fell behind; see late_p90_s")
-    rows = table("goal", "wanted", "measured", "")
-    for goal in overflow_goals(result):
-        rows.add_row(goal.name, goal.wanted, goal.said, goal.verdict)
-    out.print(rows)
+    out.print(goal_table(result["goals"]))
 
 
 def _percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.0%}"
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -222,15 +193,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write and draw. Returns 1 where it cannot; a goal that is missed is a result and no failure."""
     options = _options(arguments)
-    try:
-        picture.check()
-        result = run(options)
-        show(result)
-        picture.publish(result, options.out, charts.overflow)
-    except (Stop, ProbeError, OSError) as stopped:
-        print(f"benchmarks.overflow: {stopped}", file=sys.stderr)
-        return 1
-    return 0
+    return 0 if published("overflow", lambda: run(options), show, charts.overflow, options.out) else 1
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from benchmarks import (
     nginx,
     overload,
     peers,
-    picture,
     profiling,
     report,
     rounds,
@@ -37,6 +36,7 @@ from benchmarks.figures import Case, figures, first_tokens
 from benchmarks.gateways import SEARCHING, Gateway, Upstream, direct, of_headgate, of_nginx, searching, upstream
 from benchmarks.goals import MANY, ONE, STREAMS, goals, missed
 from benchmarks.installation import Installation, Stop, own
+from benchmarks.program import published, say
 from serving.probe import ProbeError
 
 WARM_S = 1.0
@@ -91,8 +91,9 @@ def _since(before: int | None, after: int | None) -> int | None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Everything, as it is written to JSON. Raises Stop."""
-    began = time.monotonic()
-    plan = QUICK if options.quick else FULL
+    if options.install_peers:
+        peers.install(options.peers_folder, say)
+    began, plan = time.monotonic(), QUICK if options.quick else FULL
     result = {
         "kind": "overhead", "machine": machine.describe(), "quick": options.quick,
         "load": "wrk" if closed.has_wrk() else "own client", **dataclasses.asdict(plan),
@@ -193,10 +194,6 @@ def profiles(cases: Sequence[Case], target: Gateway, folder: Path, peers_folder:
     return found
 
 
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds, no good figures")
@@ -216,17 +213,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, write and draw. Returns 1 where it cannot; a goal that is missed is a result and no failure."""
     options = _options(arguments)
-    try:
-        picture.check()
-        if options.install_peers:
-            peers.install(options.peers_folder, say)
-        result: Mapping[str, Any] = run(options)
-        report.show(result)
-        picture.publish(result, options.out, charts.overhead)
-    except (Stop, OSError) as stopped:
-        print(f"benchmarks.overhead: {stopped}", file=sys.stderr)
-        return 1
-    return 0
+    return 0 if published("overhead", lambda: run(options), report.show, charts.overhead, options.out) else 1
 
 
 if __name__ == "__main__":

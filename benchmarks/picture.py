@@ -1,10 +1,9 @@
-"""Publishes a result with its picture, and draws that of the cost benchmark; charts.py draws the others."""
+"""What all pictures are drawn with, and the picture of cost; charts.py draws the others."""
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,6 @@ def check() -> None:
             "matplotlib draws the picture and is not installed; get it with: "
             ".venv/bin/python -m uv pip install --require-hashes -r deploy/requirements-dev.txt"
         )
-
-
-def publish(result: Mapping[str, Any], folder: Path, draw: Callable[[Mapping[str, Any], Path], None]) -> None:
-    """Write a result's JSON into `folder`, and beside it the picture that `draw` makes. Raises OSError."""
-    path = machine.result_path(result["kind"], result["machine"], folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    draw(result, path.with_suffix(".png"))
-    print(f"written: {path.name} and {path.with_suffix('.png').name} in {path.parent.name}/")
 
 
 def cost(result: Mapping[str, Any], path: Path) -> None:

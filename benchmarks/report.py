@@ -9,7 +9,7 @@ from rich.console import Console
 
 from benchmarks import machine, profiling
 from benchmarks.figures import Figure, FirstToken
-from benchmarks.goals import Goal
+from benchmarks.program import goal_table, shown
 from router.commands.context import console, table
 
 Result = Mapping[str, Any]
@@ -29,10 +29,7 @@ def show(result: Result) -> None:
         out.print(f"where the router's time goes, {name}:")
         for line in profiling.lines(found):
             out.print(f"  {line}")
-    rows = table("goal", "wanted", "measured", "")
-    for goal in (Goal(**entry) for entry in result["goals"]):
-        rows.add_row(goal.name, goal.wanted, goal.said, "MISSED" if goal.met is False else goal.verdict)
-    out.print(rows)
+    out.print(goal_table(result["goals"]))
     out.print(f"took {result['took_s'] / 60:.1f} minutes")
 
 
@@ -45,9 +42,9 @@ def _cpu(out: Console, result: Result) -> None:
     for f in (Figure(**entry) for entry in result["figures"]):
         span = "-" if f.lowest is None else f"{f.lowest:.0f}-{f.highest:.0f}"
         rows.add_row(
-            "" if f.case == last else f.case, f.target, cell(f.cpu_us, 1), f.unit, span, cell(f.ratio, 1),
-            cell(f.ratio_smg, 2), cell(f.per_s, 0), cell(f.p50_ms, 2), cell(f.p99_ms, 2), cell(f.added_p50_ms, 2),
-            cell(f.added_p99_ms, 2),
+            "" if f.case == last else f.case, f.target, shown(f.cpu_us, 1), f.unit, span, shown(f.ratio, 1),
+            shown(f.ratio_smg, 2), shown(f.per_s, 0), shown(f.p50_ms, 2), shown(f.p99_ms, 2), shown(f.added_p50_ms, 2),
+            shown(f.added_p99_ms, 2),
         )  # fmt: skip
         last = f.case
     out.print(rows)
@@ -65,8 +62,8 @@ def _first_token(out: Console, result: Result) -> None:
     rows = table("first token", "streams", "p50 ms", "p99 ms", "added p50", "added p99", "there", "back", "failed")
     for f in (FirstToken(**entry) for entry in result["first_token"]):
         rows.add_row(
-            f.target, str(f.streams), cell(f.p50_ms, 2), cell(f.p99_ms, 2), cell(f.added_p50_ms, 2),
-            cell(f.added_p99_ms, 2), cell(f.reached_p50_ms, 2), cell(f.back_p50_ms, 2), str(f.errors),
+            f.target, str(f.streams), shown(f.p50_ms, 2), shown(f.p99_ms, 2), shown(f.added_p50_ms, 2),
+            shown(f.added_p99_ms, 2), shown(f.reached_p50_ms, 2), shown(f.back_p50_ms, 2), str(f.errors),
         )  # fmt: skip
     out.print(rows)
     out.print("there: p50 until the upstream has the request; back: p50 from then on to the first token")
@@ -78,8 +75,8 @@ def _memory(out: Console, result: Result) -> None:
     rows = table("memory", "idle MB", "idle streams", "MB with them", "KB a stream", "MB after")
     for m in result["memory"]:
         rows.add_row(
-            m["target"], cell(m["idle_mb"], 1), str(m["streams"]), cell(m["held_mb"], 1), cell(m["kb_per_stream"], 1),
-            cell(m["after_mb"], 1),
+            m["target"], shown(m["idle_mb"], 1), str(m["streams"]), shown(m["held_mb"], 1),
+            shown(m["kb_per_stream"], 1), shown(m["after_mb"], 1),
         )  # fmt: skip
     out.print(rows)
 
@@ -107,19 +104,15 @@ def _overload(out: Console, result: Result) -> None:
     peak, over = found["peak"], found["over"]
     out.print(
         f"overload: {peak['good_per_s']:.0f} good a second at capacity, {over['good_per_s']:.0f} at ten times; "
-        f"{over['refused']} of {over['asked']} refused, p99 {cell(over['refusal_p99_s'], 3)} s; "
+        f"{over['refused']} of {over['asked']} refused, p99 {shown(over['refusal_p99_s'], 3)} s; "
         f"{over['other']} neither; router {found['router_mb_before']:.0f} to {found['router_mb_after']:.0f} MB"
     )
     rows = table("overload", "asked", "good a second", "refused", "admitted p50 ms", "p99 ms")
     for name, step in (("half the capacity", found["below"]), ("capacity", peak), ("ten times", over)):
         times = [None if step[q] is None else step[q] * 1000 for q in ("good_p50_s", "good_p99_s")]
         rows.add_row(
-            name, str(step["asked"]), cell(step["good_per_s"], 0), str(step["refused"]), *(cell(t, 0) for t in times)
+            name, str(step["asked"]), shown(step["good_per_s"], 0), str(step["refused"]), *(shown(t, 0) for t in times)
         )
     out.print(rows)
     if any(step["behind"] for step in (found["below"], peak, over)):
         out.print("THE GENERATOR FELL BEHIND in the overload: less was asked than is said")
-
-
-def cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -24,10 +24,11 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import beside, machine, peers, picture, texts
+from benchmarks import beside, machine, peers, texts
 from benchmarks.goals import Goal
 from benchmarks.installation import Stop
 from benchmarks.picture import FAINT, INK, OTHER, OWN, foot, pyplot
+from benchmarks.program import goal_table, published, say
 from router.__main__ import tune
 from router.commands.context import console, table
 from router.scanner import reading, rules
@@ -197,8 +198,11 @@ def _source(size: int) -> str:
     ).decode()[:size]  # fmt: skip
 
 
-def run(quick: bool, folder: Path) -> dict[str, Any]:
-    """Measure everything. `folder`: where other programs' environments lie."""
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything, as it is written to JSON. Raises Stop."""
+    quick, folder = options.quick, options.peers_folder
+    if options.install_presidio and peers.version(folder, "presidio", PRESIDIO) == PRESIDIO:
+        peers.environment(folder, "presidio", PRESIDIO, say)
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as kept:
         looked_for = rules.of(Privacy())
@@ -241,10 +245,7 @@ def show(result: Mapping[str, Any]) -> None:
         )  # fmt: skip
     out.print(rows)
     _show_presidio(result, out)
-    held = table("goal", "wanted", "measured", "")
-    for goal in result["goals"]:
-        held.add_row(goal["name"], goal["wanted"], goal["said"], "met" if goal["met"] else "MISSED")
-    out.print(held)
+    out.print(goal_table(result["goals"]))
 
 
 def _show_presidio(result: Mapping[str, Any], out: Console) -> None:
@@ -294,23 +295,20 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a goal is missed."""
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scanner", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of the rounds")
     parser.add_argument("--out", type=Path, default=machine.RESULTS, help="where JSON and picture go")
     parser.add_argument("--install-presidio", action="store_true", help="make Presidio's environment")
     parser.add_argument("--peers-folder", type=Path, default=peers.default_folder(), help="where it is (%(default)s)")
-    given = parser.parse_args(arguments)
-    try:
-        picture.check()
-        if given.install_presidio and peers.version(given.peers_folder, "presidio", PRESIDIO) == PRESIDIO:
-            peers.environment(given.peers_folder, "presidio", PRESIDIO, print)
-        result = run(given.quick, given.peers_folder)
-        show(result)
-        picture.publish(result, given.out, draw)
-    except Stop as stop:
-        print(stop, file=sys.stderr)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, write and draw. Returns 1 where a goal is missed, 2 where it cannot."""
+    options = _options(arguments)
+    result = published("scanner", lambda: run(options), show, draw, options.out)
+    if result is None:
         return 2
     return 0 if all(goal["met"] for goal in result["goals"]) else 1
 

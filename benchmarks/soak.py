@@ -22,12 +22,13 @@ from typing import Any
 
 import uvloop
 
-from benchmarks import charts, cpu, machine, picture, wire
+from benchmarks import charts, cpu, machine, wire
 from benchmarks.asking import Asking
 from benchmarks.gateways import Gateway, of_headgate, upstream
-from benchmarks.installation import Installation, Stop, own
+from benchmarks.installation import Installation, own
 from benchmarks.leaks import NOTHING, Callers, Sample, Written, leaks, memory_slope, unaccounted
 from benchmarks.openloop import Kind, OpenLoop, Sent
+from benchmarks.program import published
 from benchmarks.samples import BEHIND_S
 from benchmarks.upstream import LATE, LATE_S
 from router.commands.context import console
@@ -193,15 +194,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Soak, print, write and draw. Returns 1 where it cannot, and where something leaks."""
     options = _options(arguments)
-    try:
-        picture.check()
-        result = run(options)
-        show(result)
-        picture.publish(result, options.out, charts.soak)
-    except (Stop, OSError) as stopped:
-        print(f"benchmarks.soak: {stopped}", file=sys.stderr)
-        return 1
-    return 1 if result["leaks"] else 0
+    result = published("soak", lambda: run(options), show, charts.soak, options.out)
+    return 1 if result is None or result["leaks"] else 0
 
 
 if __name__ == "__main__":

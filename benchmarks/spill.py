@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.samples import BEHIND_S, quantile
@@ -43,6 +43,11 @@ class Row:
     off: float | None = None
     """How much later than the router expected its first token came; None where it expected nothing."""
 
+    @property
+    def refused(self) -> bool:
+        """By who had no room."""
+        return self.status in (429, 503)
+
 
 @dataclass(frozen=True, slots=True)
 class Counted:
@@ -57,6 +62,13 @@ class Counted:
     provider_requests: int
     marked_bytes: int
     """Of requests that hold the mark of private ones, at the provider."""
+    maximum: float = 0.0
+    """Output tokens a second that the engine made alone before and after the loads of this router."""
+
+
+def maximum(counted: Sequence[Counted]) -> float:
+    """What the engine could do in the minutes of these, as a machine that others use moves its speed."""
+    return sum(c.maximum * c.seconds for c in counted) / sum(c.seconds for c in counted)
 
 
 def figures(rounds: Sequence[Sequence[Row]], counted: Sequence[Counted], maximum: float) -> dict[str, Any]:
@@ -64,16 +76,15 @@ def figures(rounds: Sequence[Sequence[Row]], counted: Sequence[Counted], maximum
     seconds, rows = sum(c.seconds for c in counted), [row for rows in rounds for row in rows]
     public, private = [r for r in rows if not r.private], [r for r in rows if r.private]
     tokens = sum(c.tokens_per_s * c.seconds for c in counted) / seconds
-    within, cost = [r for r in rows if in_time(r)], sum(r.cost for r in rows)
+    cost, late = sum(r.cost for r in rows), quantile([r.late for r in rows], 0.9)
+    off = [abs(r.off) for r in rows if r.off is not None]
     return {
         "asked": len(rows), "asked_per_s": len(rows) / seconds,
         "local": _share(rows, lambda r: r.good and r.place == "local"),
-        "hosted": _share(rows, lambda r: r.good and r.place == "hosted"),
-        "hosted_of_public": _share(public, lambda r: r.good and r.place == "hosted"),
-        "refused": sum(r.status in (429, 503) for r in rows),
-        "failed": sum(not r.good and r.status not in (429, 503) for r in rows),
-        "public": of(public, seconds), "private": of(private, seconds),
-        "goodput_per_s": len(within) / seconds,
+        "hosted": _share(rows, _left), "hosted_of_public": _share(public, _left),
+        "refused": sum(r.refused for r in rows), "failed": sum(not r.good and not r.refused for r in rows),
+        "public": of_kind(public, seconds), "private": of_kind(private, seconds),
+        "goodput_per_s": sum(map(in_time, rows)) / seconds,
         "tokens_per_s": tokens, "of_maximum": tokens / maximum if maximum else None,
         "engine_cpu": sum(c.engine_cpu * c.seconds for c in counted) / seconds,
         "cost_usd": cost, "cost_usd_per_1000": 1000 * cost / max(1, len(rows)),
@@ -81,19 +92,17 @@ def figures(rounds: Sequence[Sequence[Row]], counted: Sequence[Counted], maximum
         "private_bytes_out": sum(c.marked_bytes for c in counted),
         "overtaken": sum(overtaken([row for row in one if row.private]) for one in rounds),
         "past_deadline": past_deadline(private),
-        "expected_off_p50_s": quantile([abs(r.off) for r in rows if r.off is not None], 0.5),
-        "expected_off_p95_s": quantile([abs(r.off) for r in rows if r.off is not None], 0.95),
-        "late_p90_s": quantile([r.late for r in rows], 0.9),
-        "behind": (quantile([r.late for r in rows], 0.9) or 0.0) > BEHIND_S,
+        "expected_off_p50_s": quantile(off, 0.5), "expected_off_p95_s": quantile(off, 0.95),
+        "late_p90_s": late, "behind": (late or 0.0) > BEHIND_S,
     }  # fmt: skip
 
 
-def of(rows: Sequence[Row], seconds: float) -> dict[str, Any]:
+def of_kind(rows: Sequence[Row], seconds: float) -> dict[str, Any]:
     """The same of requests of one kind. A quantile is of all that were asked: None where so many were not answered."""
     firsts = [r.first if r.good and r.first is not None else math.inf for r in rows]
     found = {name: _finite(quantile(firsts, q)) for name, q in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))}
     return {
-        "asked": len(rows), "answered": sum(r.good for r in rows), "refused": sum(r.status in (429, 503) for r in rows),
+        "asked": len(rows), "answered": sum(r.good for r in rows), "refused": sum(r.refused for r in rows),
         "first_s": found, "within": _share(rows, in_time), "goodput_per_s": sum(map(in_time, rows)) / seconds,
         "queued_p95_s": quantile([r.queued for r in rows if r.queued is not None], 0.95),
     }  # fmt: skip
@@ -121,18 +130,13 @@ def past_deadline(rows: Sequence[Row]) -> int:
     return sum((r.queued or 0.0) > DEADLINE_S + 1 for r in rows)
 
 
-def described(counted: Sequence[Counted]) -> list[dict[str, Any]]:
-    return [asdict(c) for c in counted]
+def _left(row: Row) -> bool:
+    return row.good and row.place == "hosted"
 
 
-def _share(rows: Sequence[Row], meant: Any) -> float | None:
-    return sum(map(bool, map(meant, rows))) / len(rows) if rows else None
+def _share(rows: Sequence[Row], meant: Callable[[Row], bool]) -> float | None:
+    return sum(map(meant, rows)) / len(rows) if rows else None
 
 
 def _finite(value: float | None) -> float | None:
     return None if value is None or math.isinf(value) else value
-
-
-def step_of(result: Mapping[str, Any], router: str, load: float) -> Mapping[str, Any] | None:
-    """The figures of a router at a load in a result's JSON."""
-    return next((s for s in result["steps"] if s["router"] == router and s["load"] == load), None)

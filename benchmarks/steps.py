@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import closed, load
 from benchmarks.asking import Asking
 from benchmarks.breakeven import Flow
-from benchmarks.engine import Engine, count, flow
+from benchmarks.engine import Engine, spell
 from benchmarks.installation import Stop
 from benchmarks.samples import Quantiles, Sample, summary
 
@@ -87,13 +87,11 @@ async def _step(
     task = asyncio.create_task(work)
     try:
         await asyncio.sleep(seconds * RAMP)
-        first = await count(engine)
-        await asyncio.sleep(seconds * (1 - RAMP))
-        last = await count(engine)
+        measured = (await spell(engine, seconds * (1 - RAMP))).flow
         samples = await task
     finally:
         task.cancel()
-    said, measured = summary(samples), flow(first, last)
+    said = summary(samples)
     if not said.answered_count or measured.total <= 0:
         raise Stop(f"nothing was answered in the step {name}: {dict(said.refused)}; see: headgate status")
     return Step(

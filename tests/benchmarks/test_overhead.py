@@ -59,6 +59,15 @@ def test_a_process_that_came_counts_whole_and_one_that_went_is_not_guessed() -> 
         cpu.between({1: 2.0, 7: 1.0}, {1: 2.5})
 
 
+def test_an_engine_begins_on_one_core_and_all_else_moves_to_the_others() -> None:
+    mine = cpu.cores()
+    with cpu.first_core() as leave:
+        assert cpu.cores() == mine[:1]
+        leave([])
+        assert cpu.cores() == (mine[1:] or mine)
+    assert cpu.cores() == mine
+
+
 def test_processes_are_told_apart_by_their_command() -> None:
     python = [sys.executable, "-P", "-m"]
     parts = [part_of([*python, module, "--x"]) for module in ("router", "serving", "router.door", "router.keeper")]

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import against, overflow, simulate, virtual
-from benchmarks.cell import Far
-from benchmarks.cell import simulate as run
+from benchmarks import against, routers, simulate, virtual
+from benchmarks.cell import simulated
 from benchmarks.day import Day, traffic
 from benchmarks.mix import Planned, plan
 from benchmarks.replica import Job, Profile, Replica, profile_of
+from benchmarks.scene import Far, setup_of
 from benchmarks.spill import Counted, Row, figures
 
 PROFILE = Profile(20_000.0, ((1, 200.0), (4, 700.0), (8, 1200.0)), at_once=8, limit=32)
@@ -24,8 +24,8 @@ CAPACITY = PROFILE.capacity(160, 80)
 
 def offered(router: str, load: float, seconds: float = 20.0, replicas: int = 1) -> tuple[list[Row], Counted]:
     planned = [dataclasses.replace(one, prompt=160) for one in plan(CAPACITY * load * replicas, seconds, 3)]
-    setup = against.setup_of(router, PROFILE, replicas, Far(), 0.5, 5)
-    rows, counted = run(setup, planned, seconds)
+    setup = setup_of(router, PROFILE, replicas, Far(), 0.5, 5)
+    rows, counted = simulated(setup, planned, seconds)
     assert len(rows) == len(planned)  # every request ends, and once
     return rows, counted
 
@@ -99,7 +99,7 @@ def test_what_never_comes_is_an_error_and_no_standstill() -> None:
 # ---- the routers
 
 
-@pytest.mark.parametrize("router", overflow.ROUTERS)
+@pytest.mark.parametrize("router", routers.ROUTERS)
 @pytest.mark.parametrize("load", [0.5, 2.0, 5.0])
 def test_every_request_ends_once_and_no_private_one_leaves(router: str, load: float) -> None:
     rows, counted = offered(router, load)
@@ -110,13 +110,13 @@ def test_every_request_ends_once_and_no_private_one_leaves(router: str, load: fl
 
 
 def test_idle_engines_never_overflow() -> None:
-    for router in overflow.ROUTERS:
+    for router in routers.ROUTERS:
         rows, _ = offered(router, 0.1)
         assert {row.place for row in rows} == {"local"}
 
 
 def test_the_more_is_asked_the_more_leaves_and_costs() -> None:
-    found = [figures(*_listed(offered(overflow.PREDICTED, load)), 1000.0) for load in (0.5, 1.0, 2.0, 4.0)]
+    found = [figures(*_listed(offered(routers.PREDICTED, load)), 1000.0) for load in (0.5, 1.0, 2.0, 4.0)]
     for name in ("hosted", "cost_usd", "tokens_per_s"):
         values = [one[name] for one in found]
         assert values == sorted(values) and values[0] < values[-1], name
@@ -126,22 +126,22 @@ def test_the_longer_a_wait_is_allowed_the_less_leaves() -> None:
     planned = [dataclasses.replace(one, prompt=160) for one in plan(CAPACITY * 1.5, 20.0, 3)]
     left = []
     for allowed in (0.1, 0.5, 1.5):
-        rows, _ = run(against.setup_of(overflow.PREDICTED, PROFILE, 1, Far(), allowed, 5), planned, 20.0)
+        rows, _ = simulated(setup_of(routers.PREDICTED, PROFILE, 1, Far(), allowed, 5), planned, 20.0)
         left.append(sum(row.place == "hosted" for row in rows))
     assert left == sorted(left, reverse=True) and left[0] > left[-1]
 
 
 def test_predicting_keeps_the_engine_full_and_public_requests_quick_at_twice_its_capacity() -> None:
-    mine = figures(*_listed(offered(overflow.PREDICTED, 2.0, 40.0)), CAPACITY * 80)
-    others = figures(*_listed(offered(overflow.ERROR, 2.0, 40.0)), CAPACITY * 80)
+    mine = figures(*_listed(offered(routers.PREDICTED, 2.0, 40.0)), CAPACITY * 80)
+    others = figures(*_listed(offered(routers.ERROR, 2.0, 40.0)), CAPACITY * 80)
     assert mine["of_maximum"] > 0.95 and mine["overtaken"] == 0
     assert mine["public"]["first_s"]["p95"] < 1.0 < others["public"]["first_s"]["p95"]
 
 
 def test_batch_waits_here_where_an_interactive_request_leaves() -> None:
     planned = [Planned(n / 50, False, 80, 160, "auto", n % 2 == 0) for n in range(300)]
-    setup = against.setup_of(overflow.PREDICTED, PROFILE, 1, Far(), 0.5, 5)
-    rows, _ = run(setup, planned, 10.0)
+    setup = setup_of(routers.PREDICTED, PROFILE, 1, Far(), 0.5, 5)
+    rows, _ = simulated(setup, planned, 10.0)
     late, quick = rows[0::2], rows[1::2]
     assert {row.place for row in late if row.good} == {"local"}
     assert sum(row.place == "hosted" for row in quick) > len(quick) / 2
@@ -165,18 +165,22 @@ def engine_file(folder: Path) -> Path:
 
 def test_a_day_is_the_same_for_a_seed_and_adds_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def once(seed: int, name: str) -> list[dict[str, Any]]:
-        words = [*DAY, f"--engine={engine_file(tmp_path)}", f"--seed={seed}", f"--json={tmp_path / name}"]
+        words = [*DAY, f"--engine={engine_file(tmp_path)}", f"--seed={seed}", f"--out={tmp_path / name}"]
         assert simulate.main(words) == 0, capsys.readouterr().err
-        found: list[dict[str, Any]] = json.loads((tmp_path / name).read_text())["days"]
+        (path,) = (tmp_path / name).glob("simulate-4gpus-*.json")
+        assert path.with_suffix(".png").stat().st_size > 10_000
+        found: list[dict[str, Any]] = json.loads(path.read_text())["days"]
         return found
 
     first, again, other = once(1, "a"), once(1, "b"), once(2, "c")
     assert first == again != other
-    assert [day["router"] for day in first] == list(overflow.ROUTERS)
+    assert [day["router"] for day in first] == list(routers.ROUTERS)
     for day in first:
         assert day["gpu_usd"] == pytest.approx(4 * 24 * simulate.GPU_HOUR_USD)
         assert day["saved_usd"] == pytest.approx(day["instead_usd"] - day["hosted_usd"] - day["gpu_usd"])
         assert day["private_bytes_out"] == 0 and day["simulated"] > 100
+        assert sum(hour["hosted_usd"] for hour in day["hours"]) == pytest.approx(day["hosted_usd"])
+        assert [hour["asked"] for hour in day["hours"]] == [hour["asked"] for hour in first[0]["hours"]]
     assert first[0]["hosted_usd"] == 0 < first[3]["hosted_usd"]
     assert "predicted wait" in capsys.readouterr().out
 
@@ -207,7 +211,7 @@ def test_a_run_that_was_simulated_checks_out_exactly(capsys: pytest.CaptureFixtu
     result: dict[str, Any] = {
         "kind": "overflow", "engine": engine, "price": {"input": 2, "output": 10}, "first_ms": 400, "pause_ms": 15,
         "allowed_s": 0.5, "deadline_s": 5, "private": 0.4, "outputs": [40, 80], "rounds": 1, "seconds": 3.0,
-        "loads": [1.0, 2.0], "maximum": 800.0, "steps": [{"router": name} for name in overflow.ROUTERS],
+        "loads": [1.0, 2.0], "maximum": 800.0, "steps": [{"router": name} for name in routers.ROUTERS],
     }  # fmt: skip
     result["steps"] = against.checked(result)
     assert [(s["router"], s["load"]) for s in result["steps"]][:2] == [("local only", 1.0), ("local only", 2.0)]

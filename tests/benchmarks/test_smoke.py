@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import goals, nginx, overflow, overhead, simulate, soak
+from benchmarks import goals, nginx, overflow, overhead, routers, simulate, soak
 
 TINY = overhead.Plan(
     rounds=1, seconds=1.0, streams=1, first_rounds=1, hold_s=0.1, runs=1, run_s=1.0, overload_s=2.0
@@ -59,7 +59,7 @@ def test_overflow_measures_what_the_simulation_is_held_against(
 ) -> None:
     """Private requests that cannot all be served, and not a byte of them at the provider."""
     monkeypatch.setattr(overflow, "QUICK", overflow.Plan(1, 4.0, loads=(6.0,), curve_s=1.0))
-    monkeypatch.setattr(overflow, "ROUTERS", (overflow.FIXED, overflow.PREDICTED))
+    monkeypatch.setattr(overflow, "ROUTERS", (routers.FIXED, routers.PREDICTED))
     assert overflow.main(["--quick", f"--out={tmp_path}"]) == 0, capsys.readouterr().err
     found = written(tmp_path)
     for step in found["steps"]:

@@ -6,19 +6,20 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import charts, goals, hosted, machine, mix, overflow, wire
+from benchmarks import charts, goals, hosted, machine, mix, overflow, routers, wire
 from benchmarks.asking import Asking
 from benchmarks.bare import Vllm
 from benchmarks.capacity import Point, described
 from benchmarks.goals import README, overflow_goals
 from benchmarks.offering import Keys, rows
 from benchmarks.openloop import Kind, OpenLoop, Sent
-from benchmarks.spill import Counted, Row, figures, overtaken
+from benchmarks.spill import Counted, Row, figures, maximum, overtaken
 from benchmarks.upstream import Peer, Script
 from benchmarks.wire import Heard, Wire
 from serving.catalogue import Site
@@ -48,6 +49,14 @@ def test_the_figures_of_a_few_requests() -> None:
     assert found["public"]["first_s"] == {"p50": 0.4, "p95": 2.0, "p99": 2.0}
     assert found["goodput_per_s"] == 0.2 and found["public"]["within"] == pytest.approx(2 / 3)
     assert (found["of_maximum"], found["cost_usd_per_1000"]) == (0.9, pytest.approx(0.4))
+
+
+def test_the_engine_is_held_against_what_it_could_do_at_that_time() -> None:
+    """A machine that slows down between two rounds is no fault of the router that had the second one."""
+    quick, slow = replace(counted(900.0), maximum=1000.0), replace(counted(450.0), maximum=500.0)
+    assert maximum([quick, slow]) == 750.0
+    found = figures([[row()], [row()]], [quick, slow], maximum([quick, slow]))
+    assert found["of_maximum"] == pytest.approx(0.9)
 
 
 def test_a_quantile_is_of_all_that_were_asked() -> None:
@@ -93,8 +102,8 @@ def test_rows_are_what_callers_and_ledger_say_together() -> None:
 
 def result(**changed: Any) -> dict[str, Any]:
     figure = figures([[row(), row(private=True)]], [counted(960.0)], 1000.0)
-    steps = [{**figure, "router": router, "load": load} for router in overflow.ROUTERS for load in mix.LOADS]
-    found = next(s for s in steps if s["router"] == overflow.PREDICTED and s["load"] == 2)
+    steps = [{**figure, "router": router, "load": load} for router in routers.ROUTERS for load in mix.LOADS]
+    found = next(s for s in steps if s["router"] == routers.PREDICTED and s["load"] == 2)
     found.update(changed)
     return {"kind": "overflow", "steps": steps, "target_s": 1.0}
 
@@ -146,12 +155,12 @@ def test_the_readmes_goals_are_those_of_the_last_result() -> None:
 
 def test_all_four_are_settings_of_one_software() -> None:
     provider = {"models": {"far": {}}, "providers": {"far": {}}}
-    sites = {router: overflow.site_of(router, ENGINE, provider) for router in overflow.ROUTERS}
+    sites = {router: overflow.site_of(router, ENGINE, provider) for router in routers.ROUTERS}
     assert [site["attach"][0]["limit"] for site in sites.values()] == [32, 0, 8, 32]
-    assert [name for name, site in sites.items() if "providers" not in site] == [overflow.LOCAL]
+    assert [name for name, site in sites.items() if "providers" not in site] == [routers.LOCAL]
     for name, site in sites.items():
         checked = Site.model_validate({"router": site["router"], "attach": site["attach"]})
-        assert (checked.router.allowed_wait_s.auto < 1) == (name == overflow.PREDICTED)
+        assert (checked.router.allowed_wait_s.auto < 1) == (name == routers.PREDICTED)
 
 
 def test_private_requests_alone_fit_at_twice_the_capacity_and_not_at_four_times() -> None:
