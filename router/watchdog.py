@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 LOG = logging.getLogger("headgate.router")
 
@@ -42,8 +42,8 @@ class Watchdog:
         at, seconds = self._stood
         return f"the event loop stood still for {seconds:.0f} s" if time.monotonic() - at < self._told_s else ""
 
-    @contextlib.asynccontextmanager
-    async def watching(self) -> AsyncIterator[None]:
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
         """Watch the running loop inside `with`."""
         self._turned = time.monotonic()
         turning = asyncio.create_task(self._turn())

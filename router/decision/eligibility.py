@@ -12,9 +12,7 @@ from router.decision.clearance import PRIVACY, cleared, idle, promised, refusals
 from router.decision.dialects import LOCAL_ONLY
 from router.decision.escalation import LIKELY_BYTES_PER_TOKEN
 from router.decision.outgoing import may_drop
-from router.decision.question import Question as Question
-from router.decision.question import Rule as Rule
-from router.decision.question import refuse as refuse
+from router.decision.question import Question, Rule, refuse
 from router.decision.sensitivity import UNASKED
 from router.decision.traits import choices, prompts
 from router.records import Candidate, Gpu, Refusal, Traits

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.decision.eligibility import Question
 from router.decision.policies import placed
+from router.decision.question import Question
 from router.errors import (
     BadRequest,
     Forbidden,

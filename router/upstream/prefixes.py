@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from router.records import Chain, Endpoint, Usage
 
-BYTES_A_TOKEN = 4.0
+BYTES_PER_TOKEN = 4.0
 """Until an endpoint's own answers show it."""
 MOST_BYTES = 16
 """Bytes a token beyond which a request is no text: those of pictures say nothing of tokens, and nothing is learned."""
@@ -39,7 +39,7 @@ class Memory:
     """Bytes of all of them: a beginning that several prompts share counts once, as in an engine."""
     trust: float = 1.0
     """The share of what is believed to be there that is."""
-    bytes_a_token: float = BYTES_A_TOKEN
+    bytes_per_token: float = BYTES_PER_TOKEN
     tokens: int = UNKNOWN_TOKENS
     """How many the engine keeps."""
     restarts: int | None = None
@@ -93,7 +93,7 @@ class Prefixes:
         if chain is None or memory is None or not usage.prompt or chain.asked > MOST_BYTES * usage.prompt:
             return
         asked = chain.asked
-        memory.bytes_a_token += STEP * (asked / usage.prompt - memory.bytes_a_token)
+        memory.bytes_per_token += STEP * (asked / usage.prompt - memory.bytes_per_token)
         believed = usage.prompt * cached / asked
         if usage.cached is not None:
             memory.confirms = True
@@ -117,7 +117,7 @@ class Prefixes:
 
 def _bound(memory: Memory) -> None:
     """Forget what was not used for longest, as far as the engine cannot have kept it."""
-    most, known = memory.tokens * memory.bytes_a_token, memory.known
+    most, known = memory.tokens * memory.bytes_per_token, memory.known
     while memory.size > most or len(known) > MOST:
         memory.size -= known.popitem(last=False)[1]
 

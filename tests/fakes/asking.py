@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from router.decision.decide import decide
-from router.decision.eligibility import Question
+from router.decision.question import Question
 from router.decision.traits import describe
 from router.records import Ask, Caller, Candidate, Decision, Endpoint, Findings, Route, Snapshot
 from router.scanner.reading import read

@@ -15,7 +15,7 @@ async def test_what_it_works_on_is_not_told(caplog: pytest.LogCaptureFixture) ->
     def works(text: str) -> None:
         time.sleep(0.6 if text else 0)
 
-    async with Watchdog(limit_s=0.2).watching():
+    with Watchdog(limit_s=0.2).watching():
         await asyncio.sleep(0.05)
         with caplog.at_level(logging.ERROR, "headgate.router"):
             works("the river turns back")
@@ -25,7 +25,7 @@ async def test_what_it_works_on_is_not_told(caplog: pytest.LogCaptureFixture) ->
 
 async def test_a_loop_that_turns_is_well() -> None:
     dog = Watchdog(limit_s=2.0)
-    async with dog.watching():
+    with dog.watching():
         for _ in range(5):
             await asyncio.sleep(0.02)
         assert dog.trouble() == ""
@@ -33,7 +33,7 @@ async def test_a_loop_that_turns_is_well() -> None:
 
 async def test_it_is_told_for_a_while_and_not_for_ever() -> None:
     dog = Watchdog(limit_s=0.1, told_s=0.4)
-    async with dog.watching():
+    with dog.watching():
         time.sleep(0.4)
         assert "stood still" in dog.trouble()
         end = time.monotonic() + 10

@@ -8,7 +8,8 @@ import pytest
 
 from router.decision import eligibility
 from router.decision.clearance import PRIVACY
-from router.decision.eligibility import RULES, Rule, against, judge, worst_cost
+from router.decision.eligibility import RULES, against, judge, worst_cost
+from router.decision.question import Rule
 from router.decision.reasons import refused
 from router.decision.traits import describe
 from router.records import Ask, Caller, Candidate, Findings, Gpu, Refusal

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from router.decision.eligibility import Question
 from router.decision.escalation import MOST_SEARCHED, matches, said, wished
+from router.decision.question import Question
 from router.errors import Forbidden
 from router.records import Ask, Caller, Decision, Findings
 from serving.catalogue import DataClass, EscalationRule

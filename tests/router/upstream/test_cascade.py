@@ -14,6 +14,7 @@ from router.records import Ask, Decision
 from serving.catalogue import Model
 from tests.conftest import until
 from tests.fakes.asking import ask, decided, endpoint, hosted
+from tests.fakes.busy import busy
 from tests.fakes.faults import Script, completion
 from tests.router.upstream.test_attempts import NEAR, WHO, Rig, rig_at, said
 
@@ -113,7 +114,7 @@ async def test_another_model_that_is_full_is_not_waited_for(rig: Rig) -> None:
     rig.room.refresh({"near": 4, "far": 1})
     decision = checking(NEAR, FAR)
     rig.near.script = {"body": BAD}
-    with rig.room.busy("far"):
+    with busy(rig.room, "far"):
         assert await rig.run(decision, ASKED) == BAD.encode()
     assert tries(rig.closed()) == [("near", "answered")]
 
@@ -140,7 +141,7 @@ async def test_an_answer_that_came_after_waiting_is_checked_too(rig: Rig) -> Non
     rig.near.script, rig.door.script = {"body": BAD}, said(500, "sent")
     served = [endpoint(NEAR, limit=1, in_flight=1), endpoint(FAR)]
     decision = checking(NEAR, FAR, endpoints=served)
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         work = asyncio.create_task(rig.run(decision, ASKED))
         await until(lambda: rig.room.waiting() == 1, work)
     assert await work == BAD.encode()

@@ -22,6 +22,7 @@ from router.upstream.health import Health
 from router.upstream.room import Room
 from serving.home import Home
 from tests.conftest import instance, until
+from tests.fakes.busy import busy
 from tests.fakes.faults import Upstream
 from tests.fakes.serving import CATALOGUE, GPU, document
 
@@ -45,7 +46,7 @@ def fleet(connections: Connections, room: Room, tmp_path: Path) -> Fleet:
 
 def test_what_is_in_flight_is_what_the_room_counts(fleet: Fleet, room: Room) -> None:
     fleet._take(document(instance("small", "unix:/run/small")))
-    with room.busy("small"), room.busy("big"), room.busy("big"):
+    with busy(room, "small"), busy(room, "big"), busy(room, "big"):
         small, big = fleet.snapshot().endpoints
         assert (small.in_flight, big.in_flight) == (1, 2)
         assert fleet.state()["in_flight"] == 3 and fleet.state()["waiting"] == 0
@@ -55,7 +56,7 @@ def test_what_is_in_flight_is_what_the_room_counts(fleet: Fleet, room: Room) -> 
 async def test_what_has_said_that_it_is_full_is_full(fleet: Fleet, room: Room) -> None:
     fleet._take(document(instance("small", "unix:/run/small", limit=0)))
     assert not fleet.snapshot().endpoints[0].full
-    with room.busy("small"):
+    with busy(room, "small"):
         room.told_full("small")
         assert fleet.snapshot().endpoints[0].full and not fleet.snapshot().endpoints[1].full
 

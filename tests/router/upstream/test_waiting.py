@@ -17,6 +17,7 @@ from router.upstream.room import Room
 from serving.catalogue import Model
 from tests.conftest import until
 from tests.fakes.asking import ask, caller, candidate, decided, endpoint, hosted, local
+from tests.fakes.busy import busy
 from tests.router.upstream.test_attempts import FAR, NEAR, WHO, Rig, rig_at, said
 
 OVER = {"status": 503, "body": '{"error": {"message": "too many queued requests"}}'}
@@ -43,7 +44,7 @@ def waiting(rig: Rig, asked: Ask, decision: Decision) -> asyncio.Task[bytes]:
 
 
 async def test_it_is_answered_when_the_place_is_free_and_not_before(rig: Rig) -> None:
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         work = waiting(rig, ask("near"), full(ask("near"), NEAR))
         await until(lambda: rig.room.waiting() == 1, work)
         assert rig.near.requests == []
@@ -63,7 +64,7 @@ async def test_what_never_had_to_wait_was_not_queued(rig: Rig) -> None:
 async def test_a_place_taken_since_the_decision_is_waited_for_and_not_overrun(rig: Rig) -> None:
     decision = decided(ask("near"), WHO, NEAR)
     assert not decision.order[0].endpoint.full
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         work = waiting(rig, ask("near"), decision)
         await until(lambda: rig.room.waiting() == 1, work)
         assert rig.room.in_flight("near") == 1
@@ -71,7 +72,7 @@ async def test_a_place_taken_since_the_decision_is_waited_for_and_not_overrun(ri
 
 
 async def test_a_place_taken_since_the_decision_is_an_overflow_where_the_data_may_leave(rig: Rig) -> None:
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         await rig.run(decided(ask("near"), WHO, NEAR, FAR), ask("near"))
     closed = rig.closed()
     assert (closed["model"], closed["trigger"], closed["queued_ms"]) == ("far", "overflow", None)
@@ -79,7 +80,7 @@ async def test_a_place_taken_since_the_decision_is_an_overflow_where_the_data_ma
 
 
 async def test_a_full_queue_is_its_own_outcome(rig: Rig) -> None:
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         crowd = [waiting(rig, ask("near")._replace(id=f"req_{n + 2}"), full(ask("near"), NEAR)) for n in range(2)]
         await until(lambda: rig.room.waiting() == 2)
         with pytest.raises(QueueFull):
@@ -93,7 +94,7 @@ async def test_a_full_queue_is_its_own_outcome(rig: Rig) -> None:
 
 async def test_a_deadline_is_its_own_outcome(rig: Rig) -> None:
     rig.room.wait_s = 0.02
-    with rig.room.busy("near"), pytest.raises(DeadlinePassed):
+    with busy(rig.room, "near"), pytest.raises(DeadlinePassed):
         await rig.run(full(ask("near"), NEAR), ask("near"))
     closed = rig.closed()
     assert (closed["outcome"], closed["status"], closed["error"]) == ("deadline_passed", 503, "queue_timeout")
@@ -102,7 +103,7 @@ async def test_a_deadline_is_its_own_outcome(rig: Rig) -> None:
 
 
 async def test_a_caller_that_leaves_the_queue_is_its_own_outcome_and_nothing_is_sent(rig: Rig) -> None:
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         work = waiting(rig, ask("near"), full(ask("near"), NEAR))
         await until(lambda: rig.room.waiting() == 1, work)
         work.cancel()
@@ -116,7 +117,7 @@ async def test_a_caller_that_leaves_the_queue_is_its_own_outcome_and_nothing_is_
 
 async def test_a_caller_that_leaves_after_it_waited_has_left_an_answer_and_no_queue(rig: Rig) -> None:
     rig.near.script = {"never": True}
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         work = waiting(rig, ask("near"), full(ask("near"), NEAR))
         await until(lambda: rig.room.waiting() == 1, work)
     await rig.near.until(lambda: rig.near.requests)
@@ -200,7 +201,7 @@ async def test_a_provider_that_has_no_room_is_not_waited_for(rig: Rig) -> None:
 
 
 async def test_data_that_may_leave_waits_for_nobody(rig: Rig) -> None:
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         await rig.run(full(ask("near"), NEAR, FAR), ask("near"))
     closed = rig.closed()
     assert [a["model"] for a in closed["attempts"]] == ["far"]
@@ -209,7 +210,7 @@ async def test_data_that_may_leave_waits_for_nobody(rig: Rig) -> None:
 
 async def test_data_that_may_leave_waits_where_every_provider_failed(rig: Rig) -> None:
     rig.door.script = said(502, "sent", "provider_refused_key")
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         work = waiting(rig, ask("near"), full(ask("near"), NEAR, FAR))
         await until(lambda: rig.room.waiting() == 1, work)
     await work
@@ -221,7 +222,7 @@ async def test_data_that_may_leave_waits_where_every_provider_failed(rig: Rig) -
 async def test_whatever_happened_before_the_caller_is_told_that_waiting_can_help(rig: Rig) -> None:
     rig.door.script = said(502, "sent", "provider_refused_key")
     rig.room.wait_s = 0.02
-    with rig.room.busy("near"), pytest.raises(HeadgateError) as told:
+    with busy(rig.room, "near"), pytest.raises(HeadgateError) as told:
         await rig.run(full(ask("near"), NEAR, FAR), ask("near"))
     assert (told.value.status, told.value.code) == (503, "queue_timeout")
     assert told.value.retry_after
@@ -229,7 +230,7 @@ async def test_whatever_happened_before_the_caller_is_told_that_waiting_can_help
 
 async def test_an_engine_that_breaks_once_its_turn_has_come_is_not_waited_for_again(rig: Rig) -> None:
     rig.near.script = {"status": 500, "body": "{}"}
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         work = waiting(rig, ask("near"), full(ask("near"), NEAR))
         await until(lambda: rig.room.waiting() == 1, work)
     with pytest.raises(HeadgateError) as told:
@@ -239,7 +240,7 @@ async def test_an_engine_that_breaks_once_its_turn_has_come_is_not_waited_for_ag
 
 async def test_a_request_the_engine_refuses_as_wrong_ends_at_once_after_its_turn_too(rig: Rig) -> None:
     rig.near.script = {"status": 400, "body": "{}"}
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         work = waiting(rig, ask("near"), full(ask("near"), NEAR))
         await until(lambda: rig.room.waiting() == 1, work)
     with pytest.raises(HeadgateError) as told:
@@ -252,7 +253,7 @@ async def test_the_clearance_is_looked_at_again_when_the_turn_has_come(
 ) -> None:
     """An approval that ended while a request waited."""
     decision = full(ask("near"), NEAR)
-    with rig.room.busy("near"):
+    with busy(rig.room, "near"):
         work = waiting(rig, ask("near"), decision)
         await until(lambda: rig.room.waiting() == 1, work)
         monkeypatch.setattr(Model, "cleared_for", lambda *_: decision.traits.data_class - 1)
