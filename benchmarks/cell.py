@@ -95,6 +95,10 @@ class Cell:
     def read(self) -> None:
         """Take the engines' readings, as serving would publish them."""
         self._room.refresh(self._limits)
+        now = _now()
+        for name, replica in self.replicas.items():
+            if (there := self._paces.known(name)) is not None:
+                there.read(replica.running, replica.waiting, now)
         self._read = {
             name: Endpoint(
                 name, HERE, "", "ready", limit=self.setup.known, running=replica.running, waiting=replica.waiting,
@@ -108,10 +112,11 @@ class Cell:
         room, endpoints = self._room, []
         for name, endpoint in self._read.items():
             there = self._paces.known(name)
-            learned = (there.pace(now, room.drained(name)), there.unstarted(now)) if there else (None, 0)
+            pace = there.pace(now, room.drained(name)) if there else None
+            unstarted, others = (there.unstarted(now), there.others) if there else (0, 0)
             endpoints.append(endpoint.now(
                 room.in_flight(name), endpoint.limit, room.is_told_full(name), room.outstanding(name), "", False, 1.0,
-                learned[0], learned[1], 0, name in self._spilling,
+                pace, unstarted, others, name in self._spilling,
             ))  # fmt: skip
         return Snapshot(
             at=now, today=TODAY, catalogue=self._catalogue, models=self._catalogue.models,

@@ -59,6 +59,8 @@ class Pace(NamedTuple):
     """Bytes of a request a token of its prompt."""
     prompt: float | None = None
     """Prompt tokens of a request on average, without those it has in its prefix cache."""
+    at_once: int | None = None
+    """Requests it works on at the same time, where it lets others wait and it is known how fast they end."""
 
 
 BY_DEMAND = frozenset({"asleep", "waking"})

@@ -96,6 +96,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "router/upstream/address.py": (),
     "router/upstream/response.py": ("router.upstream.address",),
     "router/upstream/drain.py": (),
+    "router/upstream/batch.py": ("router.upstream.drain",),
     "router/upstream/health.py": (),
     "router/upstream/fading.py": (),
     "router/upstream/queue.py": (),

@@ -55,6 +55,8 @@ def _place_s(endpoint: Endpoint, pace: Pace | None) -> float | None:
     if endpoint.limit > 0:
         everywhere = endpoint.in_flight + endpoint.others - (endpoint.places or endpoint.limit)
         over = max(endpoint.in_flight - endpoint.limit, everywhere)
+    if pace is not None and pace.at_once is not None:
+        over = max(over, endpoint.in_flight + endpoint.others - pace.at_once)
     if over < 0:
         return None if endpoint.busy else 0.0
     return None if pace is None or not pace.drain else (over + 1) / pace.drain

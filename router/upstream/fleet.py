@@ -296,11 +296,11 @@ class Fleet:
         for endpoint in endpoints:
             there, load = self.paces.there(endpoint.name, endpoint.model), entries.get(endpoint.name)
             if endpoint.running is None or not isinstance(load, dict):
-                there.read(None, now)
+                there.read(None, 0, now)
                 continue
             age = load.get("age_s")
             age = age if isinstance(age, int | float) and 0 <= age <= STALE_S else 0.0
-            there.read(endpoint.running + (endpoint.waiting or 0), now - age)
+            there.read(endpoint.running, endpoint.waiting or 0, now - age)
 
 
 @lru_cache(maxsize=2)

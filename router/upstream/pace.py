@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from router.records import Met, Pace, Usage
+from router.upstream.batch import Batch
 from router.upstream.fading import Line, Mean
 
 STRETCH_S = 0.25
@@ -113,8 +114,9 @@ class There:
     """One endpoint, as its requests show it."""
 
     __slots__ = (
-        "_area", "_changed", "_clean", "_counts", "_drain", "_each", "_known", "_last", "_learned", "_others", "_paces",
-        "_queue", "_read", "_running", "_since", "_work", "_writes", "_writing", "name", "ratio", "stale", "unread",
+        "_area", "_batch", "_changed", "_clean", "_counts", "_drain", "_each", "_known", "_last", "_learned", "_others",
+        "_paces", "_queue", "_read", "_running", "_since", "_work", "_writes", "_writing", "name", "ratio", "stale",
+        "unread",
     )  # fmt: skip
 
     def __init__(self, name: str, ratio: Mean) -> None:
@@ -137,12 +139,13 @@ class There:
         """Requests in flight, since when, and their sum over time before."""
         self._counts: deque[tuple[float, int]] = deque(maxlen=MOST_COUNTS)
         self._others = 0
+        self._batch = Batch()
         self._known = Pace()
         self._writing: tuple[float, float, float] | None = None
         """Seconds a token of an answer: at least, alone, and more for each one beside it."""
         self._learned = -math.inf
         """When both were worked out."""
-        self._drain: float | None = None
+        self._drain: tuple[float | None, int | None] = (None, None)
         self._paces: dict[int, Pace | None] = {}
         """What follows for one more beside so many."""
 
@@ -161,6 +164,8 @@ class There:
         made = Sent(self, tokens, 0 if pictured else size, now, self.count(1, now), streams=streams, blind=blind)
         if not self._queue:
             self._since, self._work, self._clean = now, 0.0, True
+        if self._batch.crowded(self._running + self._others):  # it waits for a place, and not for others' prompts
+            self._clean = False
         self._queue[made] = None
         self.unread += tokens
         self._each.add(tokens, 1.0, now)
@@ -190,7 +195,8 @@ class There:
         """A stretch ends, and another begins. `clean`: whether that one is spent on reading what is known."""
         if self._clean and at > self._since:
             self._measured(self._work, at - self._since, at)
-        self._since, self._work, self._clean = at, 0.0, clean
+        self._since, self._work = at, 0.0
+        self._clean = clean and not self._batch.crowded(self._running + self._others)
 
     def gave_up(self, sent: Sent, now: float) -> None:
         """It will bring no first token, or had it unseen: nobody knows how much of it was read."""
@@ -212,13 +218,18 @@ class There:
         self._changed = now
         self._running += change
         self._counts.append((now, self._running))
+        if change < 0:
+            self._batch.ended(now)
+        self._batch.holds(self._running + self._others, now)
         return self._area
 
-    def read(self, engine: int | None, at: float) -> None:
-        """The engine said at `at` how many requests it has; None: nobody knows. What is not ours is others'."""
-        if engine is None:
+    def read(self, running: int | None, waiting: int, at: float) -> None:
+        """The engine said at `at` how many requests it works on, and how many it lets wait; None: nobody knows. What is
+        not ours is others'."""
+        if running is None:
             self._others = 0
             return
+        self._batch.read(running, waiting, at)
         while len(self._counts) > 1 and self._counts[1][0] < at - RECENT_S:
             self._counts.popleft()
         own = 0
@@ -226,13 +237,14 @@ class There:
             if when > at + AROUND_S:
                 break
             own = count if when < at - AROUND_S else max(own, count)
-        self._others = max(0, engine - own)
+        self._others = max(0, running + waiting - own)
 
     def forget(self) -> None:
         """It is another process by now, or stood still: what was learned is not true of it. What is under way there is
         ours as before, and ends as it ends."""
         self._read, self._writes, self._each, self._known = Line(), Line(), Mean(), Pace()
         self._clean, self.stale, self._others, self._writing, self._learned = False, True, 0, None, -math.inf
+        self._batch = Batch()
 
     # ---- what is known of it
 
@@ -271,13 +283,16 @@ class There:
         if self.stale and (self._writing is None or now - self._learned >= AGAIN_S):
             self._learned = now
             self._learn()
-        if drain != self._drain:
-            self._drain = drain
-            self._paces.clear()
         beside = self._running + self._others
+        at_once = None
+        if self._running and (ends := self._batch.drained(now)) is not None:
+            drain, at_once = ends * beside / self._running, self._batch.size  # others' end as ours do
+        if (drain, at_once) != self._drain:
+            self._drain = drain, at_once
+            self._paces.clear()
         if beside not in self._paces:
             each, k = self._writing_s(beside + 1), self._known
-            known = Pace(k.prefill, 1 / each if each else None, k.first_s, drain, k.ratio, k.prompt)
+            known = Pace(k.prefill, 1 / each if each else None, k.first_s, drain, k.ratio, k.prompt, at_once)
             nothing = each is None and k.prefill is None and k.first_s is None and k.ratio is None
             self._paces[beside] = None if nothing else known
         return self._paces[beside]

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from router.records import Endpoint, Met, Usage
 from router.upstream.pace import Sent, There
 
+READ_S = 0.25
+"""Between two readings of an engine."""
+
 
 @dataclass
 class Job:
@@ -46,6 +49,7 @@ class Engine:
     seqs: int = 256
     """Requests it has under way at once; the others wait."""
     jobs: list[Job] = field(default_factory=list)
+    read_at: float = -READ_S
 
     def run(self, there: There, jobs: Iterable[Job], *, start: float = 0.0, ratio: float = 4.0) -> list[Job]:
         """Let the engine work on them all, and `there` see what a router sees."""
@@ -54,10 +58,14 @@ class Engine:
         while coming or waiting or running:
             if not waiting and not running:
                 now = max(now, coming[0].at)
-                _send(there, coming, waiting, now, ratio)
+                _send(there, coming, [], waiting, now, ratio)
             now = self._step(now, waiting, running)
-            _send(there, coming, waiting, now, ratio)  # what came during the step is sent before its tokens come
+            # What came during the step is sent before its tokens come.
+            _send(there, coming, [*waiting, *running], waiting, now, ratio)
             self._tell(there, now, waiting, running, done)
+            if now - self.read_at >= READ_S:
+                self.read_at, begun = now, sum(job.began >= 0 for job in waiting)
+                there.read(len(running) + begun, len(waiting) - begun, now)
         return done
 
     def _step(self, now: float, waiting: list[Job], running: list[Job]) -> float:
@@ -93,12 +101,18 @@ class Engine:
                 done.append(job)
 
 
-def _send(there: There, coming: list[Job], waiting: list[Job], now: float, ratio: float) -> None:
+def _send(
+    there: There, coming: list[Job], before: list[Job], waiting: list[Job], now: float, ratio: float
+) -> None:  # fmt: skip
+    mine = sum(not job.others for job in before)
     while coming and coming[0].at <= now:
         job = coming.pop(0)
         job.left = job.prompt
         if not job.others:
-            job.seen = job.seen._replace(pace=there.pace(job.at), unstarted=there.unstarted(job.at))
+            job.seen = job.seen._replace(
+                pace=there.pace(job.at), unstarted=there.unstarted(job.at), in_flight=mine, others=there.others
+            )  # fmt: skip
+            mine += 1
             size, blind = int(job.prompt * ratio), not job.streams
             job.sent = there.sent(size, 0, job.at, streams=job.streams, blind=blind)
         waiting.append(job)

@@ -29,6 +29,9 @@ def near(**live: Any) -> Endpoint:
         ({"others": 2, "waiting": 2}, 0.8, 2.85, 50.0),  # others' prompts are taken to be as long as ours
         ({"in_flight": 2, "waiting": 2}, 0.0, 2.05, 50.0),  # those are ours, and known better
         ({"in_flight": 9, "limit": 0}, 0.0, 2.05, 50.0),
+        ({"in_flight": 9, "limit": 0, "pace": PACE._replace(at_once=8)}, 1.0, 3.05, 50.0),  # two must end first
+        ({"in_flight": 2, "others": 1, "pace": PACE._replace(at_once=3)}, 0.5, 2.55, 50.0),
+        ({"in_flight": 2, "pace": PACE._replace(at_once=3)}, 0.0, 2.05, 50.0),
         ({"in_flight": 4, "pace": PACE._replace(drain=None)}, None, None, 50.0),
         ({"limit": 0, "busy": True}, None, None, 50.0),
         ({"unstarted": 9, "pace": PACE._replace(prefill=None)}, None, None, 50.0),

@@ -161,13 +161,13 @@ def test_what_an_engine_has_beyond_ours_is_others() -> None:
     first, second = seen.sent(40, 0, 10.0), seen.sent(40, 0, 10.0)
     first.ended(Usage(10, 5), 0, 11.5)
     second.ended(Usage(10, 5), 0, 11.6)
-    seen.read(5, 11.0)
+    seen.read(5, 0, 11.0)
     assert seen.others == 3  # of five that it had then two were ours, though none of them is there now
-    seen.read(2, 11.5)
+    seen.read(2, 0, 11.5)
     assert seen.others == 0
-    seen.read(2, 12.0)
+    seen.read(1, 1, 12.0)
     assert seen.others == 2
-    seen.read(None, 13.0)
+    seen.read(None, 0, 13.0)
     assert seen.others == 0
 
 
@@ -191,10 +191,10 @@ def test_an_engine_that_stood_still_and_goes_on_has_our_requests_and_no_others()
     sent = paces.there("a", "m").sent(4000, 0, 10.0)
     paces.restarted("a")  # serving said for a while that it was stalled
     seen = paces.there("a", "m")
-    seen.read(1, 11.0)
+    seen.read(1, 0, 11.0)
     assert (seen.others, seen.unstarted(11.0)) == (0, 1000)
     sent.left(12.0)
-    seen.read(1, 13.0)
+    seen.read(1, 0, 13.0)
     assert (seen.others, seen.unstarted(13.0)) == (1, 0)
 
 
