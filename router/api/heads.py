@@ -83,8 +83,8 @@ def read_head(raw: bytes) -> Head:
         raise UriTooLong(f"The URL is longer than {MAX_URL // 1024} KiB.")
     if len(raw) - end > MAX_HEADER_BYTES:
         raise HeadersTooLarge(f"Send at most {MAX_HEADER_BYTES // 1024} KiB of headers.")
-    # The parser would take more than one between the parts, and nothing between two of them.
-    if raw.count(b" ", 0, end) != 2 or raw.find(b"  ", 0, end) > 0:
+    # The parser would take more than one between the parts, nothing between two of them, and the end of a line of old.
+    if raw.count(b" ", 0, end) != 2 or raw.find(b"  ", 0, end) > 0 or raw.find(b"\n", 0, end) > 0:
         raise BadRequest("The first line is not that of an HTTP request.", code="invalid_http")
     head = Head()
     if raw[end - len(NEW) : end] != NEW:

@@ -11,7 +11,7 @@ from collections import Counter
 from urllib.parse import unquote
 
 _NO_SECRET = re.compile(
-    r"example|changeme|change_me|placeholder|redacted|your[-_ ]?|x{4}|\*{3}|\.{3}|<|\$\{|\{\{|%\(|%s|\bnone\b|\bnull\b|"
+    r"example|changeme|change_me|placeholder|redacted|your[-_ ]?|x{6}|\*{3}|\.{3}|<|\$\{|\{\{|%\(|%s|\bnone\b|\bnull\b|"
     r"\btrue\b|\bfalse\b|^test|dummy|sample|insert|undefined|getenv|environ|process\.env",
     re.IGNORECASE,
 )

@@ -151,9 +151,9 @@ async def test_ss_005_a_bom_is_passed_over_once(house: FaultHouse) -> None:
 
 
 async def test_ss_006_an_event_without_end_is_cut_at_the_cap(house: FaultHouse) -> None:
-    house.most_bytes = 32 * MIB
+    house.most_bytes, house.most_stall_s = 32 * MIB, 0.5  # what sends so much is on this loop as well
     await house.start(router={"first_byte_timeout_s": 30, "total_timeout_s": 30, "idle_timeout_s": 30,
-                              "first_token_timeout_s": 30})  # fmt: skip
+                              "first_token_timeout_s": 30, "keep_alive_s": 30})  # fmt: skip
     key = house.key()
     piece = b"y" * (256 * 1024)
     found = await stream(house, [chunk("one"), b"data: ", *[piece] * 256], key)

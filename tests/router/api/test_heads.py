@@ -24,6 +24,13 @@ def test_a_head_is_read() -> None:
     assert head.value(b"x-none") is None
 
 
+@pytest.mark.parametrize("first", [b"POST /c\nX: HTTP/1.1", b"POST /c\nX:\t HTTP/1.1", b"POST \n/c HTTP/1.1"])
+def test_a_line_of_old_within_the_first_line_is_refused(first: bytes) -> None:
+    """The parser takes a line without a version, of HTTP/0.9, and what follows as a header."""
+    with pytest.raises(BadRequest):
+        read_head(first + b"\r\nHost: a\r\n\r\n")
+
+
 def test_an_old_or_closing_head_ends_its_connection() -> None:
     assert not read_head(RAW.replace(b"HTTP/1.1", b"HTTP/1.0")).keep_alive
     assert not read_head(RAW.replace(b"X-One:  two", b"Connection: X, Close")).keep_alive
