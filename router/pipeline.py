@@ -105,11 +105,11 @@ class Pipeline:
             findings, begins = await loop.run_in_executor(self._aside, _read, ask, caller.team, secret)
         seen = Seen(findings)
         spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
-        snapshot = fleet.snapshot(spent, begins)  # 4 snapshot
+        snapshot = fleet.snapshot(spent, begins, look=look)  # 4 snapshot
         if could_leave(ask, caller, seen.findings, snapshot):  # what can only stay is not searched before its answer
             seen = await self._gate.search(ask, caller, seen.findings)
             spent = 0.0 if caller.budget_usd is None else self._ledger.spent(caller)
-            snapshot = fleet.snapshot(spent, begins)  # searching took its time
+            snapshot = fleet.snapshot(spent, begins, look=look)  # searching took its time
         return decide(ask, caller, seen.findings, snapshot, look=look), seen  # 5 eligible, 6 order
 
 

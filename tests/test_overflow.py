@@ -418,7 +418,7 @@ async def test_what_others_do_at_an_engine_counts_against_its_places(house: Hous
 
 
 async def test_what_was_expected_and_what_came_stand_in_the_record_and_the_metrics(house: House) -> None:
-    await start(house, limit=4)
+    await start(house, hosted=True, limit=4)
     learned(house, 10_000.0)
     house.local.script = {"stream": ["a"] * 40}
     key = house.key("private")
@@ -432,3 +432,17 @@ async def test_what_was_expected_and_what_came_stand_in_the_record_and_the_metri
         text = await answer.text()
     assert 'headgate_prediction_error_ratio_count{endpoint="small",what="first_token"} 3.0' in text
     assert 'headgate_prediction_error_ratio_count{endpoint="small",what="speed"} 2.0' in text
+
+
+async def test_nothing_is_predicted_where_it_decides_nothing_but_explain_says_it(house: House) -> None:
+    """One local endpoint and no provider: a request is not to pay for a number that nobody uses."""
+    await start(house, limit=4)
+    learned(house, 10_000.0)
+    house.local.script = {"stream": ["a"] * 40}
+    reply = await house.post(ask("small", stream=True), house.key("private"))
+    opened, *_, closed = await house.events(reply)
+    assert not {"predicted", "met"} & closed.keys() and "predicted" not in opened["order"][0]
+    connector, where = aiohttp.UnixConnector(path=str(house.home.socket("admin"))), "http://router/explain"
+    async with aiohttp.ClientSession(connector=connector) as session, session.post(where, json=ask("small")) as answer:
+        shown = await answer.json()
+    assert shown["order"][0]["predicted"]["first_token_ms"] > 0

@@ -138,9 +138,16 @@ def closed(model: Model | None, outcome: Outcome, *, lane: str | None = None, pr
         "error": outcome.error,
         "finish": outcome.finish,
         "replaced": outcome.replaced,
-        **({"predicted": _rounded(outcome.predicted)} if outcome.predicted is not None else {}),
-        **({"met": _rounded(outcome.met)} if outcome.met is not None else {}),
+        **_foreseen(outcome),
     }
+
+
+def _foreseen(outcome: Outcome) -> dict[str, Any]:
+    """What was predicted beside what came of it; nothing where nothing was predicted."""
+    if outcome.predicted is None:
+        return {}
+    met = {} if outcome.met is None else {"met": _rounded(outcome.met)}
+    return {"predicted": _rounded(outcome.predicted), **met}
 
 
 OURS = frozenset({"answered", "check_failed", "door_refused", "door_closed", "unreachable"})

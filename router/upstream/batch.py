@@ -45,7 +45,8 @@ class Batch:
     def ended(self, now: float) -> None:
         """One of ours has ended."""
         self._ends += 1
-        self._drain.ended(now)
+        if self.size is not None:
+            self._drain.ended(now)
 
     def holds(self, there: int, now: float) -> None:
         """So many are there now, others' included."""

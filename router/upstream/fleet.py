@@ -103,13 +103,17 @@ class Fleet:
             often = starting or any(instances.filling(e, self._room.in_flight(e.name)) for e in local)
             await asyncio.sleep(min(POLL_OFTEN_S, POLL_S) if often else POLL_S)
 
-    def snapshot(self, spent: float = 0.0, chain: Chain | None = None) -> Snapshot:
+    def snapshot(self, spent: float = 0.0, chain: Chain | None = None, *, look: bool = True) -> Snapshot:
         """Everything as it is now, frozen. `spent`: US dollars of the caller's key this month. `chain`: how the prompt
-        begins, so that it is said which endpoint has read how much of it; None where that is of no use."""
+        begins, so that it is said which endpoint has read how much of it; None where that is of no use. `look`: say
+        what was learned of local endpoints also where no decision depends on it."""
         now, moment = time.time(), time.monotonic()
         # Old readings would tell of a load that is long gone; the engines themselves may well go on.
         read = self._known.endpoints if now - self.heard <= STALE_S else map(instances.unread, self._known.endpoints)
-        endpoints = [e.now(*self._live(e.name, e.limit), *self._learned(e, moment)) for e in read]
+        if look or self._replicated or self._far:
+            endpoints = [e.now(*self._live(e.name, e.limit), *self._learned(e, moment)) for e in read]
+        else:
+            endpoints = [e.now(*self._live(e.name, e.limit)) for e in read]
         if chain is not None:
             cached = self.prefixes.cached
             endpoints = [e._replace(cached=much) if (much := cached(e.name, chain)) else e for e in endpoints]

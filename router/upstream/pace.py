@@ -218,9 +218,11 @@ class There:
         self._changed = now
         self._running += change
         self._counts.append((now, self._running))
+        batch = self._batch
         if change < 0:
-            self._batch.ended(now)
-        self._batch.holds(self._running + self._others, now)
+            batch.ended(now)
+        if batch.size is not None:
+            batch.holds(self._running + self._others, now)
         return self._area
 
     def read(self, running: int | None, waiting: int, at: float) -> None:

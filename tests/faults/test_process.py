@@ -104,7 +104,8 @@ async def test_px_005_without_descriptors_nothing_spins_what_runs_goes_on_and_it
             for one in ours:
                 one.setblocking(False)
                 one.connect_ex(("127.0.0.1", house.port))
-            await until(lambda: sum(map(ended, ours)) >= len(ours) - 4)  # who finds no room is told so
+            # Who finds no room is told so; for how many there is room is not known, as others' may be closed meanwhile.
+            await until(lambda: any(map(ended, ours)))
             assert await rests(), "it tries to accept again and again"
             house.local.gate.set()
             assert (await running).text == "one two"
