@@ -115,7 +115,7 @@ def overflow(result: Result, path: Path) -> None:
             axis.axhline(result["target_s"], color=MISSED, linewidth=1, linestyle=":")
     _goals(figure.add_subplot(grid[2, :]), result["goals"])
     engine = result["engine"]
-    figure.suptitle("More asked than one engine can do: what leaves, and how long everybody waits", fontsize=14,
+    figure.suptitle("More asked than one engine can do: what leaves, and who waits", fontsize=14,
                     color=INK, x=0.02, ha="left")  # fmt: skip
     _legend(figure, plt, "o")
     said = f"{result['private']:.0%} are private · capacity {engine['requests_per_s']:.1f} a second"
