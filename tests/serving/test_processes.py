@@ -40,6 +40,10 @@ class Children:
             [sys.executable, "-c", code], env=environment, start_new_session=group, stdout=subprocess.PIPE, text=True
         )
         self.started.append(child)
+        for _ in range(1000):  # it is the new program a moment before the kernel shows its environment
+            if Path(f"/proc/{child.pid}/environ").read_bytes():
+                break
+            time.sleep(0.001)
         return child.pid
 
     def runs(self, pid: int) -> bool:
