@@ -8,6 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+LIKELY_BYTES_PER_TOKEN = 4
+"""About what common text has in common tokenizers, where a model's own ratio is not known or not asked for."""
+MOST_PICTURED = 4096.0
+"""Tokens that a request with pictures is taken to have at most: its bytes say nothing of them."""
+SMALL_PROMPT = 512.0
+"""Tokens of a prompt up to which a request's own overhead hides how fast they are read."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gpu:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from router.live import BY_DEMAND as BY_DEMAND
+from router.live import LIKELY_BYTES_PER_TOKEN as LIKELY_BYTES_PER_TOKEN
+from router.live import MOST_PICTURED as MOST_PICTURED
+from router.live import SMALL_PROMPT as SMALL_PROMPT
 from router.live import Endpoint as Endpoint
 from router.live import Gpu as Gpu
 from router.live import Met as Met

@@ -8,7 +8,7 @@ from typing import Any
 
 from router.api.body import text_field
 from router.errors import BadRequest
-from router.records import Ask, Latency, Route
+from router.records import LIKELY_BYTES_PER_TOKEN, Ask, Latency, Route
 from serving.catalogue import NO_OUTPUT, DataClass
 
 MAX_SESSION = 200
@@ -18,7 +18,6 @@ LABEL = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 """The form of a reason for escalation, or for a lower class. It is written down, so it must not be able to hold text of
 the request."""
 ASKED_OUTPUT = ("max_completion_tokens", "max_output_tokens", "max_tokens")
-BYTES_A_TOKEN = 4
 UNSAID_OUTPUT = 1000
 """Tokens that are taken of a minute for an answer whose limit nobody gave, until it is known what it had.
 
@@ -62,7 +61,7 @@ def asked_tokens(ask: Ask) -> int:
 
     Every answer counts: `n` of them for each prompt.
     """
-    prompt, body = ask.size // BYTES_A_TOKEN, ask.body
+    prompt, body = ask.size // LIKELY_BYTES_PER_TOKEN, ask.body
     if ask.route in NO_OUTPUT:
         return prompt
     asked = [body.get(name) for name in ASKED_OUTPUT]

@@ -26,6 +26,8 @@ MAX_HEADERS, MAX_HEADER_BYTES, MAX_URL = 64, 16 * 1024, 8 * 1024
 MAX_LINE = MAX_URL + 40
 """The request line: the URL, and around it the method and the version."""
 HOST = re.compile(rb"(?:\[([0-9A-Fa-f:.]{2,45})\]|[A-Za-z0-9._-]{1,255})(?::([0-9]{1,5}))?")
+FIRST = re.compile(rb"[!-~]+ [!-~\x80-\xff]+ [!-~]+")
+"""Three parts with one space between two of them, and no other white space or control character."""
 NEW = b" HTTP/1.1"
 VERSION = re.compile(rb"HTTP/\d(\.\d)?")
 FRAMING = 2
@@ -83,8 +85,8 @@ def read_head(raw: bytes) -> Head:
         raise UriTooLong(f"The URL is longer than {MAX_URL // 1024} KiB.")
     if len(raw) - end > MAX_HEADER_BYTES:
         raise HeadersTooLarge(f"Send at most {MAX_HEADER_BYTES // 1024} KiB of headers.")
-    # The parser would take more than one between the parts, nothing between two of them, and the end of a line of old.
-    if raw.count(b" ", 0, end) != 2 or raw.find(b"  ", 0, end) > 0 or raw.find(b"\n", 0, end) > 0:
+    # The parser would take several spaces between the parts, nothing between two of them, and a line of HTTP/0.9.
+    if FIRST.fullmatch(raw, 0, end) is None:
         raise BadRequest("The first line is not that of an HTTP request.", code="invalid_http")
     head = Head()
     if raw[end - len(NEW) : end] != NEW:

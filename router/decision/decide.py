@@ -44,6 +44,7 @@ def decide(
     order, beyond = _within_budget(_with_room_first(ranked, load.over), question, check)
     refusals += beyond
     trigger = _trigger(ranked, order, question, load)
+    by = placed(order, question.favours) if question.favours else ""
     answers, known = choices(ask), words(question)
     worst = tuple([worst_cost(c, traits, answers) for c in order])
     return Decision(
@@ -52,7 +53,7 @@ def decide(
         order=order,
         refusals=tuple(refusals),
         policy=policy,
-        reason=reason(order, question, refusals, policy, trigger, load.over),
+        reason=reason(order, question, refusals, policy, trigger, load.over, by),
         hold=most_cost(order, worst, bool(check)),
         worst=worst,
         dropped=dropped_for(ask, order[0], droppable) if order else (),
@@ -63,7 +64,7 @@ def decide(
         saturations=tuple([load.found.get(c.endpoint.name) for c in order]) if load.found else (),
         spilling=load.changed,
         chain=snapshot.chain,
-        placed=placed(order, question.favours) if question.favours else "",
+        placed=by,
     )
 
 

@@ -10,12 +10,11 @@ from collections.abc import Iterable
 
 from router.decision.clearance import PRIVACY, cleared, idle, promised, refusals_of, searched
 from router.decision.dialects import LOCAL_ONLY
-from router.decision.escalation import LIKELY_BYTES_PER_TOKEN
 from router.decision.outgoing import may_drop
 from router.decision.question import Question, Rule, refuse
 from router.decision.sensitivity import UNASKED
 from router.decision.traits import choices, prompts
-from router.records import Candidate, Gpu, Refusal, Traits
+from router.records import LIKELY_BYTES_PER_TOKEN, Candidate, Gpu, Refusal, Traits
 from serving.catalogue import LANES
 from serving.parameters import (
     CHAT,

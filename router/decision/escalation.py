@@ -13,15 +13,13 @@ from typing import Any
 
 from router.decision.dialects import turns
 from router.errors import Forbidden
-from router.records import Ask, Caller, Candidate, Route, Traits
+from router.records import LIKELY_BYTES_PER_TOKEN, Ask, Caller, Candidate, Route, Traits
 from serving.catalogue import LANES, EscalationRule
 
 SCOPE = "escalate"
 """What a key must be allowed for its caller's own wish to count."""
 MOST_SEARCHED = 200_000
 """Characters in which a rule's words are looked for, the newest message first: a rule is a preference, not a guard."""
-LIKELY_BYTES_PER_TOKEN = 4
-"""About what English text has in common tokenizers; a rule over tokens means the likely size, not the upper bound."""
 
 
 @dataclass(frozen=True, slots=True)

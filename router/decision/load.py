@@ -39,9 +39,9 @@ def looked(ranked: Sequence[Candidate], question: Question, *, always: bool = Fa
     leaves = 0 < len(local) < len(ranked)
     if not (leaves or always):
         return NONE
-    waits, now = question.snapshot.catalogue.site.router.allowed_wait_s, question.snapshot.at
+    waits = question.snapshot.catalogue.site.router.allowed_wait_s
     allowed, least = waits.of(question.traits.lane), waits.least
-    found = {endpoint.name: saturation(endpoint, allowed, now) for endpoint in local}
+    found = {endpoint.name: saturation(endpoint, allowed) for endpoint in local}
     if not leaves:
         return Load(found)
     back = question.snapshot.catalogue.site.router.back_at
@@ -49,7 +49,7 @@ def looked(ranked: Sequence[Candidate], question: Question, *, always: bool = Fa
     changed = []
     for endpoint in local:
         # Kept by the shortest of the allowed waits, so that lanes with others do not take it from each other.
-        seen = found[endpoint.name] if allowed == least else saturation(endpoint, least, now)
+        seen = found[endpoint.name] if allowed == least else saturation(endpoint, least)
         if (spills := overflows(seen, spilling=endpoint.spilling, back=back)) != endpoint.spilling:
             changed.append((endpoint.name, spills))
     return Load(found, over, tuple(changed))

@@ -9,7 +9,7 @@ from itertools import groupby
 from router.decision.eligibility import worst_cost
 from router.decision.prefix import LEAST, by_session
 from router.decision.question import NO_FAVOURS, Favour
-from router.records import Ask, Caller, Candidate, Chain, Endpoint, Placed, Traits
+from router.records import LIKELY_BYTES_PER_TOKEN, Ask, Caller, Candidate, Chain, Endpoint, Placed, Traits
 
 BY_WORK, BY_GUARD = Favour("", "work"), Favour("", "guard")
 Policy = Callable[[Sequence[Candidate], Traits, Sequence[str], float, Mapping[str, Favour]], list[Candidate]]
@@ -36,7 +36,6 @@ UNREAD = 2048
 """Tokens of prompts that have to be read first and are never too many: an engine reads them in one step."""
 SLOW = 2.0
 """Another that writes so many times as fast takes its conversations over."""
-BYTES_A_TOKEN = 4
 
 
 def cheapest(
@@ -174,7 +173,7 @@ def _ahead(candidate: Candidate, replicas: Sequence[Candidate], worth: int) -> b
     if taken - least > lead and taken > FACTOR * least:
         return True
     unread, fewest = endpoint.unstarted, min([c.endpoint.unstarted for c in replicas])
-    if unread - fewest > max(UNREAD, worth // BYTES_A_TOKEN) and unread > FACTOR * fewest:
+    if unread - fewest > max(UNREAD, worth // LIKELY_BYTES_PER_TOKEN) and unread > FACTOR * fewest:
         return True
     speed = _speed(endpoint)
     return speed is not None and max([_speed(c.endpoint) or 0.0 for c in replicas]) > SLOW * speed

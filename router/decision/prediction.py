@@ -5,21 +5,15 @@ By what was learned of the endpoint; what is not known is None, and then nothing
 
 from __future__ import annotations
 
-from router.records import Endpoint, Pace, Prediction
+from router.records import LIKELY_BYTES_PER_TOKEN, MOST_PICTURED, SMALL_PROMPT, Endpoint, Pace, Prediction
 
-BYTES_PER_TOKEN = 4.0
-"""Where the model's own ratio is not known yet: common text in common tokenizers."""
-MOST_PICTURED = 4096.0
-"""Tokens that a request with pictures is taken to have at most: its bytes say nothing of them."""
 NOTHING = Prediction()
-SMALL = 512.0
-"""Tokens of a prompt up to which its first token is as quick as that of a tiny one, while nothing else is known."""
 
 
 def tokens_of(endpoint: Endpoint, size: int, *, pictured: bool = False) -> float:
     """Prompt tokens of a request of so many bytes, as its model's tokenizer has been found to make them."""
     ratio = endpoint.pace.ratio if endpoint.pace is not None else None
-    tokens = size / (ratio or BYTES_PER_TOKEN)
+    tokens = size / (ratio or LIKELY_BYTES_PER_TOKEN)
     return min(tokens, MOST_PICTURED) if pictured else tokens
 
 
@@ -32,7 +26,7 @@ def predict(endpoint: Endpoint, prompt_tokens: float, cached_tokens: float = 0.0
     first = None
     if wait is not None and pace.prefill is not None:
         first = wait + (pace.first_s or 0.0) + own / pace.prefill
-    elif wait is not None and pace.first_s is not None and own <= SMALL:
+    elif wait is not None and pace.first_s is not None and own <= SMALL_PROMPT:
         first = wait + pace.first_s
     return Prediction(wait, first, pace.decode)
 

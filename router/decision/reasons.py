@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from router.decision.policies import placed
 from router.decision.question import Question
 from router.errors import (
     BadRequest,
@@ -15,7 +14,7 @@ from router.errors import (
     Unavailable,
     UnsupportedParameter,
 )
-from router.records import Candidate, Decision, Refusal, Saturation
+from router.records import Candidate, Decision, Endpoint, Placed, Refusal, Saturation
 
 SHOWN = 3
 """Endpoints without room that are named; a reason is one line of a header."""
@@ -23,11 +22,12 @@ SHOWN = 3
 
 def reason(
     order: tuple[Candidate, ...], question: Question, refusals: list[Refusal], policy: str, trigger: str,
-    over: Mapping[str, Saturation],
+    over: Mapping[str, Saturation], by: Placed,
 ) -> str:  # fmt: skip
     """Why the first of the order is first, in one line; quotes nothing of the request.
 
-    `over`: endpoints that are so full that what may leave goes elsewhere.
+    `over`: endpoints that are so full that what may leave goes elsewhere. `by`: what chose the first of them
+    among its replicas.
     """
     traits, wish = question.traits, question.wish
     if not order:
@@ -45,14 +45,12 @@ def reason(
         asked += f"; {_wanted(wish.trigger)}: {wish.to} {met}"
     if first.endpoint.full:
         asked += f"; waits, since {' and '.join(_taken(c) for c in order if c.endpoint.full)}"
-    asked += _affinity(order, question)
+    asked += _affinity(order[0].endpoint, question, by)
     return f"{asked}; {traits.data_class.name} data may go to {first.model.name} ({first.model.place})"
 
 
-def _affinity(order: tuple[Candidate, ...], question: Question) -> str:
+def _affinity(endpoint: Endpoint, question: Question, by: Placed) -> str:
     """What affinity had to do with the choice among replicas; empty where nothing."""
-    endpoint = order[0].endpoint
-    by = placed(order, question.favours)
     if by == "prefix":
         return f"; {endpoint.name} has read {100 * endpoint.cached // question.ask.size} % of this prompt before"
     if by == "session":

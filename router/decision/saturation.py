@@ -20,7 +20,7 @@ QUIET = Saturation(0.0, "nothing waits there")
 STALE = Saturation(FULL, "its readings are too old to be believed")
 
 
-def saturation(endpoint: Endpoint, allowed_wait_s: float, now: float = 0.0) -> Saturation:
+def saturation(endpoint: Endpoint, allowed_wait_s: float) -> Saturation:
     """The largest of places taken, the wait before another request would start, and KV cache in use under pressure.
 
     A request's own prompt counts nowhere, so an endpoint where nothing is read and places are free is not saturated,

@@ -12,15 +12,13 @@ from typing import Any, Literal, Protocol
 import orjson
 
 from router.errors import UpstreamFailed
-from router.records import Attempt, Candidate, Met, Route, Usage
+from router.records import LIKELY_BYTES_PER_TOKEN, Attempt, Candidate, Met, Route, Usage
 from router.upstream.address import UpstreamError
 from router.upstream.response import Response
 from router.upstream.said import Kept, Said
 from router.upstream.sse import StreamError, StreamReader, usage_of
 from serving.catalogue import Model
 
-BYTES_PER_TOKEN = 4
-"""How the tokens of a whole answer are estimated where it does not count them."""
 MOST_BEFORE = 16 * 1024 * 1024
 """Bytes of a stream that are kept until its first delta; responses repeat the whole request there."""
 MOST_STREAM = 1024 * 1024 * 1024
@@ -129,7 +127,7 @@ class Answer:
         if self._route == "messages/count_tokens":
             usage = Usage(0, 0)  # a tokenizer was at work, and no model
         elif usage.output is None and self._route != "embeddings":
-            log.estimated_output = max(1, len(body) // BYTES_PER_TOKEN)
+            log.estimated_output = max(1, len(body) // LIKELY_BYTES_PER_TOKEN)
         log.usage = usage
         self._begun, self._end = self._renamed_whole(body), "ended"
 

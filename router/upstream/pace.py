@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Iterable
 
-from router.records import Met, Pace, Usage
+from router.records import LIKELY_BYTES_PER_TOKEN, MOST_PICTURED, SMALL_PROMPT, Met, Pace, Usage
 from router.upstream.batch import Batch
 from router.upstream.fading import Line, Mean
 
@@ -23,16 +23,10 @@ TOGETHER_S = 0.005
 OFF = 4.0
 """A measurement further off than so many times what was expected counts as just that far: one that stood still for an
 hour says little, and a lasting change is followed all the same."""
-SMALL = 512.0
-"""Prompt tokens up to which a request's own overhead hides how fast they are read."""
 FEW = 8
 """Output tokens from which on an answer shows how fast it was written."""
 MOST_WEIGHT = 256
 """Output tokens beyond which an answer shows that no better."""
-BYTES_PER_TOKEN = 4.0
-"""Until it is learned: common text in common tokenizers."""
-MOST_PICTURED = 4096.0
-"""Tokens that a request with pictures is taken to have at most: its bytes say nothing of them."""
 RECENT_S = 5.0
 """So long it is remembered how many requests were in flight, which is what an engine's own count is held against."""
 AROUND_S = 0.1
@@ -256,7 +250,7 @@ class There:
 
     def bytes_per_token(self) -> float:
         found = self.ratio.value()
-        return BYTES_PER_TOKEN if found is None else max(0.5, found)
+        return LIKELY_BYTES_PER_TOKEN if found is None else max(0.5, found)
 
     def unstarted(self, now: float) -> int:
         """Prompt tokens that are still to be read, as far as can be said."""
@@ -312,7 +306,7 @@ class There:
         elif (middle := self._read.means()) is not None:
             tokens, took = middle
             first_s = None if first_s is None else min(first_s, self._read.least)
-            if tokens >= SMALL:
+            if tokens >= SMALL_PROMPT:
                 prefill = tokens / (took - first_s if first_s and 2 * first_s < took else took)
             elif prefill is None:
                 first_s = took
@@ -331,7 +325,7 @@ class There:
             took = min(max(took, expected / OFF), expected * OFF)
         # What is off grows with the work of a stretch, so long ones do not decide alone. Not weighed by their time:
         # then an engine that has become slower would be believed only slowly.
-        self._read.add(tokens, took, 1 / (SMALL + tokens), now)
+        self._read.add(tokens, took, 1 / (SMALL_PROMPT + tokens), now)
         self.stale = True
 
     def _writing_s(self, running: float) -> float | None:

@@ -11,10 +11,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from router.records import Chain, Endpoint, Usage
+from router.records import LIKELY_BYTES_PER_TOKEN, Chain, Endpoint, Usage
 
-BYTES_PER_TOKEN = 4.0
-"""Until an endpoint's own answers show it."""
 MOST_BYTES = 16
 """Bytes a token beyond which a request is no text: those of pictures say nothing of tokens, and nothing is learned."""
 UNKNOWN_TOKENS = 100_000
@@ -39,7 +37,7 @@ class Memory:
     """Bytes of all of them: a beginning that several prompts share counts once, as in an engine."""
     trust: float = 1.0
     """The share of what is believed to be there that is."""
-    bytes_per_token: float = BYTES_PER_TOKEN
+    bytes_per_token: float = LIKELY_BYTES_PER_TOKEN
     tokens: int = UNKNOWN_TOKENS
     """How many the engine keeps."""
     restarts: int | None = None
