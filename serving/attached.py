@@ -14,14 +14,17 @@ import ssl
 import time
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from ipaddress import ip_network
+from math import inf
 from pathlib import Path
 
 from serving import probe
 from serving.catalogue import OWN_NETWORKS, RESERVED_NAMES, Attached, Provider
 from serving.endpoint import Timing, View, Watch
 from serving.instance import State
-from serving.probe import ProbeError, ServedModel, Target
+from serving.life import Life
+from serving.probe import ProbeError, ServedModel, Target, TooLate
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -39,7 +42,12 @@ class AttachedServer:
         self._providers, self._inside = providers, inside
         self._address = probe.address(attached.url)
         self._served: list[ServedModel] = []
-        self._watch = Watch(Target(self._address), timing)
+        # Asked for a token only where it stands still: it is not ours to look after, nor to end.
+        self._watch = Watch(Target(self._address), replace(timing, idle_s=inf, frozen_s=inf, stall_s=inf))
+        self._life: Life | None = None
+        """Where it answers and its load can be read."""
+        self._late = False
+        """Whether it gave no answer in time to the last look."""
         self._state: State = "waiting"
         self._detail = ""
         self._since = time.time()
@@ -50,14 +58,19 @@ class AttachedServer:
             self._set("failed", refused)
             return
         looked_at = -self._timing.attached_s
-        while True:
-            if time.monotonic() - looked_at >= self._timing.attached_s or self._state != "ready":
-                await self._look()
-                looked_at = time.monotonic()
-            if self._state == "ready" and self._attached.metrics == "vllm":
-                await self._watch.read()
-            pause = self._watch.pause_s(self._attached.limit) if self._state == "ready" else self._timing.attached_s
-            await asyncio.sleep(pause)
+        try:
+            while True:
+                if self._late or not self._answers() or time.monotonic() - looked_at >= self._timing.attached_s:
+                    await self._look()
+                    looked_at = time.monotonic()
+                if self._life is not None:
+                    await self._watch.read()
+                    self._judge(self._life)
+                pause = self._watch.pause_s(self._attached.limit) if self._answers() else self._timing.attached_s
+                await asyncio.sleep(pause)
+        finally:
+            if self._life is not None:
+                self._life.end()
 
     def views(self) -> list[View]:
         """One for each model it serves; one that names the address while it has not yet said what it serves."""
@@ -95,34 +108,63 @@ class AttachedServer:
             preempted_s=self._watch.preempted_s(),
         )
 
+    def _answers(self) -> bool:
+        """Whether it says what it serves; one whose engine stands still does that too."""
+        return self._state in ("ready", "stalled")
+
     async def _look(self) -> None:
-        """Ask what it serves, and where it has requests and stands still, whether it answers."""
+        """Ask what it serves."""
         try:
             if missing := self._missing():
-                self._set("failed", missing)
+                self._gone("failed", missing)
                 return
             self._watch.target = target = Target(self._address, self._key(), self._attached.ca_file, self._inside)
             served = await probe.models(target)
+        except TooLate as failed:
+            # Once proves nothing: it may be reading a very large request.
+            if self._late or not self._answers():
+                self._gone("unreachable", str(failed))
+            self._late = True
         except ProbeError as failed:
             self._refused(failed)
-            return
         except OSError as broken:
-            self._set("failed", f"its key cannot be read: {broken.strerror} ({self._attached.key_file})")
+            self._gone("failed", f"its key cannot be read: {broken.strerror} ({self._attached.key_file})")
+        else:
+            if served:
+                self._found(served)
+            else:
+                self._gone("unreachable", "it answers and serves no model")
+
+    def _found(self, served: list[ServedModel]) -> None:
+        """It answers. Where it did not before, or serves another model by now, nothing of before counts."""
+        self._late, before, self._served = False, self._served, served
+        if self._answers() and before[0].name == served[0].name:
             return
-        if not served:
-            self._set("unreachable", "it answers and serves no model")
-            return
-        self._served = served
-        stall = await self._watch.stall(served[0].name) if self._state == "ready" and self._watch.load else ""
-        self._set("unreachable" if stall else "ready", stall)
+        self._gone("ready", "")
+        self._watch.moved_at = time.monotonic()
+        if self._attached.metrics == "vllm":
+            self._life = Life(self._watch, served[0].name, None, (), on_cpu=False)
+
+    def _judge(self, life: Life) -> None:
+        """Whether its engine stands still: pages that are answered say nothing of that."""
+        if self._watch.load is not None:
+            life.look()
+            self._set("stalled" if life.stall else "ready", life.stall)
+
+    def _gone(self, state: State, detail: str) -> None:
+        """It is not, or no longer, what it was: what is known of its engine is forgotten."""
+        if self._life is not None:
+            self._life.end()
+        self._life = None
+        self._set(state, detail)
 
     def _refused(self, failed: ProbeError) -> None:
         if failed.status in (401, 403):
             where = self._attached.key_file or self._attached.key_env
             mend = f"check the key in {where}" if where else "name its key with `key_env` or `key_file`"
-            self._set("wrong key", f"{failed}; {mend}")
+            self._gone("wrong key", f"{failed}; {mend}")
         else:
-            self._set("unreachable", str(failed))
+            self._gone("unreachable", str(failed))
 
     def _missing(self) -> str:
         """What the configuration names and is not there, or "". Looked at each time: a file may come later."""

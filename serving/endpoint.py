@@ -224,17 +224,6 @@ class Watch:
             self.moved_at = self.worked_at = time.monotonic()
         return failed
 
-    async def stall(self, model: str) -> str:
-        """ "" while it moves or still answers a one-token probe, else how long it has stood still.
-
-        For servers whose processes are not ours to look at.
-        """
-        if self.still_s() < self.timing.quiet_s:
-            return ""
-        if not (failed := await self.answers(model, self.timing.out_s)):
-            return ""
-        return f"no progress for {self.still_s():.0f} s, and a one-token probe failed: {failed}"
-
 
 def pause_s(timing: Timing, load: Load | None, limit: int, took_s: float, idle_s: float) -> float:
     """Seconds until the next reading of an engine that has had nothing to do for `idle_s`.

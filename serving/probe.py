@@ -39,6 +39,10 @@ class ProbeError(Exception):
         """The HTTP status, where there was one."""
 
 
+class TooLate(ProbeError):
+    """It gave no answer in time, or not all of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """A server to speak to: `unix:/path`, `http://host:port` or `https://host:port`, with or without a final /v1."""
@@ -161,7 +165,7 @@ async def _exchange(
         async with asyncio.timeout(timeout_s):
             return await work
     except TimeoutError:
-        raise ProbeError(f"no answer within {timeout_s:g} s") from None
+        raise TooLate(f"no answer within {timeout_s:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as broken:
         raise ProbeError(_plain(broken)) from broken
     finally:

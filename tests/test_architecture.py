@@ -70,7 +70,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "serving/stay.py": ("serving.endpoint", "serving.instance", "serving.scrape", "serving.swapping"),
     "serving/sharing.py": ("serving.stay", "serving.swapping"),
     "serving/groups.py": ("serving.catalogue", "serving.gpus", "serving.placement", "serving.spare"),
-    "serving/attached.py": ("serving.catalogue", "serving.endpoint", "serving.instance", "serving.probe"),
+    "serving/attached.py": (
+        "serving.catalogue", "serving.endpoint", "serving.instance", "serving.life", "serving.probe",
+    ),
     "serving/local.py": (
         "serving.command", "serving.endpoint", "serving.engines", "serving.gpus", "serving.home", "serving.instance",
         "serving.isolation", "serving.life", "serving.memory", "serving.placement", "serving.probe",

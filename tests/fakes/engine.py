@@ -3,8 +3,9 @@
 Scripted by environment variables: FAKE_DIE_AT_START (text for stderr, then exit 1), FAKE_DIE_AFTER_S (exit 1 so long
 after the first completion), FAKE_IGNORE_TERM, FAKE_CHILD (a file; a grandchild that ignores SIGTERM writes its pid
 there), FAKE_RUNNING (requests the metrics show as running; a file's content where it is a path), FAKE_HANG (a file;
-while it exists, completions hang), FAKE_STARTS (a file that gets one line a start), FAKE_KEY (the bearer key to ask
-for), FAKE_PORT_FILE (a file for the port it listens on), FAKE_CORE (a file; a child called as vLLM's engine core is
+while it exists, completions hang), FAKE_FULL (a file; while it exists, completions are refused as vLLM's admission
+limit does, and each leaves a mark in it), FAKE_STARTS (a file that gets one line a start), FAKE_KEY (the bearer key to
+ask for), FAKE_PORT_FILE (a file for the port it listens on), FAKE_CORE (a file; a child called as vLLM's engine core is
 writes its pid there, ignores SIGTERM as it does, and has to be asked for every completion; pages need it not),
 FAKE_TAKES_S (how long a chat answer takes), FAKE_SLEEP (its sleep mode: `works`, `refuses`, `stays` asleep; without it
 there is none. As vLLM's, it answers nobody meanwhile).
@@ -105,6 +106,9 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         status = "200 OK" if kind else "404 Not Found"
     if (found := await nap(path.partition("?")[0])) is not None:
         kind, (body, status) = "application/json", found
+    elif method == "POST" and (full := Path(setting("FULL") or "/nowhere/full")).exists():
+        full.write_text(full.read_text() + "x")
+        body, status = b'{"error": {"message": "too many requests"}}', "503 Service Unavailable"
     elif method == "POST":
         while Now.asleep:
             await asyncio.sleep(0.02)

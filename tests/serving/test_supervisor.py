@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from serving import isolation, processes
+from serving import isolation, probe, processes
 from serving.catalogue import Attached
 from serving.endpoint import Timing, View
 from serving.gpus import Gpu, Readings
@@ -285,6 +285,61 @@ async def test_an_attached_server_comes_and_goes(rig: Rig, tmp_path: Path) -> No
         await ready(supervisor, "theirs")
     view = await until(supervisor, "theirs", lambda view: view.state == "unreachable")
     assert view.detail == "connection refused"
+
+
+async def test_an_attached_server_that_hangs_is_out_until_it_moves_again(rig: Rig, tmp_path: Path) -> None:
+    """Its pages are answered all the time. It must not come back for a moment at each look at what it serves."""
+    hang, running = tmp_path / "hang", tmp_path / "running"
+    running.write_text("0")
+    with foreign_server(tmp_path, hang=str(hang), running=str(running)) as (_, url):
+        supervisor = rig.start(attached=(Attached(url=url, name="theirs"),))
+        await until(supervisor, "theirs", lambda view: view.state == "ready" and view.load is not None)
+        hang.touch()
+        running.write_text("1")
+        out = await until(supervisor, "theirs", lambda view: view.state != "ready")
+        assert out.state == "stalled" and "no progress" in out.detail
+        end = time.monotonic() + 5 * QUICK.attached_s
+        while time.monotonic() < end:
+            (view,) = supervisor.views()
+            assert view.state == "stalled" and view.load_age_s is not None and view.load_age_s < 2
+            await asyncio.sleep(0.01)
+        hang.unlink()
+        await ready(supervisor, "theirs")
+
+
+async def test_a_full_attached_server_that_may_stand_still_is_not_out(rig: Rig, tmp_path: Path) -> None:
+    """Others have all its places, so even the probe is refused: that is no sign that it hangs."""
+    full, running = tmp_path / "full", tmp_path / "running"
+    full.touch()
+    running.write_text("1")
+    with foreign_server(tmp_path, full=str(full), running=str(running)) as (_, url):
+        one = Attached(url=url, name="theirs")
+        supervisor = rig.start(attached=(one,), timing=QUICK.hanging(3600))
+        await ready(supervisor, "theirs")
+        while len(full.read_text()) < 3:
+            (view,) = supervisor.views()
+            assert view.state == "ready"
+            await asyncio.sleep(0.01)
+
+
+async def test_one_late_look_at_an_attached_server_proves_nothing(
+    monkeypatch: pytest.MonkeyPatch, rig: Rig, tmp_path: Path
+) -> None:
+    """It may be reading a very large request. The second in a row counts."""
+    real, late, looks = probe.models, [False, True, False, True, True], itertools.count()
+
+    async def models(target: probe.Target) -> list[probe.ServedModel]:
+        look = next(looks)
+        if look < len(late) and late[look]:
+            raise probe.TooLate("no answer within 3 s")
+        return await real(target)
+
+    monkeypatch.setattr(probe, "models", models)
+    with foreign_server(tmp_path) as (_, url):
+        supervisor = rig.start(attached=(Attached(url=url, name="theirs"),))
+        out = await until(supervisor, "theirs", lambda view: view.state == "unreachable")
+        assert (out.detail, next(looks)) == ("no answer within 3 s", len(late))
+        await ready(supervisor, "theirs")
 
 
 async def test_a_wrong_key_is_named_and_the_right_one_is_read_anew(rig: Rig, tmp_path: Path) -> None:
