@@ -16,7 +16,6 @@ from urllib.parse import urlencode
 
 RUNNING = ("vllm:num_requests_running",)
 WAITING = ("vllm:num_requests_waiting",)
-BY_REASON = ("vllm:num_requests_waiting_by_reason",)
 KV_USE = ("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc")
 SLEEP = ("vllm:engine_sleep_state",)
 PREEMPTIONS = ("vllm:num_preemptions_total", "vllm:num_preemptions")
@@ -28,7 +27,7 @@ PREFIX_HITS = ("vllm:prefix_cache_hits_total", "vllm:prefix_cache_hits", "vllm:g
 CACHE = ("vllm:cache_config_info",)
 
 NEEDED = (
-    RUNNING, WAITING, BY_REASON, KV_USE, SLEEP, PREEMPTIONS, REJECTIONS, PROMPT_TOKENS, OUTPUT_TOKENS, PREFIX_QUERIES,
+    RUNNING, WAITING, KV_USE, SLEEP, PREEMPTIONS, REJECTIONS, PROMPT_TOKENS, OUTPUT_TOKENS, PREFIX_QUERIES,
     PREFIX_HITS, CACHE,
 )  # fmt: skip
 NARROW_PAGE = "/metrics/?" + urlencode([("name[]", name) for names in NEEDED for name in names])
@@ -63,8 +62,6 @@ class Load:
     prefix_hits: int | None = None
     kv_tokens: int | None = None
     """Tokens that the KV cache of all ranks together has room for."""
-    deferred: int | None = None
-    """Of those that wait, how many do so for something else than room."""
 
 
 def progress(load: Load) -> Load:
@@ -95,7 +92,6 @@ def parse(text: str) -> Load:
         prefix_queries=_sum(_first(text, PREFIX_QUERIES)),
         prefix_hits=_sum(_first(text, PREFIX_HITS)),
         kv_tokens=_capacity(_first(text, CACHE)),
-        deferred=_sum([s for s in _first(text, BY_REASON) if s.label("reason") == "deferred"]),
     )
 
 

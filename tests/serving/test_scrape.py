@@ -29,7 +29,6 @@ vllm:prefix_cache_queries_total{engine="0",model_name="demo"} 1000.0
 vllm:prefix_cache_queries_total{engine="1",model_name="demo"} 200.0
 vllm:prefix_cache_queries_created{engine="0",model_name="demo"} 1.7e+09
 vllm:prefix_cache_hits_total{engine="0",model_name="demo"} 768.0
-vllm:num_requests_waiting_by_reason{engine="0",model_name="demo",reason="deferred"} 1.0
 vllm:cache_config_info{block_size="16",engine="0",kv_cache_size_tokens="4096",num_gpu_blocks="512"} 1.0
 vllm:cache_config_info{block_size="16",engine="1",kv_cache_size_tokens="4096",num_gpu_blocks="512"} 1.0
 process_resident_memory_bytes 1.0e+09
@@ -37,7 +36,7 @@ process_resident_memory_bytes 1.0e+09
 
 
 def test_sums_over_ranks_and_takes_the_fullest_cache() -> None:
-    assert parse(RANKS) == Load(5, 1, 0.75, False, 4, 5, 1200, 34, 1200, 768, 8192, 1)
+    assert parse(RANKS) == Load(5, 1, 0.75, False, 4, 5, 1200, 34, 1200, 768, 8192)
 
 
 @pytest.mark.parametrize("text", ["", "<html>not metrics</html>", "process_cpu_seconds_total 3\n", "vllm:\nvllm:x{ 1"])

@@ -81,7 +81,7 @@ def test_an_unknown_reading_is_null_and_not_zero() -> None:
     assert load == {
         "running": 2, "waiting": None, "kv_use": None, "asleep": None, "preemptions": None, "rejections": None,
         "prompt_tokens": None, "output_tokens": None, "prefix_queries": None, "prefix_hits": None, "kv_tokens": None,
-        "deferred": None, "age_s": 0.5, "preempted_s": None,
+        "age_s": 0.5, "preempted_s": None,
     }  # fmt: skip
     gpu = document(gpus=(Gpu("GPU-1", "H", 0, memory_free_gb=0.0),))["gpus"][0]
     assert gpu["memory_free_gb"] == 0
@@ -103,7 +103,7 @@ def test_an_instance_says_what_it_holds_of_each_gpu_and_a_gpu_what_others_hold()
 
 
 def test_the_whole_load_of_an_engine_is_published() -> None:
-    load = Load(3, 1, 0.25, False, 4, 5, 1200, 34, 1000, 800, 65536, 1)
+    load = Load(3, 1, 0.25, False, 4, 5, 1200, 34, 1000, 800, 65536)
     published = document(replace(VIEW, load=load, preempted_s=2.5))["instances"][0]["load"]
     assert published == {**asdict(load), "age_s": 0.5, "preempted_s": 2.5} and None not in published.values()
 
