@@ -109,7 +109,10 @@ def _joined(home: Home, catalogue: Catalogue, share: Share, stack: contextlib.Ex
     # The door is asked whenever a provider is enabled; where it does not run, hosted models are refused as closed.
     door = Address.parse(f"unix:{home.socket('door')}") if catalogue.hosted() else None
     prices, length = Prices.of(catalogue, now), share.part(settings.queue_length)
-    room = Room(length, settings.queue_wait_s, wait_batch_s=settings.queue_wait_batch_s)
+    room = Room(
+        length, settings.queue_wait_s, wait_batch_s=settings.queue_wait_batch_s,
+        rests=lambda endpoint: bool(health.resting(endpoint, time.monotonic())),
+    )  # fmt: skip
     serving = Address.parse(f"unix:{home.socket('serving')}")
     fleet = Fleet(prices.catalogue, connections, serving, door, room, prices.rate, share.part, health, forward.now)
     ledger = Ledger(store, budgets, metrics, prices, secret=home.secret("session"))

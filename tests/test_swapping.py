@@ -164,6 +164,17 @@ async def test_models_asked_for_in_turn_change_places_at_most_once_a_stay_and_no
 
 
 @pytest.mark.long
+async def test_who_waits_for_room_at_a_model_that_falls_asleep_meanwhile_is_not_forgotten(site: Site) -> None:
+    site.settings["a"] = {"takes_s": "3"}
+    await site.start(router={"queue_wait_s": 30})
+    many = [asyncio.create_task(site.ask("a")) for _ in range(12)]  # it has eight places
+    await until(lambda: site.built.fleet._room.waiting() == 4)
+    other = asyncio.create_task(site.ask("b"))
+    assert [code for code, _, _ in await asyncio.gather(*many, other)] == [200] * 13
+    assert site.starts() == ["a", "b", "a"]
+
+
+@pytest.mark.long
 async def test_under_a_steady_load_of_both_every_request_is_answered_by_its_own_model(site: Site) -> None:
     site.settings["a"] = site.settings["b"] = {"takes_s": "0.2"}
     await site.start(router={"queue_wait_s": 60}, swap=Swap(groups=(("a", "b"),), min_stay_s=2, drain_s=20))

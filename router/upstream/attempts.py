@@ -32,6 +32,10 @@ from router.upstream.tries import Retries, Try, measured
 LOG = logging.getLogger("headgate.router")
 FIRST_PAUSE_S = 0.25
 """How long a request leaves an engine alone that was full though it seemed to have room; doubled each time."""
+MOST_PAUSE_S = 2.0
+"""Up to here: who waits for minutes must not sleep through the moment in which there is room."""
+LEAST_REST_S = 0.25
+"""How often those that wait look again at an endpoint whose rest is over, and of which one request is finding out."""
 INNER_ERRORS = 2
 """Tries that may end in status 500 or with a broken connection. A request that makes two engines fail would make the
 third one fail too."""
@@ -93,19 +97,36 @@ class Attempts:
         try:
             answer = await tried(walk, ready) if ready else None
             while answer is None:
-                if resting and not walk.full:
-                    others, resting = resting, []
-                    answer = await tried(walk, others)
+                now = time.monotonic()
+                well = [c for c in resting if not walk.full or not self._health.resting(c.endpoint.name, now)]
+                if well:
+                    resting = [c for c in resting if c not in well]
+                    answer = await tried(walk, well)
                     continue
-                candidate = await self._turn(walk)
+                candidate = await self._turn_or_rest(walk, resting)
+                if candidate is None:
+                    continue
                 answer = await tried(walk, [candidate], granted=True)
                 if answer is not None and candidate.model.place == "local" and log.trigger == "overflow":
                     log.trigger = ""  # it was to overflow, and was answered here after all
-                walk.pause_s = max(FIRST_PAUSE_S, 2 * walk.pause_s)
+                walk.pause_s = min(MOST_PAUSE_S, max(FIRST_PAUSE_S, 2 * walk.pause_s))
         finally:
             if walk.reserved:  # the try it was for never began
                 self._retries.unreserve()
         return answer
+
+    async def _turn_or_rest(self, walk: Walk, resting: Sequence[Candidate]) -> Candidate | None:
+        """As `_turn`; None once one of those that rest may be well again: then it is asked like any other."""
+        if not resting:
+            return await self._turn(walk)
+        now = time.monotonic()
+        soonest_s = min(self._health.rest_s(candidate.endpoint.name, now) for candidate in resting)
+        try:
+            async with asyncio.timeout(max(LEAST_REST_S, soonest_s)):
+                return await self._turn(walk)
+        except TimeoutError:
+            walk.log.outcome = ""
+            return None
 
     async def _turn(self, walk: Walk) -> Candidate:
         """Wait for a place at one of those that were full; it is taken then. Raises where none comes, or none can."""
@@ -114,23 +135,23 @@ class Attempts:
         log, started = walk.log, time.monotonic()
         first = walk.since is None
         since = walk.since = started if walk.since is None else walk.since
-        traits = walk.decision.traits
-        priority = BATCH if traits.latency == "batch" else INTERACTIVE
-        names = {c.endpoint.name: c for c in walk.full}
+        priority, names = _priority(walk), {c.endpoint.name: c for c in walk.full}
+        asked_s = min(self._health.pause(name, started) for name in names)
         if any(c.model.place == "local" for c in walk.full):
             walk.trigger = walk.trigger or "overflow"  # should a hosted one have room first
         log.outcome = "left_queue"  # should the caller leave now
-        asleep = sleeper(walk.full)
+        waits = tuple(walk.full)
         try:
-            with self._fleet.demand.waiting(asleep):
+            with self._fleet.demand.waiting(lambda: self._fleet.sleeper(waits)):
                 name = await self._room.turn(
                     tuple(names), since + self._room.longest_s(priority), team=walk.caller.team, priority=priority,
-                    size=traits.prompt_tokens, since=None if first else since, pause_s=walk.pause_s,
+                    size=walk.decision.traits.prompt_tokens, since=None if first else since,
+                    pause_s=max(walk.pause_s, asked_s),
                 )  # fmt: skip
             log.outcome = ""
         except (QueueFull, DeadlinePassed) as error:
             log.outcome = ENDS[type(error)]
-            if asleep is not None:
+            if self._fleet.sleeper(waits) is not None:
                 self._say_when(error, names)
             raise
         finally:
@@ -220,7 +241,8 @@ class Attempts:
             if walk.errors and not granted and not self._may_try(walk):
                 raise most_telling(walk.errors)
             try:
-                answer = await self.once(walk, candidate, candidates[number + 1 :], granted=granted)
+                later = [*candidates[number + 1 :], *(c for c in walk.full if not c.endpoint.wakes)]
+                answer = await self.once(walk, candidate, later, granted=granted)
             except Failure as failed:
                 self._note(walk, candidate, failed)
                 continue
@@ -238,7 +260,8 @@ class Attempts:
         walk.errors.append(failed.error)
         walk.inner_errors += failed.status == 500 or (candidate.model.place == "local" and failed.outcome in DIED)
         if _refused_for_room(candidate, failed):
-            walk.full.append(candidate)
+            if (failed.pause_s or 0.0) < self._room.longest_s(_priority(walk)):
+                walk.full.append(candidate)
             walk.trigger = "overflow"
         elif candidate.model.place == "local" and failed.outcome == TOO_LONG:
             walk.trigger = "context"
@@ -365,6 +388,10 @@ def _sorted(order: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate
         rests = endpoint.resting and not endpoint.wakes
         (resting if rests else full if endpoint.full else ready).append(candidate)
     return ready, full, resting
+
+
+def _priority(walk: Walk) -> int:
+    return BATCH if walk.decision.traits.latency == "batch" else INTERACTIVE
 
 
 def _refused_for_room(candidate: Candidate, failed: Failure) -> bool:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import orjson
 
@@ -27,27 +26,28 @@ class Demand:
 
     def __init__(self, connections: Connections, serving: Address) -> None:
         self._connections, self._serving = connections, serving
-        self._waiting: Counter[str] = Counter()
-        self._again: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[object, Callable[[], str | None]] = {}
+        self._again: asyncio.Task[None] | None = None
         self._said: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.contextmanager
-    def waiting(self, model: str | None) -> Iterator[None]:
-        """A request waits for `model` while inside; None: for none that sleeps."""
-        if model is None:
-            yield
-            return
-        self._waiting[model] += 1
-        if model not in self._again:
-            self._again[model] = asyncio.create_task(self._say_again(model))
+    def waiting(self, wanted: Callable[[], str | None]) -> Iterator[None]:
+        """A request waits while inside. `wanted`: for which model that sleeps now, None for none: it may fall asleep
+        only while it is waited for."""
+        mine = object()
+        self._waiting[mine] = wanted
+        if (model := wanted()) is not None:
+            self.say(model)
+        if self._again is None:
+            self._again = asyncio.create_task(self._say_again())
         try:
             yield
         finally:
-            self._waiting[model] -= 1
-            if not self._waiting[model]:
-                del self._waiting[model]
-                self._again.pop(model).cancel()
+            del self._waiting[mine]
+            if not self._waiting:
+                self._again.cancel()
+                self._again = None
 
     def say(self, model: str) -> None:
         """A request would have gone to `model` and went elsewhere, since it sleeps."""
@@ -59,10 +59,11 @@ class Demand:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _say_again(self, model: str) -> None:
+    async def _say_again(self) -> None:
         while True:
-            self.say(model)
             await asyncio.sleep(AGAIN_S)
+            for model in {model for wanted in self._waiting.values() if (model := wanted()) is not None}:
+                self.say(model)
 
     async def _post(self, model: str) -> None:
         body, headers = orjson.dumps({"model": model}), [("content-type", "application/json")]

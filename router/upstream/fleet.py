@@ -11,17 +11,17 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from router.records import Chain, Endpoint, Gpu, Pace, Snapshot
+from router.records import Candidate, Chain, Endpoint, Gpu, Pace, Snapshot
 from router.upstream import instances
 from router.upstream.connection import Address, Connections, Deadlines, UpstreamError
-from router.upstream.demand import Demand
+from router.upstream.demand import Demand, sleeper
 from router.upstream.health import Health
 from router.upstream.inside import Inside
 from router.upstream.instances import STALE_S, Instances, slowed
@@ -93,15 +93,22 @@ class Fleet:
         """When serving last answered; 0 is never."""
 
     async def run(self) -> None:
-        """Poll until cancelled, whatever is answered."""
+        """Poll both until cancelled, whatever is answered; each alone, for serving relies on being heard in time."""
+        await asyncio.gather(self._follow_serving(), self._follow_door())
+
+    async def _follow_serving(self) -> None:
         while True:
-            await asyncio.gather(self._ask_serving(), self._ask_door())
+            await self._ask_serving()
             local = self._known.endpoints
             starting = not local or any(e.state not in ("ready", "failed", "asleep") for e in local)
-            starting = starting or (self._door_address is not None and not self.door.at)
             # serving reads an engine that fills up more often, which is of use only where that is heard of.
             often = starting or any(instances.filling(e, self._room.in_flight(e.name)) for e in local)
             await asyncio.sleep(min(POLL_OFTEN_S, POLL_S) if often else POLL_S)
+
+    async def _follow_door(self) -> None:
+        while self._door_address is not None:
+            await self._ask_door()
+            await asyncio.sleep(POLL_S if self.door.at else min(POLL_OFTEN_S, POLL_S))
 
     def snapshot(self, spent: float = 0.0, chain: Chain | None = None, *, look: bool = True) -> Snapshot:
         """Everything as it is now, frozen. `spent`: US dollars of the caller's key this month. `chain`: how the prompt
@@ -183,6 +190,13 @@ class Fleet:
         known = [e.ready_in_s for e in self._known.endpoints if e.name in wanted and e.wakes]
         return min((seconds for seconds in known if seconds is not None), default=None)
 
+    def sleeper(self, waited: Sequence[Candidate]) -> str | None:
+        """The model that a request wakes which waits for one of these, as they are by now."""
+        if not any(e.wakes for e in self._known.endpoints):
+            return None
+        now = {e.name: e for e in self._known.endpoints}
+        return sleeper([c._replace(endpoint=now.get(c.endpoint.name, c.endpoint)) for c in waited])
+
     def access(self, endpoint: str) -> Access:
         """How to reach a local endpoint. Raises KeyError for one that is gone."""
         return self._known.access[endpoint]
@@ -218,7 +232,11 @@ class Fleet:
         limits = {m.name: self._share(m.limit) for m in self._far}
         limits |= {e.name: e.limit for e in self._known.endpoints if e.state == "ready" and not e.asleep}
         now = time.monotonic()
-        return {name: self._health.limit(name, limit, now) for name, limit in limits.items()}
+        limits = {name: self._health.limit(name, limit, now) for name, limit in limits.items()}
+        for name, limit in limits.items():
+            if limit and self._health.on_trial(name, now):
+                limits[name] = min(limit, self._room.in_flight(name) + 1)
+        return limits
 
     async def _ask_serving(self) -> None:
         try:

@@ -159,6 +159,11 @@ class Health:
         known = self._known.get(endpoint)
         return "" if known is None else resting(known, now)
 
+    def rest_s(self, endpoint: str, now: float) -> float:
+        """Seconds until its rest is over; 0 where it does not rest."""
+        known = self._known.get(endpoint)
+        return 0.0 if known is None or not known.why else max(0.0, known.until - now)
+
     def pause(self, endpoint: str, now: float) -> float:
         """Seconds that it still wants to be left alone by its own word; 0 where it said nothing."""
         known = self._known.get(endpoint)
@@ -168,6 +173,11 @@ class Health:
         """Whether it failed in the last moments and comes behind its replicas."""
         known = self._known.get(endpoint)
         return known is not None and now < known.penalty
+
+    def on_trial(self, endpoint: str, now: float) -> bool:
+        """Whether its rest after failures is over and it has not answered since: one request finds out, and not all."""
+        known = self._known.get(endpoint)
+        return known is not None and known.failed and now >= known.until
 
     def share(self, endpoint: str, now: float) -> float:
         """Its share of its places, and of what its replicas get: less than 1 for a while after a rest."""

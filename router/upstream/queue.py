@@ -297,11 +297,17 @@ class Queue:
             return self._last(BATCH)
         if priority == BATCH and batch < part and self.tallies[INTERACTIVE].total:
             return self._last(INTERACTIVE)
-        tally = self.tallies[priority]
-        return self._last(priority) if tally.most > tally.of.get(team, 0) + 1 else None
+        return self._last(priority, self.tallies[priority].of.get(team, 0) + 1)
 
-    def _last(self, priority: int) -> Waiter | None:
-        return self.last_of(self.tallies[priority].largest(), priority)
+    def _last(self, priority: int, more: int = 0) -> Waiter | None:
+        """The newest of a team that has most, and `more` than so many, of those teams that have one without a turn."""
+        tally = self.tallies[priority]
+        if tally.most <= more:
+            return None
+        if (last := self.last_of(tally.largest(), priority)) is not None:
+            return last
+        team = max(self._newest[priority], key=tally.of.__getitem__, default=None)
+        return None if team is None or tally.of[team] <= more else self.last_of(team, priority)
 
     def last_of(self, team: str, priority: int) -> Waiter | None:
         """The one of a team that came last, of those that had no turn yet."""

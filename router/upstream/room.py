@@ -33,11 +33,12 @@ class Room:
 
     def __init__(
         self, length: int, wait_s: float, busy_s: float = BUSY_S, wait_batch_s: float | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.monotonic, rests: Callable[[str], bool] = lambda _: False,
     ) -> None:  # fmt: skip
-        """`wait_s`: seconds that an interactive request waits at most, `wait_batch_s` one of batch."""
+        """`wait_s`: seconds that an interactive request waits at most, `wait_batch_s` one of batch. `rests`: whether an
+        endpoint is better left alone now: whoever may wait for another one does."""
         self.wait_s, self._wait_batch_s = wait_s, wait_batch_s
-        self._length, self._busy_s, self._clock = length, busy_s, clock
+        self._length, self._busy_s, self._clock, self._rests = length, busy_s, clock, rests
         self._limits: dict[str, int] = {}
         self._taken: dict[str, int] = {}
         """Places in use, those included that were granted to a waiter which has not gone on yet."""
@@ -270,7 +271,8 @@ class Room:
         """Give every place that is free at `endpoint` to whoever is next."""
         while endpoint in self._limits and not self.is_full(endpoint):
             waiter = self._queue.first(endpoint)
-            if waiter is None:
+            # One that fails at once has a free place at once: all that wait would run there, one after the other.
+            if waiter is None or endpoint not in self._well(waiter.names):
                 return
             self._grant(waiter, endpoint, self._free(waiter.names) or endpoint)
 
@@ -282,7 +284,8 @@ class Room:
         if (told := self._told.pop(endpoint, None)) is not None:
             told.cancel()
         if self._limits.get(endpoint) == 0 and (first := self._queue.first(endpoint)) is not None:
-            self._grant(first, endpoint, endpoint)
+            if endpoint in self._well(first.names):
+                self._grant(first, endpoint, endpoint)
             self._believe(endpoint)
         self._hand_out(endpoint)
         self._empties(endpoint)
@@ -293,7 +296,12 @@ class Room:
         waiter.granted.set_result(self._take(endpoint))
 
     def _free(self, names: Sequence[str]) -> str | None:
-        return next((name for name in names if name in self._limits and not self.is_full(name)), None)
+        return next((name for name in self._well(names) if not self.is_full(name)), None)
+
+    def _well(self, names: Sequence[str]) -> Sequence[str]:
+        """Those that take requests; of them the ones that do not rest, unless all do."""
+        known = [name for name in names if name in self._limits]
+        return [name for name in known if not self._rests(name)] or known
 
     def _take(self, endpoint: str) -> str:
         taken = self._taken[endpoint] = self._taken.get(endpoint, 0) + 1

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from router.records import MOST_ATTEMPTS, Ask, Decision
 from router.upstream.attempts import Attempts
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Access, Fleet
+from router.upstream.health import Health
 from router.upstream.room import Room
 from router.upstream.sending import Sending
 from serving.catalogue import Catalogue, DataClass, Model, Site
@@ -85,14 +87,16 @@ async def rig_at(folder: Path, **endpoint: Any) -> AsyncIterator[Rig]:
         document = {"version": 1, "instances": [instance("near", near.address, **endpoint)]}
         serving.script = {"body": json.dumps(document)}
         catalogue = Catalogue(models={"near": NEAR}, providers={}, site=Site())
-        room = Room(length=2, wait_s=30, busy_s=0.05)
-        fleet = Fleet(catalogue, connections, Address.parse(serving.address), None, room)
+        health = Health()
+        rests = lambda name: bool(health.resting(name, time.monotonic()))  # noqa: E731  as app.py joins them
+        room = Room(length=2, wait_s=30, busy_s=0.05, rests=rests)
+        fleet = Fleet(catalogue, connections, Address.parse(serving.address), None, room, health=health)
         polling = asyncio.create_task(fleet.run())
         await until(lambda: fleet.snapshot().endpoints, polling)
         polling.cancel()
         room.refresh({"near": endpoint.get("limit", 4), "far": 0})
         sending = Sending(connections, fleet, Address.parse(door.address), "s" * 32, "v1", body_for)
-        attempts = Attempts(sending, fleet, room, checked)
+        attempts = Attempts(sending, fleet, room, checked, health)
         store = Store(folder / "ledger.sqlite")
         yield Rig(near, door, fleet, room, sending, attempts, Ledger(store, Budgets(), Metrics()))
         store.close()

@@ -18,7 +18,7 @@ from router.records import Endpoint, Pace
 from router.upstream import fleet as fleets
 from router.upstream.connection import Address, Bounds, Connections, Deadlines
 from router.upstream.fleet import Door, Fleet
-from router.upstream.health import Health
+from router.upstream.health import REST_S, Health
 from router.upstream.room import Room
 from serving.home import Home
 from tests.conftest import instance, until
@@ -82,6 +82,14 @@ def test_what_comes_back_has_a_small_share_whether_or_not_its_limit_is_known(
     a, b, _ = fleet.snapshot().endpoints
     assert (a.limit, b.limit) == (4, 0) and a.share == pytest.approx(b.share, abs=0.01)
     assert 0.1 <= b.share < 0.5
+
+
+def test_after_a_rest_one_request_finds_out_and_not_all_that_wait(fleet: Fleet, room: Room) -> None:
+    fleet._take(document(instance("a", "unix:/a", limit=7), instance("b", "unix:/b", limit=7)))
+    fleet._health.failed("a", "refused", time.monotonic() - REST_S)
+    assert (fleet._limits()["a"], fleet._limits()["b"]) == (1, 7)
+    with busy(room, "a"):  # who was there before shows nothing
+        assert fleet._limits()["a"] == 2
 
 
 def test_a_place_is_waited_for_only_where_requests_are_taken(fleet: Fleet) -> None:
@@ -241,6 +249,19 @@ async def test_an_engine_that_fills_up_is_heard_of_more_often(
     asked = len(serving.requests)
     await asyncio.sleep(0.05)
     assert len(serving.requests) == asked
+
+
+async def test_a_door_that_hangs_keeps_nobody_from_hearing_of_the_engines(
+    polled: tuple[Fleet, Upstream, Upstream, asyncio.Task[None]],
+) -> None:
+    """serving puts an engine to sleep two seconds after it said so, and takes it that every router has heard it."""
+    _, serving, door, task = polled
+    door.script = {"never": True}
+    await until(lambda: door.answering, task)
+    more = len(serving.requests) + 20
+    began = time.monotonic()
+    await until(lambda: len(serving.requests) > more, task)
+    assert time.monotonic() - began < 2 and door.answering
 
 
 async def test_what_answers_again_is_used_again(

@@ -53,6 +53,15 @@ class Hall:
         return [waiter.team for _ in range(count) if (waiter := self.serve(endpoint)) is not None]
 
 
+def test_batch_makes_way_though_its_largest_team_was_let_in_and_refused_once() -> None:
+    """Those keep their rank and are not pushed out; there are others of batch."""
+    hall = Hall()
+    for number in range(51):
+        hall.comes("x", BATCH, since=float(number))
+    others = [hall.comes("y", BATCH) for _ in range(49)]
+    assert hall.queue.makes_way("z", INTERACTIVE, 100) is others[-1]
+
+
 # ---- fair shares
 
 

@@ -22,6 +22,7 @@ from router.upstream.tries import LEAST, SHARE
 from serving.catalogue import Model
 from tests.conftest import until
 from tests.fakes.asking import ask, decided, endpoint
+from tests.fakes.busy import busy
 from tests.fakes.faults import Script, Upstream, completion
 from tests.router.upstream.test_attempts import FAR, NEAR, SSE, WHO, Rig, rig_at, said
 
@@ -235,11 +236,68 @@ async def test_what_rests_is_asked_too_where_what_was_waited_for_fails(replicas:
     replicas.engines[0].script = BROKEN
     room.refresh({"near": 1, "near-2": 1})
     room.enter("near")
+    replicas.rig.attempts._health.failed("near-2", "refused", time.monotonic())
     changed = {"near": {"limit": 1, "in_flight": 1}, "near-2": {"resting": "it refuses connections"}}
     work = asyncio.create_task(replicas.rig.run(replicas.decision(ask("near"), **changed), ask("near")))
     await until(room.waiting, work)
     room.leave("near")
     assert b"Hello" in await work
+
+
+async def test_who_waits_looks_again_at_what_rested(replicas: Replicas) -> None:
+    """Else it waits its whole time for the full one, while the other is well again and answers whoever comes later."""
+    room, health = replicas.rig.room, replicas.rig.attempts._health
+    replicas.engines = replicas.engines[:2]
+    room.refresh({"near": 1, "near-2": 1})
+    health.asked_to_wait("near-2", 0.2, time.monotonic())
+    changed = {"near": {"limit": 1, "in_flight": 1}, "near-2": {"resting": "it asked for a pause"}}
+    with busy(room, "near"):
+        assert b"Hello" in await replicas.rig.run(replicas.decision(ask("near"), **changed), ask("near"))
+    assert [a["endpoint"] for a in replicas.rig.closed()["attempts"]] == ["near-2"]
+
+
+async def test_a_replica_that_dies_does_not_take_the_queue_along(replicas: Replicas) -> None:
+    """Its free places would go to those that wait, and each that fails there frees one for the next."""
+    rig, (near, other, *_) = replicas.rig, replicas.engines
+    room, few, many = rig.room, 8, 40
+    room._length = many
+    replicas.engines = replicas.engines[:2]
+    room.refresh({"near": few, "near-2": few})
+    other.script = {"delay_s": 0.02}
+    taken = {name: {"limit": few, "in_flight": few} for name in NAMES[:2]}
+    with contextlib.ExitStack() as there, contextlib.ExitStack() as elsewhere:
+        for _ in range(few):
+            there.enter_context(busy(room, "near"))
+            elsewhere.enter_context(busy(room, "near-2"))
+        asked = [ask("near")._replace(id=f"req_{number}") for number in range(many)]
+        work = [asyncio.create_task(rig.run(replicas.decision(one, **taken), one)) for one in asked]
+        await until(lambda: room.waiting() == many)
+        await near.__aexit__()
+        there.close()
+        await until(lambda: rig.attempts._health.resting("near", time.monotonic()))
+        elsewhere.close()
+        ends = await asyncio.gather(*work, return_exceptions=True)
+    assert sum(isinstance(end, bytes) and b"Hello" in end for end in ends) >= many - few, ends
+    assert room.total() == 0
+
+
+async def test_who_waited_is_not_kept_by_an_engine_that_hangs(replicas: Replicas) -> None:
+    """Where another has room by then, a late first token is a reason to go there, as for one that never waited."""
+    room, asked = replicas.rig.room, ask("near", stream=True)
+    replicas.engines = replicas.engines[:2]
+    replicas.engines[0].script = {"stream": [None]}
+    replicas.engines[1].script = SSE
+    limits = replicas.rig.sending._connections._deadlines
+    replicas.rig.sending._connections._deadlines = replace(limits, first_token_s=0.1)
+    room.refresh({"near": 1, "near-2": 1})
+    taken = {name: {"limit": 1, "in_flight": 1} for name in NAMES[:2]}
+    with busy(room, "near-2"):
+        with busy(room, "near"):
+            work = asyncio.create_task(replicas.rig.run(replicas.decision(asked, **taken), asked))
+            await until(room.waiting, work)
+        await until(lambda: replicas.engines[0].answering, work)
+    assert b"[DONE]" in await work
+    assert [a["outcome"] for a in replicas.rig.closed()["attempts"]] == ["first_token_timeout", "answered"]
 
 
 async def test_a_provider_is_left_alone_for_as_long_as_it_asks(rig: Rig) -> None:

@@ -213,6 +213,34 @@ async def test_an_endpoint_that_said_it_is_full_is_asked_again_after_a_while() -
     assert (here.total(), here.is_told_full("a")) == (0, False)
 
 
+async def test_who_may_wait_for_another_is_not_sent_to_what_rests() -> None:
+    resting = {"a"}
+    here = Room(10, 7.2, FAR_S, rests=lambda name: name in resting)
+    here.refresh({"a": 1, "b": 1})
+    async with guests(Guest(here, "a", "b"), Guest(here, "a", "b"), Guest(here, "a", "b")) as (one, two, three):
+        await settle()
+        assert (one.at, two.at, three.at) == ("b", None, None)
+        here.refresh({"a": 1, "b": 1})
+        one.end.set()
+        await settle()
+        assert (two.at, three.at) == ("b", None)
+        resting.clear()
+        here.refresh({"a": 1, "b": 1})
+        await settle()
+        assert three.at == "a"
+
+
+async def test_what_rests_is_better_than_nothing() -> None:
+    here = Room(10, 7.2, FAR_S, rests=lambda _: True)
+    here.refresh({"a": 1, "b": 1})
+    async with guests(Guest(here, "a", "b"), Guest(here, "a", "b"), Guest(here, "a")) as (one, two, three):
+        await settle()
+        assert (one.at, two.at, three.at) == ("a", "b", None)
+        one.end.set()
+        await settle()
+        assert three.at == "a"
+
+
 async def test_a_sign_of_room_where_no_limit_is_known_is_for_one_request_alone() -> None:
     """All that wait, let in at once, would only be refused again."""
     here = room(length=9, a=0)

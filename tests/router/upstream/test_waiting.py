@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,32 @@ async def test_an_engine_that_never_has_room_ends_in_the_deadline(rig: Rig, monk
     assert [a["outcome"] for a in closed["attempts"]] == ["overloaded"] * len(rig.near.requests)
     assert 1 <= len(rig.near.requests) <= 4  # every 50 ms
     assert rig.room.total() == 0
+
+
+async def test_who_was_refused_often_does_not_sleep_through_the_room_that_comes(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(attempts, "MOST_PAUSE_S", 0.02)
+    rig.near.script = OVER
+    work = waiting(rig, ask("near"), decided(ask("near"), WHO, NEAR))
+    await until(lambda: len(rig.near.requests) == 15, work)  # doubled each time it would wait for minutes by now
+    rig.near.script = {}
+    assert b"Hello" in await work
+
+
+async def test_an_engine_that_asks_for_longer_than_a_request_may_wait_is_asked_once(rig: Rig) -> None:
+    rig.near.script = {**OVER, "headers": {"retry-after": "60"}}
+    told = await rig.fails(ask("near"), NEAR)
+    assert (told.status, len(rig.near.requests)) == (503, 1)
+    assert told.retry_after is not None and 55 < told.retry_after <= 60
+
+
+async def test_an_engine_is_left_alone_for_as_long_as_it_asks(rig: Rig) -> None:
+    rig.near.then = [{**OVER, "headers": {"retry-after": "1"}}]
+    began = time.monotonic()
+    assert b"Hello" in await rig.run(decided(ask("near"), WHO, NEAR), ask("near"))
+    assert time.monotonic() - began >= 0.9 and len(rig.near.requests) == 2
 
 
 async def test_a_provider_that_has_no_room_is_not_waited_for(rig: Rig) -> None:
