@@ -20,11 +20,12 @@ from benchmarks.spill import Counted, Row
 from router.decision.decide import decide
 from router.errors import DeadlinePassed, QueueFull
 from router.records import Ask, Caller, Candidate, Decision, Endpoint, Snapshot, Usage
-from router.upstream.attempts import FIRST_PAUSE_S, within_hold
+from router.upstream.attempts import FIRST_PAUSE_S, MOST_PAUSE_S
 from router.upstream.pace import Paces
 from router.upstream.queue import BATCH, INTERACTIVE
 from router.upstream.room import Room
 from router.upstream.tries import measured
+from router.upstream.walk import within_hold
 from serving.catalogue import DataClass
 
 READ_S = 1.0
@@ -155,7 +156,7 @@ class Cell:
             )  # fmt: skip
             if (row := await self._try(walk, names[name], granted=True)) is not None:
                 return row
-            again, pause_s = first, max(FIRST_PAUSE_S, 2 * pause_s)
+            again, pause_s = first, min(MOST_PAUSE_S, max(FIRST_PAUSE_S, 2 * pause_s))
         raise QueueFull("nobody may answer")
 
     async def _try(self, walk: Walk, candidate: Candidate, *, granted: bool) -> Row | None:

@@ -13,7 +13,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from router.errors import DeadlinePassed, Forbidden, HeadgateError, Hopeless, LimitReached, PushedOut, QueueFull
 from router.records import MOST_ATTEMPTS, Ask, Attempt, Caller, Candidate, Decision
@@ -24,10 +23,10 @@ from router.upstream.fleet import Fleet
 from router.upstream.health import Health
 from router.upstream.pace import Paces
 from router.upstream.quarantine import DIED, Quarantine
-from router.upstream.queue import BATCH, INTERACTIVE
 from router.upstream.room import Room
 from router.upstream.sending import Sending
 from router.upstream.tries import Retries, Try, measured
+from router.upstream.walk import Walk, by_state, within_hold
 
 LOG = logging.getLogger("headgate.router")
 FIRST_PAUSE_S = 0.25
@@ -44,31 +43,6 @@ ENDS: dict[type[HeadgateError], str] = {
     QueueFull: "queue_full", PushedOut: "pushed_out", DeadlinePassed: "deadline_passed", Hopeless: "hopeless",
 }  # fmt: skip
 """What a wait that brought no place is called where it is written down."""
-
-
-@dataclass(slots=True)
-class Walk:
-    """One request on its way along the order."""
-
-    ask: Ask
-    caller: Caller
-    decision: Decision
-    log: Log
-    full: list[Candidate]
-    """To be waited for."""
-    errors: list[HeadgateError] = field(default_factory=list)
-    tried: set[str] = field(default_factory=set)
-    """Endpoints that were asked."""
-    tries: int = 0
-    """Those that count: who has no room has done nothing."""
-    inner_errors: int = 0
-    trigger: str = ""
-    """Why a hosted model answers where only a local one's turn showed it: `overflow` or `context`."""
-    since: float | None = None
-    """When it first had to wait; None until then."""
-    pause_s: float = 0.0
-    reserved: bool = False
-    """Whether its next try has its share of the retry budget already."""
 
 
 class Attempts:
@@ -89,7 +63,7 @@ class Attempts:
         An endpoint that rests is asked where nobody else is left. Raises the error that tells the caller most.
         """
         self._quarantine.refuse(ask, caller.team)
-        ready, full, resting = _sorted(within_hold(decision.order))
+        ready, full, resting = by_state(within_hold(decision.order))
         walk = Walk(ask, caller, decision, log, full)
         if decision.trigger == "overflow" and (asleep := sleeper(decision.order)) is not None:
             self._fleet.demand.say(asleep)  # this one goes elsewhere, and the next ones need not
@@ -135,7 +109,7 @@ class Attempts:
         log, started = walk.log, time.monotonic()
         first = walk.since is None
         since = walk.since = started if walk.since is None else walk.since
-        priority, names = _priority(walk), {c.endpoint.name: c for c in walk.full}
+        priority, names = walk.priority, {c.endpoint.name: c for c in walk.full}
         asked_s = min(self._health.pause(name, started) for name in names)
         if any(c.model.place == "local" for c in walk.full):
             walk.trigger = walk.trigger or "overflow"  # should a hosted one have room first
@@ -159,7 +133,7 @@ class Attempts:
                 log.queued_ms = (log.queued_ms or 0.0) + (time.monotonic() - started) * 1000
         walk.full.remove(names[name])
         if not self._may_try(walk):  # meanwhile others have used the retry budget up
-            self._room.leave(name)
+            self._room.leave(name, served=False)
             raise most_telling(walk.errors)
         return names[name]
 
@@ -236,7 +210,7 @@ class Attempts:
             if candidate.model.place == "hosted" and (asked := self._asked_to_wait(candidate)) is not None:
                 walk.errors.append(asked)
                 if granted:
-                    self._room.leave(candidate.endpoint.name)
+                    self._room.leave(candidate.endpoint.name, served=False)
                 continue
             if walk.errors and not granted and not self._may_try(walk):
                 raise most_telling(walk.errors)
@@ -260,7 +234,7 @@ class Attempts:
         walk.errors.append(failed.error)
         walk.inner_errors += failed.status == 500 or (candidate.model.place == "local" and failed.outcome in DIED)
         if _refused_for_room(candidate, failed):
-            if (failed.pause_s or 0.0) < self._room.longest_s(_priority(walk)):
+            if (failed.pause_s or 0.0) < self._room.longest_s(walk.priority):
                 walk.full.append(candidate)
             walk.trigger = "overflow"
         elif candidate.model.place == "local" and failed.outcome == TOO_LONG:
@@ -364,34 +338,6 @@ class Attempts:
             raise Failure(Forbidden("This request was not searched, so it stays.", code="not_scannable"), "barred")
         if candidate.model.unmet(decision.traits.requires, self._fleet.today()):
             raise Failure(Forbidden("This request may not be sent there.", code="requirement_not_met"), "barred")
-
-
-def within_hold(order: Sequence[Candidate]) -> list[Candidate]:
-    """What may be tried: the first MOST_ATTEMPTS, which the hold covers, and local ones that are waited for."""
-    if len(order) <= MOST_ATTEMPTS:
-        return list(order)
-    return [
-        candidate
-        for number, candidate in enumerate(order)
-        if number < MOST_ATTEMPTS or (candidate.endpoint.full and candidate.model.place == "local")
-    ]
-
-
-def _sorted(order: Sequence[Candidate]) -> tuple[list[Candidate], list[Candidate], list[Candidate]]:
-    """What can be asked now, what is full, and what is better left alone."""
-    ready: list[Candidate] = []
-    full: list[Candidate] = []
-    resting: list[Candidate] = []
-    for candidate in order:
-        endpoint = candidate.endpoint
-        # What sleeps is waited for, whatever it did before: it is asked by nobody until it is awake.
-        rests = endpoint.resting and not endpoint.wakes
-        (resting if rests else full if endpoint.full else ready).append(candidate)
-    return ready, full, resting
-
-
-def _priority(walk: Walk) -> int:
-    return BATCH if walk.decision.traits.latency == "batch" else INTERACTIVE
 
 
 def _refused_for_room(candidate: Candidate, failed: Failure) -> bool:

@@ -136,8 +136,9 @@ class Room:
         if tokens:
             self._tokens[endpoint] = self._tokens.get(endpoint, 0) + tokens
 
-    def leave(self, endpoint: str, tokens: int = 0) -> None:
-        """It has ended there: the place goes to whoever waits."""
+    def leave(self, endpoint: str, tokens: int = 0, *, served: bool = True) -> None:
+        """It has ended there: the place goes to whoever waits. `served`: what failed shows nothing of how fast requests
+        end."""
         if tokens:
             left = self._tokens[endpoint] - tokens
             if left:
@@ -147,7 +148,7 @@ class Room:
         refused = self._refused.get(endpoint, 0)
         if refused:
             self._refused[endpoint] = refused - 1
-        if self._drains and not refused and (drain := self._drains.get(endpoint)) is not None:
+        if self._drains and served and not refused and (drain := self._drains.get(endpoint)) is not None:
             drain.ended(self._clock())
         self._release(endpoint)
         if not refused and endpoint in self._told:

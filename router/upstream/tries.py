@@ -74,8 +74,8 @@ class Try:
     """One attempt under way. `over` whatever happens; the first call counts."""
 
     __slots__ = (
-        "_again", "_endpoint", "_health", "_log", "_measured", "_over", "_probe", "_retries", "_room", "_tokens",
-        "permit", "response", "sent",
+        "_again", "_endpoint", "_failed", "_health", "_log", "_measured", "_over", "_probe", "_retries", "_room",
+        "_tokens", "permit", "response", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +93,7 @@ class Try:
         """The id of the permit under which it was handed to the door."""
         self._endpoint = candidate.endpoint.name
         self._room, self._retries, self._health = room, retries, health
-        self._tokens, self._again, self._over = tokens, again, False
+        self._tokens, self._again, self._failed, self._over = tokens, again, False, False
         self._measured, self._log = measured, log
         room.enter(self._endpoint, tokens, granted=granted)
         if not reserved:
@@ -113,7 +113,7 @@ class Try:
 
     def failed(self, failed: Failure) -> None:
         """It brought no answer."""
-        now = time.monotonic()
+        now, self._failed = time.monotonic(), True
         if failed.pause_s is not None:
             self._health.asked_to_wait(self._endpoint, failed.pause_s, now)
         if failed.blamed:
@@ -133,7 +133,7 @@ class Try:
         elif self._probe:
             self._health.left(self._endpoint)
         self._retries.running -= self._again
-        self._room.leave(self._endpoint, self._tokens)
+        self._room.leave(self._endpoint, self._tokens, served=not self._failed)
         if (measured := self._measured) is not None:
             log, now = self._log, time.monotonic()
             if end == "ended" and log is not None:

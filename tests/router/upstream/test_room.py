@@ -459,6 +459,17 @@ async def test_an_endpoint_that_is_gone_is_forgotten_with_its_rate() -> None:
     assert (here.drained("a"), here._drains) == (None, {})
 
 
+async def test_what_failed_at_once_is_no_sign_of_how_fast_requests_end() -> None:
+    here, clock = full_room("a", each_s=10.0)
+    before = here.drained("a")
+    for _ in range(40):
+        clock.now += 0.005
+        here.leave("a", served=False)
+        here.enter("a")
+    after = here.drained("a")
+    assert before is not None and after is not None and after <= before
+
+
 async def test_what_an_endpoint_refused_is_no_sign_of_how_fast_it_is() -> None:
     here, _ = full_room("a", each_s=1.0)
     before = here.drained("a")

@@ -13,8 +13,8 @@ import pytest
 from router.errors import DeadlinePassed, HeadgateError, QueueFull
 from router.records import MOST_ATTEMPTS, Ask, Decision
 from router.upstream import attempts
-from router.upstream.attempts import within_hold
 from router.upstream.room import Room
+from router.upstream.walk import within_hold
 from serving.catalogue import Model
 from tests.conftest import until
 from tests.fakes.asking import ask, caller, candidate, decided, endpoint, hosted, local
