@@ -40,12 +40,17 @@ class AttachedServer:
         self._timing = timing
         self._inherited = inherited
         self._providers, self._inside = providers, inside
-        self._address = probe.address(attached.url)
+        self._address = _bare(probe.address(attached.url))
+        where = self._address.partition("://")[2].partition("/")[0] or self._address
+        self.called = attached.name or caller_name(where)
+        """By what it is known while it has not said what it serves."""
         self._served: list[ServedModel] = []
         # Asked for a token only where it stands still: it is not ours to look after, nor to end.
         self._watch = Watch(Target(self._address), replace(timing, idle_s=inf, frozen_s=inf, stall_s=inf))
         self._life: Life | None = None
         """Where it answers and its load can be read."""
+        self.looked = asyncio.Event()
+        """Set once it is known, as far as it can be: what it serves, or why that cannot be said."""
         self._late = False
         """Whether it gave no answer in time to the last look."""
         self._state: State = "waiting"
@@ -56,12 +61,14 @@ class AttachedServer:
         """Look at it for ever, one look after the other; each is bounded in time."""
         if refused := refusal(self._attached, self._providers, self._inside):
             self._set("failed", refused)
+            self.looked.set()
             return
         looked_at = -self._timing.attached_s
         try:
             while True:
                 if self._late or not self._answers() or time.monotonic() - looked_at >= self._timing.attached_s:
                     await self._look()
+                    self.looked.set()
                     looked_at = time.monotonic()
                 if self._life is not None:
                     await self._watch.read()
@@ -72,12 +79,16 @@ class AttachedServer:
             if self._life is not None:
                 self._life.end()
 
+    def broke(self, where: str) -> None:
+        """Its task ended by a mistake of ours; until it runs again nobody sends there."""
+        self._gone("failed", where)
+        self.looked.set()
+
     def views(self) -> list[View]:
         """One for each model it serves; one that names the address while it has not yet said what it serves."""
         name = self._attached.name
         if not self._served:
-            where = urllib.parse.urlsplit(self._address).netloc or self._address
-            return [self._view(name or caller_name(where), name or "", "", 0)]
+            return [self._view(self.called, name or "", "", 0)]
         # A name given stands for the first model; LoRA adapters beside it keep their own.
         called = [caller_name(served.name) for served in self._served]
         called[0] = name or called[0]
@@ -128,7 +139,8 @@ class AttachedServer:
         except ProbeError as failed:
             self._refused(failed)
         except OSError as broken:
-            self._gone("failed", f"its key cannot be read: {broken.strerror} ({self._attached.key_file})")
+            where = self._attached.key_file or self._attached.key_env
+            self._gone("failed", f"its key cannot be read: {broken.strerror or broken} ({where})")
         else:
             if served:
                 self._found(served)
@@ -182,9 +194,18 @@ class AttachedServer:
 
     def _key(self) -> str:
         """Read anew each time, so that a changed key file counts at once. Raises OSError."""
-        if self._attached.key_file:
-            return Path(self._attached.key_file).expanduser().read_text().strip()
-        return self._inherited.get(self._attached.key_env, "").strip() if self._attached.key_env else ""
+        given = self._attached
+        try:
+            if given.key_file:
+                key = Path(given.key_file).expanduser().read_text().strip()
+            else:
+                key = self._inherited.get(given.key_env, "").strip() if given.key_env else ""
+        except (ValueError, RuntimeError):  # no UTF-8, or the home of somebody who does not exist
+            raise OSError("it is no text, or not there") from None
+        # As the router has it, which could not send another either.
+        if key and not (key.isascii() and key.isprintable()):
+            raise OSError("a key is one line of plain characters")
+        return key
 
     def _set(self, state: State, detail: str) -> None:
         if state != self._state:
@@ -224,8 +245,8 @@ def refusal(
     try:
         parts = urllib.parse.urlsplit(attached.url)
         host, port = parts.hostname or "", parts.port
-    except ValueError as broken:
-        return f"its url cannot be read: {broken}"
+    except ValueError:
+        return "its url cannot be read"  # the error repeats it, and what somebody took for a place to put a password
     # Letters beyond ASCII may become another host's name on the way to the network.
     if not re.fullmatch(r"[0-9A-Za-z.:_-]+", host):
         return "its url names no host"
@@ -247,6 +268,11 @@ def refusal(
     if literal is not None and not literal.is_loopback and not any(literal in ip_network(one) for one in inside):
         return f"{host} lies in none of this site's networks; if it is one of its servers, add its network to `inside:`"
     return ""
+
+
+def _bare(url: str) -> str:
+    """The address without what may be a password in it. One that held more is refused; it is published all the same."""
+    return url if url.startswith("unix:") else re.sub(r"[?#].*", "", re.sub(r"//[^/?#]*@", "//", url))
 
 
 def _place(host: str, port: int) -> str:

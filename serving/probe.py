@@ -22,6 +22,8 @@ from typing import Any
 
 TIMEOUT_S = 3.0
 SMALL = 1024 * 1024
+MOST_CONTEXT = 10**12
+"""No model reads so many tokens; more is a fault of the one who says it."""
 METRICS_LIMIT = 16 * 1024 * 1024
 HUB = "https://huggingface.co"
 
@@ -69,7 +71,7 @@ async def models(target: Target, timeout_s: float = TIMEOUT_S) -> list[ServedMod
     entries = found.get("data") if isinstance(found, dict) else None
     if not isinstance(entries, list):
         raise ProbeError("its /v1/models is no list of models")
-    return [_served(entry) for entry in entries if isinstance(entry, dict) and isinstance(entry.get("id"), str)]
+    return [_served(entry) for entry in entries if isinstance(entry, dict) and _is_text(entry.get("id"))]
 
 
 async def one_token(target: Target, model: str, timeout_s: float) -> str:
@@ -167,7 +169,8 @@ async def _exchange(
     except TimeoutError:
         raise TooLate(f"no answer within {timeout_s:g} s") from None
     except (OSError, http.client.HTTPException, ValueError) as broken:
-        raise ProbeError(_plain(broken)) from broken
+        # `from None`: the error of http.client holds what was to be sent, and so the key.
+        raise ProbeError(_without(target.key, _plain(broken))) from None
     finally:
         _abort(connection)
 
@@ -208,7 +211,7 @@ def _blocking(
     finally:
         connection.close()
     if response.status != 200:
-        raise ProbeError(_refusal(response.status, content), response.status)
+        raise ProbeError(_without(target.key, _refusal(response.status, content)), response.status)
     if len(content) > limit:
         raise ProbeError(f"its answer is longer than {limit} bytes")
     return content
@@ -234,13 +237,23 @@ def _abort(connection: http.client.HTTPConnection) -> None:
 def _parsed(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ProbeError("its answer is not JSON") from None
+
+
+def _is_text(found: object) -> bool:
+    """Whether it can be published: half a character (a lone surrogate) makes no UTF-8."""
+    return isinstance(found, str) and found == _whole(found)
+
+
+def _whole(text: str) -> str:
+    return text.encode(errors="replace").decode()
 
 
 def _served(entry: dict[str, Any]) -> ServedModel:
     context = entry.get("max_model_len")
-    return ServedModel(entry["id"], context if isinstance(context, int) and context > 0 else 0)
+    known = context if isinstance(context, int) and not isinstance(context, bool) else 0
+    return ServedModel(entry["id"], known if 0 < known < MOST_CONTEXT else 0)
 
 
 def _refusal(status: int, content: bytes) -> str:
@@ -250,10 +263,17 @@ def _refusal(status: int, content: bytes) -> str:
         found = json.loads(content)
         error = found.get("error", found) if isinstance(found, dict) else {}
         message = error.get("message", "") if isinstance(error, dict) else ""
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
-    words = " ".join(str(message).split())[:200]
+    words = " ".join(_whole(str(message)).split())
     return f"HTTP {status}: {words}" if words else f"HTTP {status}"
+
+
+def _without(key: str, told: str) -> str:
+    """What a server, or the error of asking it, says: never the key it was shown, for callers read this."""
+    for shown in {key, " ".join(key.split())} - {""}:
+        told = told.replace(shown, "...")
+    return told[:220]
 
 
 def _plain(broken: Exception) -> str:
@@ -265,6 +285,8 @@ def _plain(broken: Exception) -> str:
         return "connection refused"
     if isinstance(broken, OSError) and broken.strerror:
         return broken.strerror.lower()
+    if isinstance(broken, ValueError) and not isinstance(broken, http.client.HTTPException):
+        return "it cannot be asked so, or its answer cannot be read"  # the error itself may hold what was to be sent
     return str(broken) or type(broken).__name__
 
 

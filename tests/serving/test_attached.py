@@ -141,3 +141,26 @@ async def test_what_is_named_and_not_there_is_said_with_its_name(tmp_path: Path)
     for name in ("NOT_THERE", "EMPTY"):
         state, detail = await looked(url="http://localhost:1", key_env=name)
         assert (state, detail) == ("failed", f"{name} is not set where Headgate was started")
+
+
+@pytest.mark.parametrize(
+    "content", [b"sk-first\n# the key of the large server\n", "sk-first".encode("utf-16"), b"sk-f\xe9", "sk-€".encode()]
+)
+async def test_a_key_that_cannot_be_sent_is_named_by_its_file_and_never_shown(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "key").write_bytes(content)
+    state, detail = await looked(url="http://localhost:1", key_file=str(tmp_path / "key"))
+    assert state == "failed" and detail.startswith("its key cannot be read: ") and str(tmp_path / "key") in detail
+    assert "sk-" not in detail
+
+
+async def test_a_key_file_of_nobody_is_a_reason(tmp_path: Path) -> None:
+    state, detail = await looked(url="http://localhost:1", key_file="~nosuchuser/key")
+    assert state == "failed" and "None" not in detail
+
+
+@pytest.mark.parametrize("url", ["https://me:pa55w@gpu:8000", "http://me:pa55w\u2100@h", "http://h:1/?key=pa55w"])
+def test_what_may_be_a_password_in_an_address_is_not_published(url: str) -> None:
+    """Its name is one that callers see, and its detail one that they read."""
+    server = AttachedServer(Attached(url=url), Timing(), {}, frozenset())
+    assert "pa55w" not in refused(url) and refused(url)
+    assert "pa55w" not in repr(server.views())

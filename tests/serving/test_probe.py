@@ -185,3 +185,46 @@ async def test_a_server_that_is_elsewhere_now_hears_not_a_word_of_us(monkeypatch
             await probe.models(Target(url, "a-key", inside=("10.0.0.0/8",)))
         await ended.wait()
     assert heard == b""
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"data": [{"id": "\\ud800x"}]}', b'{"data": [{"id": 7}]}'])
+@pytest.mark.parametrize("status", ["200 OK", "500 Oh"])
+async def test_no_answer_breaks_who_asks(tmp_path: Path, body: bytes, status: str) -> None:
+    async with server(tmp_path / "s", says(body, status)) as target:
+        try:
+            assert await probe.models(target) == []
+        except ProbeError as failed:
+            str(failed).encode()
+
+
+@pytest.mark.parametrize("context", ["true", "1e400", "-1", "1" + "0" * 200, '"many"'])
+async def test_a_context_that_cannot_be_is_unknown(tmp_path: Path, context: str) -> None:
+    body = b'{"data": [{"id": "m", "max_model_len": %s}]}' % context.encode()
+    async with server(tmp_path / "s", says(body)) as target:
+        assert await probe.models(target) == [ServedModel("m", 0)]
+
+
+async def test_what_a_server_says_of_a_key_is_told_without_it(tmp_path: Path) -> None:
+    """Callers read it. In whatever part of the answer it stands, and also where it could not be sent at all."""
+    key, told = f"one  two {secrets.token_hex(8)}", list[str]()
+
+    async def nonsense(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(f"{key} is no key\r\n\r\n".encode())
+        await writer.drain()
+
+    body = f'{{"error": {{"message": "caf\\ud83d {key} is\\n wrong"}}}}'.encode()
+    for answer in (says(body, "401 No"), nonsense):
+        async with server(tmp_path / secrets.token_hex(4), answer) as target:
+            with pytest.raises(ProbeError) as failed:
+                await probe.models(Target(target.url, key))
+            told += [str(failed.value), repr(failed.value.__cause__)]
+            told.append(await probe.one_token(Target(target.url, key), "m", 1))
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "s"))
+        listening.listen()
+        for unfit in (f"{key}\n# the key of the large server", f"{key}\u20ac"):
+            with pytest.raises(ProbeError) as failed:
+                await probe.models(Target(f"unix:{tmp_path}/s", unfit))
+            told += [str(failed.value), repr(failed.value.__cause__)]
+    assert "HTTP 401: caf? ... is wrong" in told
+    assert key.split()[-1] not in "".join(told)
