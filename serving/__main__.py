@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import uvicorn
 from pydantic import ValidationError
 
 from serving import catalogue, command, demo_model, engines, gpus, groups, isolation, known, memory, placement, status
@@ -37,6 +38,8 @@ from serving.supervisor import Supervisor, engine_finder, find_weights, sweep
 from serving.turns import Turns
 from serving.yamlfile import ConfigError
 
+FIRST_S = 30.0
+"""A driver that must first wake its GPUs takes a few seconds; one that needs longer for its first reading hangs."""
 THREADS = 64
 """Each waits on one server that may be slow; a small pool would let the slow ones delay the others."""
 
@@ -92,11 +95,11 @@ async def _serve(
     # First, for what a killed run left still holds the memory that is to be read.
     await sweep(home, timing.grace_s, _say)
     monitor = Monitor(home.installation())
-    readings = await asyncio.to_thread(monitor)
+    readings = await _first(monitor, stop)
     supervisor = Supervisor(
         plan=_plan(found, home, models, readings),
         attached=attached,
-        means=_means(found, home, bool(readings.gpus), os.environ.copy()),
+        means=_means(found, home, readings, os.environ.copy()),
         timing=timing,
         read_gpus=monitor,
         readings=readings,
@@ -109,13 +112,33 @@ async def _serve(
     server = status.server(status.application(supervisor, host))
     path = home.socket("serving")
     with listen_privately(path) as listener:
-        serving = asyncio.ensure_future(server.serve(sockets=[listener]))
+        serving = asyncio.ensure_future(_publish(supervisor, server, listener))
         try:
             await supervisor.run(stop, at_once)
         finally:
             server.should_exit = True
             await serving
             path.unlink(missing_ok=True)
+
+
+async def _first(monitor: Monitor, stop: asyncio.Event) -> Readings:
+    """The readings to plan by. A driver that holds the question for ever holds up neither the end nor what needs no
+    GPU."""
+    read, stopped = asyncio.ensure_future(gpus.aside(monitor)), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({read, stopped}, timeout=FIRST_S, return_when=asyncio.FIRST_COMPLETED)
+        if read.done():
+            return read.result()
+        return Readings(note=f"the NVIDIA driver did not answer within {FIRST_S:g} s; restart the machine")
+    finally:
+        read.cancel()
+        stopped.cancel()
+
+
+async def _publish(supervisor: Supervisor, server: uvicorn.Server, listener: socket.socket) -> None:
+    """Answer whoever asks, once more is known than the routers still know of the serving before this one."""
+    await supervisor.looked()
+    await server.serve(sockets=[listener])
 
 
 def _plan(found: Catalogue, home: Home, models: Sequence[Model], readings: Readings) -> Plan:
@@ -129,27 +152,31 @@ def _plan(found: Catalogue, home: Home, models: Sequence[Model], readings: Readi
     return groups.place(models, found.site.swap, readings, gpus.main_memory_free_gb(), place)
 
 
-def _means(found: Catalogue, home: Home, gpu: bool, inherited: Mapping[str, str]) -> Means:
+def _means(found: Catalogue, home: Home, readings: Readings, inherited: Mapping[str, str]) -> Means:
     async def weights(engine: Engine, placed: Placed, say: Say) -> str:
         return await find_weights(home, engine, placed, inherited, say)
+
+    def engine() -> Engine:
+        return engines.find(found.site.engine, home.engines, bool(readings.gpus))
 
     def noted(placed: Placed, engine: Engine, tokens: int) -> None:
         # A disk that is full must not keep a model from serving.
         with contextlib.suppress(OSError):
-            known.reported(placed, home, gpus.read(), known.named(engine), tokens)
+            known.reported(placed, home, readings, known.named(engine), tokens)  # for the names of the GPUs
 
     return Means(
         home=home,
         installation=home.installation(),
         inherited=inherited,
-        engine=engine_finder(lambda: engines.find(found.site.engine, home.engines, gpu), home, inherited),
+        engine=engine_finder(engine, home, inherited),
         weights=weights,
         command=command.build,
         say=_say,
         turns=Turns(),
         isolate=found.site.isolate,
         noted=noted,
-        missing=lambda placed: memory.missing(placed, gpus.read(), gpus.main_memory_free_gb()),
+        # A model without a GPU has nothing to ask a driver for.
+        missing=lambda p: memory.missing(p, gpus.read() if p.gpus else Readings(), gpus.main_memory_free_gb()),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from typing import Literal
 
 from serving import probe, scrape
@@ -18,6 +19,8 @@ from serving.scrape import Load
 Swapped = Literal["start", "stop", "sleep", "wake"]
 """How a model that runs by demand comes to its place, or gives it up."""
 
+COUNTED_S = 0.5
+"""What an engine did is in its counts so soon after it has answered."""
 SCRAPE_SHARE = 0.05
 """The share of its time that an engine may spend on being read."""
 
@@ -82,7 +85,8 @@ class Timing:
         patient = after_s > self.out_s
         return replace(
             self, out_s=after_s, quiet_s=min(self.quiet_s, after_s / 2), work_s=max(self.work_s, after_s),
-            stopped_s=after_s if patient else 0.0,
+            stopped_s=after_s if patient else 0.0, idle_scrape_s=min(self.idle_scrape_s, after_s / 3),
+            slow_scrape_s=min(self.slow_scrape_s, after_s / 3),
         )  # fmt: skip
 
 
@@ -152,7 +156,12 @@ class Watch:
     probed: bool = False
     """Whether what the last reading shows may come from a probe and from nobody who needs an answer."""
 
-    _probed_at: float = float("-inf")
+    refused: bool = False
+    """Whether its last probe failed: one that has nothing to do is not well on the word of its pages alone."""
+
+    _probed_at: float = -inf
+    _began: float = -inf
+    """When the last reading that succeeded was asked for: what was made since may be missing in it."""
 
     def age_s(self) -> float | None:
         """Seconds since the last reading; None before the first."""
@@ -191,12 +200,16 @@ class Watch:
             self.preempted_at = now
         if self.load is None or scrape.progress(load) != scrape.progress(self.load):
             self.moved_at = self.worked_at = now
-        elif load.running in (None, 0) and not self.asked:
+        elif load.running in (None, 0) and not self.asked and not self._refuses():
             self.moved_at = now
-        self.probed = self.asked or self._probed_at >= self.read_at
+        self.probed, self._began = self.asked or self._probed_at + COUNTED_S >= self._began, began
         if load.asleep:  # it answers nobody, and that is as it should be
             self.moved_at = self.worked_at = now
         self.load, self.read_at = load, now
+
+    def _refuses(self) -> bool:
+        """Whether it is asked while it is idle, and makes no token then; a server that is not is not judged by that."""
+        return self.refused and self.timing.idle_s < inf
 
     async def _look(self) -> Load:
         """The load: off a page with nothing else where the server has one. Raises ProbeError."""
@@ -220,6 +233,7 @@ class Watch:
             failed = await probe.one_token(self.target, model, timeout_s)
         finally:
             self.asked, self._probed_at = False, time.monotonic()
+        self.refused = bool(failed)
         if not failed:
             self.moved_at = self.worked_at = time.monotonic()
         return failed

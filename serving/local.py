@@ -19,7 +19,7 @@ from serving.engines import Engine, EngineError
 from serving.gpus import aside
 from serving.home import Home
 from serving.instance import Instance, InstanceError, State
-from serving.life import Life
+from serving.life import MARK, Life
 from serving.placement import Placed
 from serving.probe import ProbeError, Target
 from serving.stay import Stay
@@ -66,7 +66,7 @@ class Local:
     """One wanted model and its state."""
 
     def __init__(self, placed: Placed, means: Means, timing: Timing, stay: Stay | None = None) -> None:
-        self.name = placed.model.name
+        self.name = self.called = placed.model.name
         self.stay = stay or Stay()
         self._placed = placed
         self._means = means
@@ -122,16 +122,23 @@ class Local:
             return
         self._set("draining", "finishes its requests")
         began = time.monotonic()
-        while time.monotonic() - began < self._timing.drain_s and self._instance is not None:
+        while time.monotonic() - began < self._timing.drain_s and self._state == "draining":
             if watch.empty_since(began + self._timing.drain_least_s):
                 return
             await asyncio.sleep(0.05)
 
-    def view(self) -> View:
+    def broke(self, where: str) -> None:
+        """Its task ended by a mistake of ours; until it runs again its place is free for others."""
+        self._set("failed", where)
+        self.stay.failed()
+
+    def views(self) -> list[View]:
         """As it is published."""
         placed, live = self._placed, self._instance
         state, detail = self.stay.shown(self._state, self._detail)
-        return View(
+        if state in ("asleep", "waking") and (fault := self._means.fault(placed)):
+            state, detail = "failed", fault  # nobody is to wait for it
+        view = View(
             name=self.name,
             model=self.name,
             served=(live.served if live else "") or self.name,
@@ -155,6 +162,7 @@ class Local:
             start_s=self.stay.start_s,
             swaps=dict(self.stay.swaps) if self.stay.shares else None,
         )
+        return [view]
 
     def _way_out(self) -> str:
         """What the kernel says of its engine, asked anew each time: what was so at the start may have changed."""
@@ -172,6 +180,7 @@ class Local:
         if not self.stay.wanted:
             self._set("asleep", self.stay.why)
             await self.stay.until_wanted()
+        self._usable()
         self.stay.begins()
         if means.turns.starting:
             self._set("waiting", "another model starts first")
@@ -210,6 +219,11 @@ class Local:
         environment = built.environment | isolation.LOCAL_ONLY
         return replace(built, args=isolation.wrapped(built.args), environment=environment)
 
+    def _usable(self) -> None:
+        """Raises GpuFault where a GPU of it cannot be used: it may have slept, or fetched weights, for hours."""
+        if fault := self._means.fault(self._placed):
+            raise GpuFault(fault)
+
     async def _sound(self) -> None:
         """Return when nothing is wrong with its GPUs; until then it counts as failed."""
         while not self._draining and (fault := self._means.fault(self._placed)):
@@ -221,11 +235,19 @@ class Local:
     async def _memory(self) -> None:
         """Wait until the memory it was planned to have is free. Raises InstanceError where that takes too long."""
         until = time.monotonic() + self._timing.memory_s
-        while missing := await aside(functools.partial(self._means.missing, self._placed)):
+        while missing := await self._missing():
             if time.monotonic() >= until or self._draining:
                 raise InstanceError(f"{missing}; {memory.REMEDY}")
             self._set("waiting", f"for memory: {missing}")
             await asyncio.sleep(min(1.0, self._timing.memory_s / 10))
+
+    async def _missing(self) -> str:
+        """What is not free. A driver that holds the question for ever must not hold up every other start as well."""
+        try:
+            async with asyncio.timeout(self._timing.memory_s):
+                return await aside(functools.partial(self._means.missing, self._placed))
+        except TimeoutError:
+            return "nobody knows what is free, since the NVIDIA driver does not answer"
 
     async def _watch_over(self) -> str:
         """Look at it until it ends or hangs for good; returns why it must be started again. Raises GpuFault."""
@@ -245,11 +267,12 @@ class Local:
                     return instance.death().reason if self.stay.wanted else ""
                 if reading.done():
                     reading.result()
-                if fault := self._means.fault(self._placed):
-                    raise GpuFault(fault)
+                self._usable()
                 life.look()
                 self.stay.seen(watch)
-                if not self.stay.wanted and not life.stall and self.stay.finished(watch):
+                # It is looked after until it can fall asleep: somebody else's start can take long.
+                turn = self.stay.sleeps is None or self._means.turns.free((*self._placed.gpus, MAIN))
+                if not self.stay.wanted and not life.stall and turn and self.stay.finished(watch):
                     return ""
                 # One that hangs does not fall asleep; it is ended, and gives its place up so.
                 if life.restart or (life.stall and (self._draining or not self.stay.wanted)):
@@ -262,13 +285,18 @@ class Local:
                 task.cancel()
 
     async def _sleep(self) -> bool:
-        """Sleep until it is wanted again; False where it cannot, and is to be ended instead. Raises InstanceError."""
+        """Sleep until it is wanted again, not at all where that is so before its turn came; False where it cannot, or
+        is no longer whole, and is to be ended instead. Raises InstanceError."""
         instance, watch, turns = self._instance, self._watch, self._means.turns
         if instance is None or watch is None or instance.pid is None or self.stay.sleeps is None:
             return False
         try:
             async with turns.alone((*self._placed.gpus, MAIN)):
-                if not (why := await asyncio.to_thread(self.stay.sleeps)):
+                why = await asyncio.to_thread(self.stay.sleeps)
+                if self.stay.wanted:
+                    return True
+                if not why:
+                    self.stay.goes()
                     await probe.put_to_sleep(instance.target, self._timing.sleep_s)
         except ProbeError as failed:
             why = str(failed)
@@ -277,13 +305,7 @@ class Local:
             return False
         self.stay.went("sleep")
         self._set("asleep", self.stay.why)
-        ended, woken = asyncio.ensure_future(instance.wait()), asyncio.ensure_future(self.stay.until_wanted())
-        try:
-            await asyncio.wait({ended, woken}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ended.cancel()
-            woken.cancel()
-        if instance.pid is None:
+        if not await self._slept(instance):
             return False
         self.stay.begins()
         async with turns.alone(self._placed.gpus or (MAIN,)):
@@ -295,6 +317,23 @@ class Local:
         self._set("ready", "")
         return True
 
+    async def _slept(self, instance: Instance) -> bool:
+        """Until it is wanted again; False where it is no longer whole. Raises GpuFault."""
+        ended, woken = asyncio.ensure_future(instance.wait()), asyncio.ensure_future(self.stay.until_wanted())
+        there = processes.ours(self._means.installation, instance=self.name)
+        cores = [one for one in there if one.name.startswith(MARK)]
+        try:
+            while not ended.done() and not woken.done():
+                await asyncio.wait({ended, woken}, timeout=self._timing.look_s, return_when=asyncio.FIRST_COMPLETED)
+                self._usable()
+                # Where main memory runs out the kernel ends what has most of it; without its core it never wakes.
+                if not all(map(processes.alive, cores)):
+                    return False
+        finally:
+            ended.cancel()
+            woken.cancel()
+        return instance.pid is not None
+
     async def _read(self, watch: Watch) -> None:
         """Read its load again and again, for ever."""
         while True:
@@ -305,6 +344,7 @@ class Local:
 
     async def _end(self) -> None:
         """Leave nothing of the instance, however it came to its end."""
+        self.stay.goes()
         if self._instance is not None:
             if self._state != "stopping":
                 self._set("stopping", "")

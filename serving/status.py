@@ -68,11 +68,25 @@ def _instance(view: View, readings: Readings) -> dict[str, Any]:
     return entry
 
 
+def _sayable(entry: dict[str, Any]) -> dict[str, Any]:
+    """The entry, or no more than that it failed where it holds what no JSON can: it must not hide the others."""
+    try:
+        JSONResponse(entry)
+    except (ValueError, TypeError, RecursionError):
+        name = str(entry["name"]).encode("ascii", "replace").decode()
+        return {"name": name, "state": "failed", "detail": "what is known of it cannot be published"}
+    return entry
+
+
 def application(supervisor: Supervisor, host: Host) -> Starlette:
     """The three pages as an ASGI application."""
 
     async def instances(_: Request) -> Response:
-        return JSONResponse(document(supervisor, host, time.time()))
+        found = document(supervisor, host, time.time())
+        try:
+            return JSONResponse(found)
+        except (ValueError, TypeError, RecursionError):
+            return JSONResponse(found | {"instances": [_sayable(entry) for entry in found["instances"]]})
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})

@@ -16,9 +16,6 @@ from serving.instance import State
 from serving.scrape import Load
 from serving.swapping import Member, Phase
 
-PROBE_OUTPUT, PROBE_PROMPT = 1, 64
-"""Tokens that one probe of serving's own makes and reads at most; more is a request's."""
-
 
 class Stay:
     """Of one model. Times are monotonic seconds."""
@@ -47,6 +44,8 @@ class Stay:
         self._load: Load | None = None
         self._woken = False
         """Whether a request waits for the start that is under way."""
+        self._leaves = False
+        """Whether it takes nothing any more, since it is to give its place up."""
         self._away = not wanted
         self._prepared = False
         """Whether its engine and its weights are there, so that a request need not wait for more than a start."""
@@ -69,20 +68,31 @@ class Stay:
             self._worked = now  # whoever said so has not heard yet that it is here
 
     def wake(self) -> None:
-        """It gets its place."""
-        self.wanted, self.why, self._woken, self._away = True, "", True, False
+        """It gets its place; one that was about to leave and has not begun to keeps it."""
+        self.wanted, self.why, self._away = True, "", False
         self._told_at = time.monotonic()
+        if self._here_since is None:
+            self._woken = True
+        else:
+            self._worked, self._asked = self._told_at, None
         self._changed.set()
 
     def rest(self, why: str) -> None:
         """It is to finish what it has and to give its place up."""
         self.wanted, self.why, self._told_at = False, why, time.monotonic()
+        self._away = self._fetching()
         self._changed.clear()
 
     def member(self, name: str) -> Member:
         """It as `swapping.py` sees it."""
         since = self._told_at if self._here_since is None else self._here_since
-        return Member(name, self._phase(), since, self._worked, self.asked, self._sleep_after_s, self.start_s)
+        return Member(
+            name, self._phase(), since, self._worked, self.asked, self._sleep_after_s, self.start_s, self._fetching()
+        )  # fmt: skip
+
+    def _fetching(self) -> bool:
+        """Whether what it needs is fetched, and no request waits for that: it takes no memory yet."""
+        return self._here_since is None and not (self._prepared or self._woken or self.asked is not None)
 
     def _phase(self) -> Phase:
         if self._barred:
@@ -113,11 +123,17 @@ class Stay:
         self._worked = now if self._woken or self.asked is not None else None
         self._asked, self._woken = None, False
 
+    def goes(self) -> None:
+        """It ends or falls asleep now, and takes nothing more: who asks for it from now on waits until it is back."""
+        self._leaves = self._leaves or (self._here_since is not None and not self.wanted)
+        self._here_since = None
+
     def went(self, how: Swapped = "stop") -> None:
         """Its engine has ended, or sleeps; where it is still wanted it comes again."""
-        if self._here_since is not None and not self.wanted:
+        self.goes()
+        if self._leaves:
             self.swaps[how] += 1
-        self._here_since, self._away = None, not self.wanted
+        self._leaves, self._away = False, not self.wanted
 
     def failed(self) -> None:
         """It cannot run for now: its place is free for others, and nobody waits for it any more."""
@@ -161,4 +177,4 @@ def _read(before: Load, load: Load) -> bool:
     """Whether requests came and went between two readings, by its own counts."""
     prompt = (load.prompt_tokens or 0) - (before.prompt_tokens or 0)
     output = (load.output_tokens or 0) - (before.output_tokens or 0)
-    return output > PROBE_OUTPUT or prompt > PROBE_PROMPT
+    return output > 0 or prompt > 0

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +23,13 @@ from serving.engines import Engine, EngineError
 from serving.gpus import Readings, aside
 from serving.home import Home
 from serving.local import Local, Means, Say
-from serving.placement import Misfit, Placed, Plan
+from serving.placement import Placed, Plan
 from serving.sharing import Sharing
 from serving.stay import Stay
 from serving.weights import WeightsError
 
+LOOKS_S = 4.0
+"""What is published waits so long at most for the first look at each attached server."""
 RESET = " (reset the GPU or restart the machine, then start Headgate again)"
 """After an error that counts until serving is started again."""
 
@@ -66,7 +70,7 @@ class Supervisor:
         """Who has a place now of those that run by demand."""
         self._locals = [Local(p, self._means, timing, stays.get(p.model.name)) for p in plan.placed]
         self._attached = [AttachedServer(one, timing, means.inherited, providers, inside) for one in attached]
-        self._misfits = [_misfit_view(misfit, time.time()) for misfit in plan.misfits]
+        self._misfits = [_failed_view(m.model, "; ".join(filter(None, (m.reason, m.remedy)))) for m in plan.misfits]
 
     async def run(self, stop: asyncio.Event, at_once: asyncio.Event) -> None:
         """Keep all that is wanted running until `stop`, then drain (cut short by `at_once`) and leave nothing."""
@@ -74,28 +78,58 @@ class Supervisor:
         for view in self._misfits:
             self._means.say(f"{view.name}: failed: {view.detail}")
         work: list[Coroutine[Any, Any, None]] = [self._follow_gpus(), self.sharing.run()]
-        work += [one.run() for one in self._locals]
-        work += [one.run() for one in self._attached]
-        tasks = [asyncio.ensure_future(one) for one in work]
+        work += [self._kept(one) for one in self._attached]
+        own = [asyncio.create_task(self._kept(one)) for one in self._locals]
+        tasks, ending = [*map(asyncio.create_task, work), *own], set[asyncio.Task[None]]()
         try:
             await _until(stop, tasks)
-            await _either(at_once, [one.drain() for one in self._locals])
+            await _either(at_once, [_leave(*pair, ending) for pair in zip(self._locals, own, strict=True)])
         finally:
             for task in tasks:
-                task.cancel()
+                if task not in ending:  # what ends already must not be cut short in that
+                    task.cancel()
+            for one in self._attached:
+                one.looked.set()
             await asyncio.gather(*tasks, return_exceptions=True)
             await sweep(self._means.home, self._timing.grace_s, self._means.say)
 
+    async def _kept(self, one: Local | AttachedServer) -> None:
+        """Have its task run, for ever: what it raises is a bug, which is said, and ends no other endpoint."""
+        while True:
+            try:
+                return await one.run()
+            except Exception as broken:
+                where, pause = _place(broken), self._timing.longest_pause_s
+                self._means.say(f"{one.called}: {where}; it is begun anew in {pause:g} s")
+                one.broke(where)
+            await asyncio.sleep(pause)
+
+    async def looked(self) -> None:
+        """Until each attached server was looked at once, though not for long: before that little is known of them, and
+        whoever asks knows more from the serving before this one."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOKS_S):
+                await asyncio.gather(*(one.looked.wait() for one in self._attached))
+
     def views(self) -> list[View]:
         """All endpoints, each under a name of its own."""
-        found = [self._by_demand(one.view()) for one in self._locals] + self._misfits
-        found += [view for one in self._attached for view in one.views()]
-        taken: dict[str, int] = {}
+        found = [view for one in self._locals for view in self._seen(one)] + self._misfits
+        found += [view for one in self._attached for view in self._seen(one)]
+        given, taken = {view.name for view in found}, set[str]()
         named = []
         for view in found:
-            count = taken[view.name] = taken.get(view.name, 0) + 1
-            named.append(view if count == 1 else dataclasses.replace(view, name=f"{view.name}-{count}"))
+            others = (f"{view.name}-{count}" for count in itertools.count(2))
+            name = view.name if view.name not in taken else next(n for n in others if n not in given | taken)
+            taken.add(name)
+            named.append(view if name == view.name else dataclasses.replace(view, name=name))
         return named
+
+    def _seen(self, one: Local | AttachedServer) -> list[View]:
+        """What is published of it; a mistake there costs its own entry and no other."""
+        try:
+            return [self._by_demand(view) for view in one.views()]
+        except Exception as broken:
+            return [_failed_view(one.called, _place(broken))]
 
     def _by_demand(self, view: View) -> View:
         """The view, with how long a request for it would have to wait where it sleeps."""
@@ -197,6 +231,19 @@ async def _until(stop: asyncio.Event, tasks: Sequence[asyncio.Future[None]]) -> 
         stopped.cancel()
 
 
+def _place(broken: Exception) -> str:
+    """A mistake of ours, as it may be published: never its text, which can hold anything."""
+    last = traceback.extract_tb(broken.__traceback__)[-1]
+    return f"a mistake in Headgate: {type(broken).__name__} in {Path(last.filename).name}, line {last.lineno}"
+
+
+async def _leave(one: Local, task: asyncio.Task[None], ending: set[asyncio.Task[None]]) -> None:
+    """It ends as soon as it has drained, whatever the others still do; one that is not ready ends at once."""
+    await one.drain()
+    ending.add(task)
+    task.cancel()
+
+
 async def _either(cut: asyncio.Event, work: Sequence[Coroutine[Any, Any, None]]) -> None:
     """Do all of `work`, or as much as is done when `cut` is set."""
     all_of_it = asyncio.gather(*work)
@@ -269,15 +316,14 @@ def _marked(home: Home, inherited: Mapping[str, str], instance: str) -> dict[str
     return {**inherited, processes.INSTALLATION: home.installation(), processes.INSTANCE: instance}
 
 
-def _misfit_view(misfit: Misfit, now: float) -> View:
-    detail = f"{misfit.reason}; {misfit.remedy}" if misfit.remedy else misfit.reason
+def _failed_view(name: str, detail: str) -> View:
     return View(
-        name=misfit.model,
-        model=misfit.model,
-        served=misfit.model,
+        name=name,
+        model=name,
+        served=name,
         state="failed",
         detail=detail,
-        since=now,
+        since=time.time(),
         address="",
         attached=False,
         context=0,

@@ -31,6 +31,8 @@ class Member:
     """Without work for so long it sleeps though nobody else wants the place; None: never."""
     start_s: float | None = None
     """How long its last start or wake took."""
+    fetching: bool = False
+    """Whether it comes though nobody asked for it, and is not even here yet: its engine or weights are fetched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,10 @@ def move(members: Sequence[Member], now: float, min_stay_s: float) -> Move | Non
     holder, wanted = _holder(members), _next(members)
     if holder is None:
         return None if wanted is None else Move(wanted.name, "wake", "a request waits for it")
+    if holder.phase == "leaving" and holder.asked is not None and wanted is None:
+        return Move(holder.name, "wake", "a request waits for it")  # it stays, or comes again as soon as it is gone
+    if wanted is not None and holder.phase == "coming" and holder.fetching:
+        return Move(holder.name, "rest", f"requests wait for {wanted.name}, which is here already")
     if holder.phase != "here":
         return None
     if wanted is not None and _stayed(holder, now, min_stay_s):
@@ -74,7 +80,7 @@ def ready_in(name: str, members: Sequence[Member], now: float, min_stay_s: float
     if mine.phase == "coming":
         return max(0.0, mine.since + mine.start_s - now)
     waits = 0.0
-    if holder is not None and holder.phase == "coming":
+    if holder is not None and holder.phase == "coming" and not holder.fetching:
         waits = max(0.0, holder.since + (holder.start_s or 0.0) - now) + min_stay_s
     elif holder is not None and holder.phase == "here" and holder.worked is not None:
         waits = max(0.0, holder.since + min_stay_s - now)

@@ -25,6 +25,10 @@ class Turns:
         """Whether one starts now."""
         return self._start.locked()
 
+    def free(self, places: Sequence[str]) -> bool:
+        """Whether nobody starts, falls asleep or wakes in these places now."""
+        return not any(self._places[place].locked() for place in places if place in self._places)
+
     @contextlib.asynccontextmanager
     async def start(self, gpus: Sequence[str]) -> AsyncIterator[None]:
         """Inside, an engine starts on these GPUs; on none, in main memory."""

@@ -23,6 +23,8 @@ CATCHES_ALL = {
     "router/pipeline.py: Pipeline.run": "what ends before its decision is in the ledger too; raised again",
     "router/scanner/scanner.py: Scanner.search": "whatever fails in a search is an answer that says so",
     "router/scanner/scanner.py: Scanner.test": "a scanner that fails its self-test closes the door",
+    "serving/supervisor.py: Supervisor._kept": "one endpoint's task ends no other's: said, failed, and begun anew",
+    "serving/supervisor.py: Supervisor._seen": "what cannot be published of one endpoint hides no other",
     "router/ledger/store.py: Store._write_all": "said as trouble and tried again: without its thread nothing is kept",
 }
 NO_NAMES = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "managers", "base", "misc"})

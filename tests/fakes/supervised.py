@@ -59,7 +59,9 @@ class Rig:
         self.noted: list[tuple[str, str, int]] = []
         """Model, engine and tokens of the caches that were reported."""
         self.missing = ""
-        """What of its memory is not free."""
+        """What of its memory is not free,"""
+        self.is_missing: Callable[[Placed], str] = lambda _: self.missing
+        """and how that is asked, in a thread."""
         self.free_gb = 100.0
         """Main memory for the weights of those that sleep."""
         self.providers: frozenset[str] = frozenset()
@@ -81,7 +83,7 @@ class Rig:
             turns=Turns(),
             isolate=self.isolate,
             noted=lambda one, engine, tokens: self.noted.append((one.model.name, engine.version, tokens)),
-            missing=lambda _: self.missing,
+            missing=lambda one: self.is_missing(one),
         )
         plan = Plan(tuple(placed(name, self.gpus.get(name, ()), sleeps=sleeps) for name in names), misfits)
         supervisor = Supervisor(

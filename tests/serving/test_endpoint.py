@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -119,3 +121,58 @@ async def test_an_interrupted_request_is_remembered_and_an_older_count_is_not_on
     first = one.preempted_s()
     await asyncio.sleep(0)
     assert first is not None and (one.preempted_s() or 0) >= first
+
+
+async def test_what_a_probe_did_is_told_from_what_others_asked_for(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However little it was: short texts for a model of embeddings are work too."""
+
+    async def one_token(*_: object) -> str:
+        return ""
+
+    monkeypatch.setattr(probe, "one_token", one_token)
+    one = watch()
+    await one.read()
+    await one.read()
+    assert not one.probed
+    await one.answers("m", 1)
+    await one.read()
+    assert one.probed
+    one._probed_at -= 60
+    await one.read()
+    assert not one.probed
+    one._began, one._probed_at = one._began - 3, one.read_at - 2
+    await one.read()
+    assert one.probed, "the reading before was asked for earlier, and may not have had it"
+
+
+@pytest.mark.parametrize(("idle_s", "moves"), [(30.0, False), (inf, True)])
+async def test_an_idle_engine_that_makes_no_token_stands_still_where_it_is_asked_while_idle(
+    server: Server, monkeypatch: pytest.MonkeyPatch, idle_s: float, moves: bool
+) -> None:
+    """An attached one is not asked: that it was full once says nothing of it later."""
+    said = ["HTTP 503: too many requests", ""]
+
+    async def one_token(*_: object) -> str:
+        return said.pop(0)
+
+    monkeypatch.setattr(probe, "one_token", one_token)
+    server.narrow = "vllm:num_requests_running 0"
+    one = Watch(Target("unix:/x"), replace(TIMING, idle_s=idle_s))
+    await one.read()
+    await one.answers("m", 1)
+    moved = one.moved_at
+    await one.read()
+    assert (one.moved_at > moved) is moves
+    await one.answers("m", 1)
+    moved = one.moved_at
+    await one.read()
+    assert one.moved_at > moved, "it is well again"
+
+
+def test_the_shortest_allowed_patience_is_still_longer_than_the_pause_between_readings() -> None:
+    """Else an idle engine is asked for a token all the time, and one with slow pages is called hung."""
+    timing = TIMING.hanging(3)
+    idle, slow = pause_s(timing, Load(running=0), 16, 0.01, 60), pause_s(timing, Load(running=9), 16, 9, 0)
+    assert max(idle, slow) < timing.quiet_s < timing.out_s == 3

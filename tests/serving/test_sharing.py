@@ -16,7 +16,11 @@ import pytest_asyncio
 from serving import processes, sharing
 from serving.catalogue import Swap
 from serving.endpoint import Timing, View
+from serving.engines import Engine
+from serving.gpus import Gpu, Readings
 from serving.home import Home
+from serving.local import Say
+from serving.placement import Placed
 from serving.stay import Stay
 from serving.supervisor import Supervisor
 from tests.fakes.supervised import Rig
@@ -34,9 +38,12 @@ class Sharing(Rig):
 
     supervisor: Supervisor
 
-    def share(self, swap: Swap, *names: str, sleeps: bool = False, timing: Timing = QUICK) -> None:
+    def share(
+        self, swap: Swap, *names: str, sleeps: bool = False, timing: Timing = QUICK,
+        read_gpus: Callable[[], Readings] = Readings,
+    ) -> None:  # fmt: skip
         self.groups = swap.groups
-        self.supervisor = self.start(*names, swap=swap, sleeps=sleeps, timing=timing)
+        self.supervisor = self.start(*names, swap=swap, sleeps=sleeps, timing=timing, read_gpus=read_gpus)
 
     def view(self, name: str) -> View:
         return next(view for view in self.supervisor.views() if view.name == name)
@@ -186,6 +193,30 @@ def test_a_request_counts_until_well_after_the_time_that_was_named_for_it(monkey
     assert stays["b"].asked is not None
 
 
+async def test_the_first_makes_room_while_it_still_fetches_its_weights(
+    rig: Sharing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody asked for it, and its download can take hours."""
+    fetched, real = asyncio.Event(), rig._weights
+
+    async def weights(engine: Engine, one: Placed, say: Say) -> str:
+        if one.model.name == "a":
+            await fetched.wait()
+        return await real(engine, one, say)
+
+    monkeypatch.setattr(rig, "_weights", weights)
+    rig.share(pair(), "a", "b")
+    await rig.until("b", "asleep")
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    assert rig.view("a").state == "weights", "no request would wait for it"
+    fetched.set()
+    await rig.until("a", "asleep")
+    rig.supervisor.sharing.ask("a")
+    await rig.until("a", "ready")
+    assert rig.starts() == ["b", "a"]
+
+
 async def test_a_model_sleeps_and_wakes_while_another_starts_elsewhere(rig: Sharing, tmp_path: Path) -> None:
     (hang := tmp_path / "hang").touch()
     rig.gpus = {"a": ("GPU-a",), "slow": ("GPU-b",)}
@@ -200,6 +231,60 @@ async def test_a_model_sleeps_and_wakes_while_another_starts_elsewhere(rig: Shar
     assert rig.view("slow").state == "starting" and rig.view("slow").swaps is None
     hang.unlink()
     await rig.until("slow", "ready")
+
+
+async def test_one_that_cannot_fall_asleep_yet_answers_when_it_is_asked_for(rig: Sharing, tmp_path: Path) -> None:
+    """Another starts in main memory, which its weights would go to: it is up, and idle, all that time."""
+    (hang := tmp_path / "hang").touch()
+    rig.gpus = {"a": ("GPU-a",)}
+    rig.settings = {"a": {"sleep": "works"}, "slow": {"hang": str(hang)}}
+    rig.share(Swap(sleep_after_s={"a": 0.2}, min_stay_s=0.2), "a", "slow", sleeps=True)
+    pid = (await rig.until("a", "ready")).pid
+    await rig.until("slow", lambda view: view.state == "starting" and view.pid is not None)
+    await rig.until("a", "asleep")
+    rig.supervisor.sharing.ask("a")
+    back = await rig.until("a", "ready")
+    assert back.pid == pid and back.swaps == {"start": 1, "stop": 0, "sleep": 0, "wake": 0}
+    assert rig.view("slow").state == "starting"
+    hang.unlink()
+    await rig.until("a", lambda view: view.swaps is not None and view.swaps["sleep"] == 1)
+
+
+async def test_a_gpu_lost_under_a_model_that_sleeps_fails_it(rig: Sharing) -> None:
+    """Requests would be told to wait for it."""
+    said, often = {"fault": ""}, dataclasses.replace(QUICK, gpus_s=0.05)
+    rig.gpus = {"a": ("GPU-a",), "b": ("GPU-a",)}
+    rig.settings["a"] = {"sleep": "works"}
+
+    def read() -> Readings:
+        return Readings((Gpu("GPU-a", "H", 0, fault=said["fault"]),))
+
+    rig.share(pair(), "a", "b", sleeps=True, timing=often, read_gpus=read)
+    await rig.until("a", "ready")
+    rig.supervisor.sharing.ask("b")
+    await rig.until("b", "ready")
+    assert rig.view("a").swaps == {"start": 1, "stop": 0, "sleep": 1, "wake": 0}
+    said["fault"] = "GPU is lost"
+    failed = await rig.until("a", "failed")
+    assert "GPU is lost" in failed.detail
+    await rig.until("a", lambda view: view.pid is None)
+    said["fault"] = ""
+    await rig.until("a", "asleep")
+    rig.supervisor.sharing.ask("a")
+    await rig.until("a", "ready")
+
+
+async def test_an_engine_whose_core_is_killed_in_its_sleep_is_ended_at_once(rig: Sharing, tmp_path: Path) -> None:
+    """Where main memory runs out; else its next wake would be in vain for minutes."""
+    core = tmp_path / "core"
+    rig.settings["a"] = {"sleep": "works", "core": str(core)}
+    rig.share(Swap(sleep_after_s={"a": 0.2}, min_stay_s=0.2), "a", sleeps=True)
+    await rig.until("a", lambda view: view.swaps is not None and view.swaps["sleep"] == 1)
+    os.kill(int(core.read_text()), 9)
+    gone = await rig.until("a", lambda view: view.pid is None)
+    assert gone.state == "asleep"
+    rig.supervisor.sharing.ask("a")
+    await rig.until("a", "ready")
 
 
 # ---- vLLM's sleep mode, played by a fake engine; on a GPU it was not run

@@ -11,6 +11,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -19,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from serving import __main__ as program
 from serving import need as needs
 from serving import probe, processes, status
 from serving.endpoint import Timing, View, Watch
@@ -116,6 +118,13 @@ def test_readings_of_gpus_have_an_age_so_that_old_ones_are_not_believed() -> Non
 def test_without_an_engine_and_gpus_it_says_so() -> None:
     found = document()
     assert (found["engine"], found["gpus"], found["gpu_note"], found["instances"]) == (None, [], "no driver", [])
+
+
+async def test_an_endpoint_that_no_json_can_say_hides_no_other() -> None:
+    odd = [replace(VIEW, name="caf\udce9"), replace(VIEW, name="odd", start_s=float("nan")), VIEW]
+    (page,) = (r for r in status.application(Told(*odd), HOST).routes if r.path == "/instances")  # type: ignore[arg-type, attr-defined]
+    found = json.loads((await page.endpoint(None)).body)["instances"]  # type: ignore[attr-defined]
+    assert [(one["name"], one["state"]) for one in found] == [("caf?", "failed"), ("odd", "failed"), ("demo", "ready")]
 
 
 def get(path: Path, page: str) -> tuple[int, bytes]:
@@ -276,6 +285,22 @@ def test_no_key_is_published(run: Run, theirs: tuple[str, subprocess.Popen[bytes
     body = get(run.home.socket("serving"), "/instances")[1]
     assert f"{run.folder}/key".encode() in body
     assert key.encode() not in body
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_driver_that_never_answers_holds_up_neither_the_start_nor_the_end(
+    monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    gate, stop = threading.Event(), asyncio.Event()
+    monkeypatch.setattr(program, "FIRST_S", 60 if stopped else 0.05)
+    if stopped:
+        stop.set()
+    try:
+        async with asyncio.timeout(20):
+            found = await program._first(lambda: Readings(note=str(gate.wait(60))), stop)  # type: ignore[arg-type]
+    finally:
+        gate.set()
+    assert found.gpus == () and "the NVIDIA driver did not answer" in found.note
 
 
 @pytest.mark.engine

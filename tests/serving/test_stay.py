@@ -36,8 +36,9 @@ def here() -> Stay:
     ("load", "works"),
     [
         (idle(), False),
-        # Serving's own probe: one token, a sentence for a prompt.
-        (idle(prompt=25, output=1), False),
+        # One short text for a model of embeddings. A probe of our own is told apart by when it was asked.
+        (idle(prompt=5, output=0), True),
+        (idle(prompt=25, output=1), True),
         (idle(prompt=25, output=12), True),
         (idle(prompt=300, output=1), True),
         (Load(running=1, waiting=0), True),
@@ -75,6 +76,31 @@ def test_a_model_has_finished_only_by_a_reading_from_after_every_router_knew() -
     assert not stay.finished(watch(Load(running=1, waiting=0), now + 2.1))
     assert not stay.finished(watch(Load(), now + 2.1)), "unknown is not nothing"
     assert not stay.finished(watch(None, now + 2.1))
+
+
+def test_one_that_is_asked_for_before_it_begins_to_leave_keeps_its_place() -> None:
+    stay = here()
+    stay.rest("nobody has asked for it")
+    stay.ask(time.monotonic())
+    stay.wake()
+    assert (stay.member("a").phase, stay.member("a").asked) == ("here", None)
+    assert stay.shown("ready", "") == ("ready", "")
+    stay.went()
+    assert stay.shown("waiting", "it ended") == ("waiting", "it ended"), "a crash is said as it is"
+
+
+def test_one_that_is_asked_for_while_it_falls_asleep_is_waited_for() -> None:
+    """Requests must not be sent there: a sleeping engine takes them and answers none."""
+    stay = here()
+    stay.begins()
+    stay.rest("nobody has asked for it")
+    stay.goes()
+    assert stay.member("a").phase == "leaving"
+    stay.ask(time.monotonic())
+    stay.wake()
+    assert stay.shown("ready", "") == ("waking", "")
+    stay.went("sleep")
+    assert stay.member("a").phase == "coming" and stay.swaps["sleep"] == 1
 
 
 def test_its_time_to_finish_is_bounded() -> None:

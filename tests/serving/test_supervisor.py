@@ -9,8 +9,10 @@ import itertools
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,10 +22,13 @@ import pytest
 import pytest_asyncio
 
 from serving import isolation, probe, processes
-from serving.catalogue import Attached
+from serving.attached import AttachedServer
+from serving.catalogue import Attached, Swap
+from serving.command import Command
 from serving.endpoint import Timing, View
 from serving.gpus import Gpu, Readings
 from serving.home import Home
+from serving.local import Local
 from serving.monitor import Monitor
 from serving.placement import Misfit
 from serving.supervisor import Supervisor, sweep
@@ -508,3 +513,113 @@ async def test_an_engine_that_was_to_be_isolated_and_is_not_is_published_as_that
     if not isolation.way_out():
         pytest.skip("this machine has no way out to be told of")
     assert "route out" in view.way_out
+
+
+@pytest.mark.parametrize("what", ["task", "views"])
+async def test_a_mistake_of_ours_in_one_endpoint_ends_and_hides_no_other(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: str
+) -> None:
+    """And never with its text, which can hold anything; the task is begun anew."""
+    real, left = {"task": AttachedServer._look, "views": AttachedServer.views}[what], itertools.count()
+
+    def broken(self: AttachedServer) -> Any:
+        if next(left) < 3:
+            raise LookupError("sk-a-key")
+        return real(self)
+
+    monkeypatch.setattr(AttachedServer, real.__name__, broken)
+    with foreign_server(tmp_path) as (_, url):
+        supervisor = rig.start("good", attached=(Attached(url=url, name="theirs"),))
+        failed = await until(supervisor, "theirs", lambda view: view.state == "failed")
+        assert failed.detail.startswith("a mistake in Headgate: LookupError in test_supervisor.py, line ")
+        await ready(supervisor, "good")
+        await ready(supervisor, "theirs")
+        assert "sk-a-key" not in "".join(rig.said)
+
+
+async def test_a_mistake_of_ours_in_one_model_ends_no_other(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = Local._command, itertools.count()
+
+    def broken(self: Local, *given: Any) -> Command:
+        if self.name == "bad" and next(left) < 2:
+            raise LookupError("x")
+        return real(self, *given)
+
+    monkeypatch.setattr(Local, "_command", broken)
+    supervisor = rig.start("bad", "good")
+    failed = await until(supervisor, "bad", lambda view: view.state == "failed")
+    assert "a mistake in Headgate" in failed.detail and failed.pid is None
+    await ready(supervisor, "good")
+    await ready(supervisor, "bad")
+
+
+async def test_names_are_unique_whatever_servers_are_called(rig: Rig) -> None:
+    names = ("a", "a", "a-2", "a")
+    supervisor = rig.start(
+        attached=tuple(Attached(url=f"http://127.0.0.1:{n + 1}", name=a) for n, a in enumerate(names))
+    )
+    assert [view.name for view in supervisor.views()] == ["a", "a-3", "a-2", "a-4"]
+
+
+async def test_a_driver_that_holds_a_question_for_ever_does_not_hold_up_the_other_starts(rig: Rig) -> None:
+    gate = threading.Event()
+    rig.is_missing = lambda one: str(gate.wait(60) or "") if one.model.name == "a" else ""
+    supervisor = rig.start("a", "b")
+    try:
+        await ready(supervisor, "b")
+        failed = await until(supervisor, "a", lambda view: view.state == "failed")
+        assert "the NVIDIA driver does not answer" in failed.detail
+    finally:
+        gate.set()
+
+
+async def test_an_idle_engine_that_refuses_every_token_is_out(rig: Rig, tmp_path: Path) -> None:
+    """At once each time, while its pages say that it has nothing to do."""
+    rig.settings["a"] = {"full": str(tmp_path / "full")}
+    supervisor = rig.start("a", timing=dataclasses.replace(QUICK, idle_s=0.2))
+    await ready(supervisor, "a")
+    (tmp_path / "full").touch()
+    await until(supervisor, "a", lambda view: view.restarts > 0)
+    assert any("a: stalled: " in line and "HTTP 503" in line for line in rig.said)
+    (tmp_path / "full").unlink()
+    await ready(supervisor, "a")
+
+
+async def test_nothing_becomes_ready_and_nobody_is_swapped_while_all_stops(rig: Rig, tmp_path: Path) -> None:
+    """What came up now would get requests, and be cut off in them."""
+    running, hang, starts = tmp_path / "running", tmp_path / "hang", tmp_path / "starts"
+    running.write_text("1")
+    hang.touch()
+    rig.settings = {"busy": {"running": str(running)}, "late": {"hang": str(hang)}, "b": {"starts": str(starts)}}
+    swap = Swap(groups=(("a", "b"),), min_stay_s=0.1)
+    supervisor = rig.start("busy", "a", "b", "late", timing=QUICK.hanging(600), swap=swap)
+    await ready(supervisor, "busy")
+    await ready(supervisor, "a")
+    await until(supervisor, "b", lambda view: view.state == "asleep")
+    await until(supervisor, "late", lambda view: view.state == "starting" and view.pid is not None)
+    stopping = asyncio.create_task(rig.stop())
+    await until(supervisor, "busy", lambda view: view.state == "draining")
+    hang.unlink()
+    supervisor.sharing.ask("b")
+    seen = set()
+    while not stopping.done():
+        seen |= {view.state for view in supervisor.views() if view.name in ("late", "b")}
+        await asyncio.sleep(0.01)
+    await stopping
+    assert "ready" not in seen and not starts.exists()
+
+
+async def test_nobody_is_told_less_than_before_until_all_servers_were_looked_at(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router that heard of a server by its address alone would forget the model that it serves."""
+    with foreign_server(tmp_path) as (_, url):
+        refused = Attached(url="http://gpu.invalid:1")
+        supervisor = rig.start(attached=(Attached(url=url), refused, Attached(url=f"unix:{tmp_path}/nobody")))
+        await supervisor.looked()
+        assert {view.state for view in supervisor.views()} == {"ready", "failed", "unreachable"}
+    with socket.socket(socket.AF_UNIX) as slow:
+        slow.bind(str(tmp_path / "slow"))
+        slow.listen()
+        monkeypatch.setattr("serving.supervisor.LOOKS_S", 0.05)
+        await rig.start(attached=(Attached(url=f"unix:{tmp_path}/slow"),)).looked()  # but not for ever

@@ -38,6 +38,12 @@ def step(now: float, *members: Member) -> tuple[str, str] | None:
         # The work of the one that is there does not keep the others waiting.
         (300, [here(worked=300), away(asked=5)], ("rest", "a")),
         (400, [Member("a", "leaving"), away(asked=5)], None),
+        # Alone and about to leave, when somebody asks for it after all; another that was asked for goes first.
+        (400, [Member("a", "leaving", asked=399), away()], ("wake", "a")),
+        (400, [Member("a", "leaving", asked=1), away(asked=5)], None),
+        # The first one, which nobody asked for, fetches its weights; the other could start.
+        (400, [Member("a", "coming", 399, fetching=True), away(asked=5)], ("rest", "a")),
+        (400, [Member("a", "coming", 399, fetching=True), away()], None),
         (400, [Member("a", "coming", 399), away(asked=5)], None),
         (400, [away("a"), away(asked=5)], ("wake", "b")),
         # Who was asked for first.
@@ -78,7 +84,8 @@ def test_the_reason_is_said() -> None:
         # Another was asked for sooner, and keeps the place for its stay.
         ("b", 500, [here(), away("c", asked=80, start_s=10), away(asked=90, start_s=60)], 10 + STAY_S + 60),
         ("b", 500, [here(), away("c", asked=95, start_s=10), away(asked=90, start_s=60)], 60),
-        # One is coming now, and stays.
+        # One only fetches its weights, and one is coming now, and stays.
+        ("b", 110, [Member("a", "coming", 100, start_s=30, fetching=True), away(start_s=60)], 60),
         ("b", 110, [Member("a", "coming", 100, start_s=30), away(start_s=60)], 20 + STAY_S + 60),
     ],
 )

@@ -63,6 +63,14 @@ async def test_one_without_a_gpu_starts_in_main_memory_and_models_fall_asleep_on
     await on_cpu.end()
 
 
+async def test_whether_a_place_is_free_can_be_asked_without_waiting() -> None:
+    turns = Turns()
+    assert turns.free(("a", MAIN))
+    async with turns.alone(("a",)):
+        assert not turns.free(("b", "a")) and turns.free(("b", MAIN))
+    assert turns.free(("a", MAIN))
+
+
 async def test_places_named_in_any_order_lock_nobody_out() -> None:
     turns = Turns()
     async with asyncio.timeout(10):
