@@ -185,7 +185,7 @@ def main():
         compare("discrepancies", [kinds[kind] for kind in KINDS], [named.get(kind, 0) for kind in KINDS])
         problems.extend([] if "changed" in named else breaks)
     except (OSError, LookupError, TypeError, ValueError, AttributeError) as broken:
-        problems.append(f"it cannot be read: {broken!r}")
+        problems.append(f"it cannot be read: {broken if isinstance(broken, OSError) else repr(broken)}")
     if problems:
         print("NOT VERIFIED", *problems, sep="\n  ")
         return 1

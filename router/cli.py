@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 from typing import NoReturn
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is read ends it, without a traceback
 
 import typer
 
@@ -45,7 +49,10 @@ def build() -> typer.Typer:
 def main() -> None:
     """Run the command line. What is wrong is one sentence on stderr and exit code 1, or a command's own."""
     try:
-        build()(prog_name="headgate")
+        app = build()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on a command ends in its own way
+        app(prog_name="headgate")
     except (Stop, ConfigError, LedgerError, EngineError, AlreadyRunning) as wrong:
         _end(str(wrong), wrong.code if isinstance(wrong, Stop) else 1)
     except OSError as wrong:

@@ -42,6 +42,13 @@ ANTHROPIC = {
 """The types of errors that Anthropic's clients know, by status; the rest is a bad request or the server's own."""
 
 
+def dollars(amount: float) -> str:
+    """A sum as a sentence names it: four places, and more where those would not show it."""
+    if amount <= 0:
+        return "$0"
+    return f"${amount:.{max(4, 1 - math.floor(math.log10(amount)))}f}"
+
+
 class HeadgateError(Exception):
     """A refusal or failure that is answered in OpenAI's error envelope."""
 

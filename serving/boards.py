@@ -46,7 +46,7 @@ def described(text: str) -> Readings:
 
 
 def _one(part: str) -> tuple[int, str, float, float]:
-    found = re.fullmatch(r"(?:(\d{1,4})\s*[xX*]\s*)?(\S.*)", part)
+    found = re.fullmatch(r"(?:(\d{1,18})\s*[xX*]\s*)?(\S.*)", part)
     count, kind = (int(found[1] or 1), found[2]) if found else (0, part)
     if count < 1:
         raise BoardError(f"--gpus {part!r}: write a number of GPUs and their kind, e.g. 8xH200 or 8x141GB")

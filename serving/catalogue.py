@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -114,11 +115,13 @@ def shipped_path() -> Path:
 
 def find_site(given: Path | None, folders: Iterable[Path]) -> Path | None:
     """The headgate.yaml to use: the one given, else the first that lies in `folders`. Raises ConfigError."""
-    if given is not None:
-        if not given.is_file():
-            raise ConfigError(f"{given}: no such file; write one with: headgate config init")
-        return given
-    return next((f / "headgate.yaml" for f in folders if (f / "headgate.yaml").is_file()), None)
+    # A link that leads nowhere is not one that is not there: whoever made it means another file than the defaults.
+    there = (path for f in folders if os.path.lexists(path := f / "headgate.yaml"))
+    found = given or next(there, None)
+    if found is not None and not found.is_file():
+        wrong = "is a folder, not a file" if found.is_dir() else "no such file; write one with: headgate config init"
+        raise ConfigError(f"{found}: {wrong}")
+    return found
 
 
 def load(site_path: Path | None = None, shipped: Path | None = None) -> Catalogue:

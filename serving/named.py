@@ -36,6 +36,9 @@ def check_names(file: YamlFile, site: Site, models: Mapping[str, Model], provide
     for index, attached in enumerate(site.attach):
         if site.isolate and (refused := isolation.refusal([attached.url])):
             raise file.error(("attach", index, "url"), refused)
+        if attached.name and attached.name in models and models[attached.name].place == "hosted":
+            wrong = f"{attached.name!r} is the name of a hosted model; give the server another one"
+            raise file.error(("attach", index, "name"), wrong)
     _check_swap(file, site)
     _check_rules(file, site, models)
     _check_costs(file, site, models, local)

@@ -45,8 +45,11 @@ SENTENCES = {
 SHAPES = {
     r"^(https?://|unix:/).+": "begin with http://, https:// or unix:/",
     r"^[a-z0-9][a-z0-9-]{0,39}$": "be of small letters, digits and -, at most 40",
+    r"^[a-z0-9-]{1,32}$": "be of small letters, digits and -, at most 32",
+    r"^(region:[a-z0-9-]{1,32}|tag:[a-z0-9-]{1,32}|no-training|no-retention)$":
+        "be region:NAME, tag:NAME, no-training or no-retention",
     r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$": "begin with a letter or digit, then letters, digits and . _ : / @ - only",
-}
+}  # fmt: skip
 """What a text must look like, by its pattern."""
 
 
@@ -181,7 +184,8 @@ def _sentence(model: type[BaseModel], error: ErrorDetails) -> str:
     values = dict(error.get("ctx", {}))
     if kind == "literal_error":
         # Pydantic lists them as 'a', 'b' or 'c'.
-        allowed = ", ".join(str(values["expected"]).replace("'", "").rsplit(" or ", 1))
+        listed = ", ".join(str(values["expected"]).replace("'", "").rsplit(" or ", 1))
+        allowed = ", ".join(filter(None, listed.split(", ")))  # an empty one is a setting that is left out
         values["one_of"] = f"one of {allowed}" if ", " in allowed else allowed
     shape = SHAPES.get(str(values.get("pattern", "")))
     words = SENTENCES.get(kind) or SENTENCES.get(kind.split("_")[0], "")

@@ -17,8 +17,9 @@ from router.clock import Forward
 from router.commands import foreign
 from router.commands.context import Context, NotRunning, Stop, ask_admin, ask_socket, see_log
 from router.commands.keys import all_keys
-from router.commands.progress import sentence
+from router.commands.progress import near, sentence, standing
 from router.commands.status import isolation_words, silent
+from router.commands.unusable import barred, sentences
 from router.door.provider_keys import KeyMissing, provider_key
 from router.ledger.keys import Key
 from router.ledger.released import killed_at, lost_until
@@ -33,6 +34,10 @@ RECENT_S = 7 * 86_400.0
 """So long a router that was killed is told of."""
 DOOR_S = 3.0
 """Seconds the door has to say how it stands."""
+UNHEARD_OF = "the door does not know it"
+KEY_TROUBLE = ("no key for the provider", "the key of the provider")
+"""How the sentences of `provider_keys.py` begin."""
+AGAIN = "headgate down; headgate up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,11 @@ def _configuration(context: Context) -> Iterator[Finding]:
     path = context.found.path
     yield Finding("ok", f"configuration: {path or 'none, the defaults are used'}",
                   "" if path else "to change something: headgate config init")  # fmt: skip
+    for below in ("attach", "privacy"):  # others are looked at below
+        yield from (Finding("wrong", line, "correct it there") for line in sentences(context.found, (below,)))
     yield Finding("ok", f"state lies in {context.home.root}")
+    if (folder := context.home.socket("admin").parent) != context.home.run:
+        yield Finding("ok", f"its sockets lie in {folder}, since the state folder's path is too long for them")
 
 
 def _clock(context: Context) -> Iterator[Finding]:
@@ -132,15 +141,28 @@ def _hosted(context: Context) -> Iterator[Finding]:
             continue
         count = len(may_use(context, name))
         what = f"provider {name} is enabled; {keys_may(count)} use it"
-        if wrong := key_trouble(name, provider) if said is None else said.get(name, "the door does not know it"):
-            yield Finding(
-                "wrong", f"{what}; {wrong}", "set it where Headgate is started, then: headgate down; headgate up"
-            )
+        here = "; ".join(barred(context.found, name)) or key_trouble(name, provider)
+        if wrong := here if said is None else said.get(name, UNHEARD_OF):
+            yield Finding("wrong", f"{what}; {wrong}", _mended(name, provider, wrong))
         else:
-            yield Finding("ok", f"{what}; its key is there")
+            keyed = "its key is there" if provider.key_file or provider.key_env else "it is asked without a key"
+            yield Finding("ok", f"{what}; {keyed}")
         if provider.private_ranges:
             yield Finding("note", f"provider {name} may resolve into {', '.join(provider.private_ranges)}; it still "
                           "counts as hosted", "")  # fmt: skip
+
+
+def _mended(name: str, provider: Provider, wrong: str) -> str:
+    """What helps a provider that cannot be asked; a file of a key is read at each sending, a variable at the start."""
+    if wrong == UNHEARD_OF:
+        return AGAIN
+    if not wrong.startswith(KEY_TROUBLE):
+        return f"correct providers.{name} in headgate.yaml, then: {AGAIN}"
+    return (
+        "put the key there; it counts at once"
+        if provider.key_file
+        else f"set it where Headgate is started, then: {AGAIN}"
+    )
 
 
 def _door(context: Context) -> dict[str, str] | None:
@@ -231,8 +253,10 @@ def _running(context: Context) -> Iterator[Finding]:
         return
     if not kept:
         yield Finding("wrong", "processes of an earlier start are left", "headgate down")
+    heard: dict[str, dict[str, Any]] = {}
     try:
         state = ask_admin(context.home, "/status")
+        heard = near(state)
         if not state["ledger"]["healthy"]:
             yield Finding("wrong", f"the ledger: {state['ledger']['trouble']}", "free some space, or mend the disk")
         if forgets := (state.get("history") or {}).get("trouble"):
@@ -244,8 +268,9 @@ def _running(context: Context) -> Iterator[Finding]:
     except Stop:
         yield Finding("wrong", "the router does not answer", "headgate logs router")
     for instance in found["instances"]:
-        fine = instance["state"] in ("ready", *BY_DEMAND)
-        what = f"{instance['name']} is {sentence(instance['state'], instance['detail'])}"
+        stands, why = standing(instance, heard.get(instance["name"], {}))
+        fine = stands in ("ready", *BY_DEMAND)
+        what = f"{instance['name']} is {sentence(stands, why)}"
         log = "" if instance["attached"] else see_log(context.home, instance["name"])
         mend = log or "headgate status"
         yield Finding("ok" if fine else "wrong", what, "" if fine else mend)

@@ -11,7 +11,7 @@ ERRORS: dict[str, str] = {
     "duplicate_field": "a field stands twice in one object",
     "too_deep": "the body is nested deeper than 64 levels",
     "too_many_values": "the body holds more than 500,000 values, or more than 50,000 objects and lists",
-    "missing_field": "a required field is not there; `param` names it",
+    "missing_field": "`model` is not there; what else a model's server misses it says itself, with `invalid_request`",
     "invalid_request": "a field has a value that cannot be taken; `param` names it",
     "invalid_http": "the request is no HTTP/1.1, or could be read in two ways; the connection is closed",
     "invalid_host": "send exactly one Host header: a host, with or without a port",
@@ -70,7 +70,11 @@ ERRORS: dict[str, str] = {
         "`x-headgate-reason` or `x-headgate-escalate`"
     ),
     "request_quarantined": (
-        "two engines ended while they worked on this very request; it is given to no other for ten minutes"
+        "two engines ended while they worked on this very request; it is given to no other for ten minutes; Retry-After"
+    ),
+    "answer_too_large": (
+        "the whole answer is over 64 MiB: ask for fewer inputs or answers, no log probabilities, "
+        '`encoding_format: "base64"`, or a stream'
     ),
     "headers_too_large": "more than 64 headers, or over 16 KiB of them",
     "budget_exceeded": "the key's budget for the month does not cover the worst cost",
@@ -126,6 +130,7 @@ OF_THE_DOOR: dict[str, str] = {
     "data_class_unknown": "a data class cannot be read",
     "data_class_lowered": "the permit claims less than key, team and route can have",
     "field_not_allowed": "the body has a field this model is not known to take, `base_url` for one",
+    "tool_not_allowed": "a tool that the provider would run: by its type, or by a field that no function has",
     "destination_refused": "the provider's address is not one that may be called",
     "provider_key_missing": "the door finds no key for the provider",
     "ledger_lost": "the door cannot read the keys; the caller is told `door_closed`",
@@ -141,7 +146,7 @@ OF_THE_DOOR: dict[str, str] = {
     "provider_redirected": "the provider redirects; that is never followed",
     "provider_encoding": "the answer is compressed, though that was not asked for",
     "provider_headers_too_large": "over 64 KiB of headers",
-    "provider_answer_too_large": "over 64 MiB without being a stream",
+    "provider_answer_too_large": "over 64 MiB without being a stream; the caller is told `answer_too_large`",
     "provider_error": "the provider refused the request and named no code",
 }
 """Those that only the door gives; router/README.md has their table."""

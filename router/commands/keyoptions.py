@@ -76,7 +76,7 @@ def changes(
     if given := {scope: may for scope, may in said.items() if may is not None}:
         changed["scopes"] = given
     if expires is not None:
-        changed["expires"] = None if expires == "never" else time.time() + duration(expires)
+        changed["expires"] = None if expires == "never" else time.time() + _length("--expires", expires)
     if requests is not None:
         changed["requests_per_minute"] = _a_minute("--requests-per-minute", requests)
     if tokens is not None:
@@ -126,11 +126,18 @@ def _dollars(text: str) -> float | None:
     return float(text)
 
 
-def duration(text: str) -> float:
+def _length(option: str, text: str) -> float:
+    """Seconds of a length of time that is not none at all."""
+    if not (seconds := duration(option, text)):
+        raise Stop(f"{option}: {text!r} is over at once; give e.g. 90d or 12h; to end a key: headgate keys revoke")
+    return seconds
+
+
+def duration(option: str, text: str) -> float:
     """Seconds of a text such as 90d, 12h, 30m, 10s."""
     found = re.fullmatch(r"(\d{1,6})([dhms])", text, re.ASCII)
     if not found:
-        raise Stop(f"{text!r} is no length of time; give e.g. 90d, 12h, 30m or 10s")
+        raise Stop(f"{option}: {text[:40]!r} is no length of time here; give e.g. 90d, 12h, 30m or 10s, up to 999999d")
     return float(int(found[1]) * {"d": 86400, "h": 3600, "m": 60, "s": 1}[found[2]])
 
 

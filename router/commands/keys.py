@@ -10,6 +10,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
@@ -162,7 +163,7 @@ def rotate(
 
     Example: headgate keys rotate KEY --overlap 1h
     """
-    seconds, home = duration(overlap), open_home()
+    seconds, home = duration("--overlap", overlap), open_home()
     with _book(home) as book:
         made, text = book.rotate(key_id(key), seconds)
     first = key_id(key) == well_formed(_first_text(home))
@@ -222,6 +223,8 @@ def _differing(one: Change) -> str:
 def _setting(value: Any) -> str:
     if isinstance(value, float) and value > 1e9:  # a moment
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(value))
+    if isinstance(value, float):
+        return _digits(value)
     return (",".join(value) or "none") if isinstance(value, list) else "none" if value is None else str(value)
 
 
@@ -316,13 +319,21 @@ def _json(key: Key) -> dict[str, Any]:
 
 
 def _budget(key: Key) -> str:
-    return "none" if key.budget_usd is None else f"${key.budget_usd:g} a month"
+    return "none" if key.budget_usd is None else f"${_digits(key.budget_usd)} a month"
+
+
+def _digits(number: float) -> str:
+    """A number in digits alone, however small or large."""
+    return f"{Decimal(str(number)).normalize():f}"
 
 
 def _a_minute(key: Key) -> str:
     """What it may use of a minute, for a person."""
     named = ((key.requests_per_minute, "requests"), (key.tokens_per_minute, "tokens"))
-    return ", ".join(f"{limit} {what}" for limit, what in named if limit is not None) or "any"
+    return (
+        ", ".join(f"{limit} {what.removesuffix('s') if limit == 1 else what}" for limit, what in named if limit)
+        or "any"
+    )
 
 
 def _may(key: Key) -> str:

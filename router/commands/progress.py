@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -87,13 +88,18 @@ def _settled(steps: dict[str, Step]) -> bool:
 
 
 def show_closed(home: Home, enabled: list[str], out: Console) -> None:
-    """One line for each enabled provider that cannot be used, its key missing say; what runs goes on without it."""
+    """Why nothing leaves, or one line for each enabled provider that cannot be used; what runs goes on without it."""
     if not enabled:
         return
     try:
-        said = (ask_socket(home, "admin", "/status")["door"] or {}).get("providers") or {}
+        state = ask_socket(home, "admin", "/status")
     except Stop:
         return
+    door = state["door"] or {}
+    shut = door["detail"] if door.get("at") and not door.get("open", True) else ""  # else it has said nothing yet
+    if why := shut or (state.get("scanner") or {}).get("trouble"):
+        out.print(f"note: nothing leaves to any provider: {why}", soft_wrap=True)
+    said = door.get("providers") or {}
     for name in enabled:
         if why := said.get(name):
             reason = why.removeprefix(f"no key for the provider {name}: ")
@@ -134,17 +140,36 @@ def _look(start: Start) -> dict[str, Step]:
 
 
 def _rest(start: Start, instances: dict[str, Step]) -> dict[str, Step]:
-    """The router and the door, as long as they are not ready; a ready instance counts once the router knows it."""
+    """The router and the door, as long as they are not ready, and what the router will not use.
+
+    A ready instance counts once the router knows it.
+    """
     try:
         state = ask_socket(start.home, "admin", "/status")
     except Stop:
         return {"router": Step(COMING)}
-    known = {e["name"]: e for e in state["endpoints"]}
-    if any(s.state == "ready" and known.get(n, {}).get("state") != "ready" for n, s in instances.items()):
-        return {"router": Step(COMING, "it hears of the models")}
-    if any(e["address"] == "door" for e in known.values()) and not (state["door"] or {}).get("at"):
-        return {"door": Step(COMING)}
-    return {}
+    known = near(state)
+    coming = {n: s for n, s in instances.items() if s.state == "ready" and known.get(n, {}).get("state") != "ready"}
+    refused = {
+        n: Step("failed", known[n]["detail"], s.address, s.attached)
+        for n, s in coming.items() if known.get(n, {}).get("state") == "failed"
+    }  # fmt: skip
+    if len(refused) < len(coming):
+        return refused | {"router": Step(COMING, "it hears of the models")}
+    if any(e["address"] == "door" for e in state["endpoints"]) and not (state["door"] or {}).get("at"):
+        return refused | {"door": Step(COMING)}
+    return refused
+
+
+def near(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The router's own endpoints by name, without the door's: a server may call its model as a hosted one is called."""
+    return {e["name"]: e for e in state.get("endpoints", []) if e["address"] != "door"}
+
+
+def standing(instance: dict[str, Any], endpoint: dict[str, Any]) -> tuple[str, str]:
+    """State and detail of an instance: serving's word, but where the router will not use it, the router's."""
+    found = endpoint if endpoint.get("state") == "failed" else instance
+    return found["state"], found["detail"]
 
 
 def _stop_where_hopeless(start: Start, steps: dict[str, Step]) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +15,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.util import load_yaml_guess_indent
 
-from router.commands import checks
+from router.commands import checks, unusable
 from router.commands.clearance import clearance
 from router.commands.context import ConfigOption, Context, JsonOption, Stop, console, open_context, say_json, table
 from serving import catalogue, placement, yamlfile
-from serving.attached import provider_hosts, refusal
-from serving.catalogue import Catalogue, ConfigError, Model, Privacy, Shipped
+from serving.catalogue import Catalogue, ConfigError, Model, Shipped
 from serving.gpus import main_memory_free_gb
 from serving.gpus import read as read_gpus
 from serving.home import find_home
@@ -132,7 +131,11 @@ def add_provider(
         raise Stop(f"no provider is called {name!r}; there are {there}; a new one needs --base-url")
     given = {"base_url": base_url, "key_env": key_env, "key_file": key_file}
     fields = {"enabled": True} | {k: v for k, v in given.items() if v}
-    changed = _edit(context, lambda site: _at(site, "providers", name).update(fields))
+
+    def change(site: dict[str, Any]) -> None:
+        _at(site, "providers", name).update(fields)
+
+    changed = _edit(context, change, lambda found: unusable.sentences(found, ("providers", name)))
     out, provider = console(), changed.found.providers[name]
     where = provider.key_file or provider.key_env or "nowhere: it is asked without a key"
     out.print(f"{name} is enabled in {changed.site_path}; its key is read from {where}.", soft_wrap=True)
@@ -269,8 +272,8 @@ def check(config: ConfigOption = None) -> None:
     """
     context = open_context(config)
     found = context.found
-    if wrong := list(_unusable(found)):
-        raise Stop("\n".join(f"{found.path}: {line}" for line in wrong))
+    if wrong := unusable.sentences(found):
+        raise Stop("\n".join(wrong))
     enabled = [n for n, p in found.providers.items() if p.enabled]
     console().print(
         f"{found.path or 'no headgate.yaml; the defaults'}: correct. Runs: {', '.join(found.site.run) or 'what fits'}; "
@@ -278,44 +281,13 @@ def check(config: ConfigOption = None) -> None:
     )  # fmt: skip
 
 
-def _unusable(found: Catalogue) -> Iterator[str]:
-    """What is well written and what a start would refuse all the same, each with the name of its setting."""
-    hosts = provider_hosts(found.providers.values())
-    files = {}
-    for index, attached in enumerate(found.site.attach):
-        if refused := refusal(attached, hosts):
-            yield f"attach[{index}]: {refused}"
-        files[f"attach[{index}].ca_file"], files[f"attach[{index}].key_file"] = attached.ca_file, attached.key_file
-    for name, provider in found.providers.items():
-        if provider.enabled:
-            files[f"providers.{name}.ca_file"] = provider.ca_file
-            files[f"providers.{name}.key_file"] = provider.key_file
-    files["engine.python"] = found.site.engine.python
-    for setting, file in files.items():
-        # A certificate authority's path is taken as it stands, so `~` in it names no home folder.
-        path = Path(file) if setting.endswith("ca_file") else Path(file).expanduser()
-        if file and not path.is_file():
-            yield f"{setting}: {file} does not exist"
-    if found.site.privacy.own and (wrong := _unfound(found.site.privacy)):
-        yield f"privacy.own: {wrong}"
+def _edit(
+    context: Context, change: Callable[[dict[str, Any]], object], wrong: Callable[[Catalogue], list[str]] = lambda _: []
+) -> Context:  # fmt: skip
+    """Change headgate.yaml, keeping comments; the new text is checked before it takes the old one's place.
 
-
-def _unfound(privacy: Privacy) -> str:
-    """Why a start would find the site's own words and patterns not usable; "" where they are."""
-    # Here, since the package that compiles them takes long to import.
-    from router.scanner import rules
-    from router.scanner.scanner import Scanner, ScannerError
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            Scanner(rules.of(Privacy(own=privacy.own), ()), Path(folder))
-        except ScannerError as wrong:
-            return str(wrong)
-    return ""
-
-
-def _edit(context: Context, change: Callable[[dict[str, Any]], object]) -> Context:
-    """Change headgate.yaml, keeping comments; the new text is checked before it takes the old one's place."""
+    `wrong`: what could never work of it, though it is well written.
+    """
     path = context.site_path.resolve()  # a link stays a link
     text = path.read_text(encoding="utf-8") if path.exists() else TEMPLATE
     editor = YAML()
@@ -336,10 +308,12 @@ def _edit(context: Context, change: Callable[[dict[str, Any]], object]) -> Conte
             file.write(above)
             editor.dump(data, file)
         found = catalogue.load(draft)
+        if told := wrong(found):
+            raise ConfigError("; ".join(told))
         draft.chmod(path.stat().st_mode & 0o7777 if path.exists() else 0o600)
         draft.replace(path)
-    except ConfigError as wrong:
-        raise Stop(f"{path} was left as it is: {str(wrong).replace(name, path.name)}") from wrong
+    except ConfigError as refused:
+        raise Stop(f"{path} was left as it is: {str(refused).replace(name, path.name)}") from refused
     finally:
         draft.unlink(missing_ok=True)
     return Context(context.home, found.model_copy(update={"path": context.site_path}))

@@ -22,7 +22,7 @@ from router.commands.context import (
     say_json,
     table,
 )
-from router.commands.progress import LASTING, sentence
+from router.commands.progress import LASTING, near, sentence, standing
 from router.upstream.instances import STALE_S
 from serving.home import Home, find_home
 
@@ -121,7 +121,8 @@ def _waiting(queue: dict[str, int]) -> str:
 
 
 def _show_models(state: dict[str, Any], out: Console) -> None:
-    serving, endpoints = state.get("serving") or {}, {e["name"]: e for e in state.get("endpoints", [])}
+    serving, endpoints = state.get("serving") or {}, near(state)
+    behind = [e for e in state.get("endpoints", []) if e["address"] == "door"]
     indexes = {gpu["uuid"]: gpu["index"] for gpu in serving.get("gpus") or []}
     rows = table("model", "in flight", "running", "waiting", "KV", "on", "state", whole=6)
     for found in serving.get("instances", []):
@@ -133,12 +134,11 @@ def _show_models(state: dict[str, Any], out: Console) -> None:
         on = f"GPU {numbers([indexes[u] for u in found['gpus'] if u in indexes])}" if found["gpus"] else "CPU"
         rows.add_row(
             found["name"], in_flight, known(load.get("running")), known(load.get("waiting")),
-            share(load.get("kv_use")), "attached" if found["attached"] else on, found["state"],
+            share(load.get("kv_use")), "attached" if found["attached"] else on, standing(found, endpoint)[0],
         )  # fmt: skip
-    for endpoint in endpoints.values():
-        if endpoint["address"] == "door":
-            in_flight = known(endpoint["in_flight"]) + (f" of {endpoint['limit']}" if endpoint.get("limit") else "")
-            rows.add_row(endpoint["name"], in_flight, "", "", "", "door", endpoint["state"])
+    for endpoint in behind:
+        in_flight = known(endpoint["in_flight"]) + (f" of {endpoint['limit']}" if endpoint.get("limit") else "")
+        rows.add_row(endpoint["name"], in_flight, "", "", "", "door", endpoint["state"])
     if rows.row_count:
         out.print(rows)
     loads = {f["name"]: endpoints.get(f["name"]) or f.get("load") or {} for f in serving.get("instances", [])}
@@ -147,7 +147,7 @@ def _show_models(state: dict[str, Any], out: Console) -> None:
     for found in serving.get("instances", []):
         if found["attached"]:
             out.print(f"{found['name']}: attached at {found['address']}", soft_wrap=True)
-    if any(endpoint["address"] == "door" for endpoint in endpoints.values()):
+    if behind:
         _show_saturated(state.get("saturations") or {}, out)
 
 
@@ -206,12 +206,14 @@ def _show_trouble(state: dict[str, Any], silent_s: float, out: Console) -> None:
             closed.setdefault(sentence(endpoint["state"], endpoint["detail"]), []).append(endpoint["name"])
     for why, names in closed.items():
         out.print(f"{', '.join(names)}: {why}", soft_wrap=True)
+    heard = near(state)
     for found in (state.get("serving") or {}).get("instances", []):
         again = f" (started again {found['restarts']} times)" if found["restarts"] else ""
-        if again or (found["detail"] and found["state"] != "ready"):
+        stands, why = standing(found, heard.get(found["name"], {}))
+        if again or (why and stands != "ready"):
             soon = found.get("ready_in_s")
             again += "" if soon is None else f" (asked for, it would be here in about {soon:.0f} s)"
-            out.print(f"{found['name']}: {sentence(found['state'], found['detail'])}{again}", soft_wrap=True)
+            out.print(f"{found['name']}: {sentence(stands, why)}{again}", soft_wrap=True)
         if (passed := (found.get("load") or {}).get("preempted_s")) is not None and passed <= INTERRUPTED_S:
             out.print(f"{found['name']}: its KV cache is full; {passed:.0f} s ago it began a request again")
         if found.get("way_out"):

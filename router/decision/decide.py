@@ -14,7 +14,7 @@ from router.decision.question import Question, refuse
 from router.decision.reasons import reason
 from router.decision.sensitivity import data_class_of
 from router.decision.traits import choices, describe
-from router.errors import BadRequest, NotFound
+from router.errors import BadRequest, NotFound, dollars
 from router.records import MOST_ATTEMPTS, Ask, Caller, Candidate, Decision, Findings, Refusal, Snapshot
 from serving.catalogue import LANES, RouteSettings
 
@@ -218,7 +218,8 @@ def _within_budget(
         if most is None or most == 0 or most <= left + ROUNDING_USD:
             kept.append(candidate)
             continue
-        reason = f"with those before it {candidate.name} may cost ${most:.4f} and ${left:.4f} of the budget is left"
+        may = f"with those before it {candidate.name} may cost {dollars(most)}"
+        reason = f"{may} and {dollars(left)} of the budget is left"
         remedy = f"headgate keys set {question.caller.key} --budget USD"
         refusals.append(refuse(candidate, "budget_exceeded", reason, remedy=remedy))
     return tuple(kept), refusals

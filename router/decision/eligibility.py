@@ -14,6 +14,7 @@ from router.decision.outgoing import may_drop
 from router.decision.question import Question, Rule, refuse
 from router.decision.sensitivity import UNASKED
 from router.decision.traits import choices, prompts
+from router.errors import dollars
 from router.records import LIKELY_BYTES_PER_TOKEN, Candidate, Gpu, Refusal, Traits
 from serving.catalogue import LANES
 from serving.parameters import (
@@ -163,7 +164,7 @@ def affordable(candidate: Candidate, question: Question) -> Refusal | None:
     left = caller.budget_usd - question.snapshot.spent
     if cost <= left + ROUNDING_USD or cost == 0:
         return None
-    reason = f"{model.name} may cost ${cost:.4f} and ${max(left, 0):.4f} of the key's budget is left"
+    reason = f"{model.name} may cost {dollars(cost)} and {dollars(left)} of the key's budget is left"
     return refuse(candidate, "budget_exceeded", reason, remedy=f"headgate keys set {caller.key} --budget USD")
 
 

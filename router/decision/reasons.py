@@ -113,10 +113,15 @@ def main_refusal(refusals: list[Refusal] | tuple[Refusal, ...]) -> Refusal:
     return min(first.values(), key=lambda r: PRECEDENCE.index(r.rule))
 
 
-def _besides(main: Refusal, refusals: tuple[Refusal, ...]) -> str:
+def _besides(main: Refusal, refusals: tuple[Refusal, ...]) -> list[str]:
     """What else stands in the way of the same candidate, each with what would change it."""
     others = [r for r in refusals if r is not main and (r.model, r.endpoint) == (main.model, main.endpoint)]
-    return "".join(f" Besides, {r.reason}. {_way(r)}".rstrip() for r in others)
+    return [f"Besides, {r.reason}. {_way(r)}".rstrip() for r in others]
+
+
+def _in_turn(told: list[str]) -> str:
+    """Sentences one after the other. A remedy that comes last has no full stop, for it is there to be copied."""
+    return " ".join([*(f"{one.rstrip('.')}." for one in told[:-1]), told[-1]])
 
 
 def _way(refusal: Refusal) -> str:
@@ -132,9 +137,8 @@ def refused(decision: Decision, retry_after: int) -> HeadgateError:
         return Unavailable("No model is served here yet; see: headgate status", retry_after=retry_after)
     main = main_refusal(decision.refusals)
     name = f" ({main.param[:80]!r})" if main.param and repr(main.param) not in main.reason else ""
-    text = f"{main.reason}{name}. {_way(main)}".rstrip()
-    if besides := _besides(main, decision.refusals):
-        text += f".{besides}"
+    first = f"{main.reason}{name}. {_way(main)}".rstrip()
+    text = _in_turn([first, *_besides(main, decision.refusals)])
     if main.passing:
         code = None if main.rule == "not_ready" else main.rule
         return Unavailable(text, code=code, retry_after=retry_after)

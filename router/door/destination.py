@@ -103,6 +103,43 @@ def split(provider: Provider) -> tuple[str, str]:
     return parts.scheme, host
 
 
+def check(provider: Provider) -> None:
+    """What the settings alone say of whether anything can ever be sent there. Raises DestinationError.
+
+    Where a name leads to is not asked: that is vetted at each connection.
+    """
+    scheme, host = split(provider)
+    allowed = ranges(provider)
+    _vet_literal(host, allowed, cleartext=scheme == "http")
+    if scheme == "http" and not allowed:
+        raise DestinationError(
+            f"http:// goes into private_ranges only: name the networks {host} lies in, or use https://"
+        )
+    if provider.proxy and not _is_proxy(provider.proxy):
+        raise DestinationError("proxy must be http://HOST:PORT")
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, _port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(_HOST.fullmatch(host))
+
+
+def _vet_literal(host: str, allowed: tuple[Network, ...], *, cleartext: bool) -> None:
+    """An address instead of a name never meets the resolver, so it is vetted here. Raises DestinationError."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return
+    try:
+        vet(host, allowed, cleartext=cleartext)
+    except AddressRefused as refused:
+        raise DestinationError(f"base_url: {refused}") from refused
+
+
 class VettedResolver(AbstractResolver):
     """Resolves one host, and gives only addresses that were vetted; the connection is made to exactly those."""
 
@@ -137,7 +174,7 @@ class Destination:
         self._ranges = ranges(provider)
         self._proxy = provider.proxy
         self._resolver: VettedResolver | None = None
-        self._vet_literal()
+        _vet_literal(self.host, self._ranges, cleartext=self._scheme == "http")
         try:
             trust = ssl.create_default_context(cafile=provider.ca_file or None)
         except OSError as broken:
@@ -152,17 +189,6 @@ class Destination:
             max_line_size=HEADER_LINE,
             max_field_size=HEADER_LINE,
         )
-
-    def _vet_literal(self) -> None:
-        """An address instead of a name never meets the resolver, so it is vetted here."""
-        try:
-            ipaddress.ip_address(self.host)
-        except ValueError:
-            return
-        try:
-            vet(self.host, self._ranges, cleartext=self._scheme == "http")
-        except AddressRefused as refused:
-            raise DestinationError(f"base_url: {refused}") from refused
 
     def _connector(self, trust: ssl.SSLContext) -> aiohttp.TCPConnector:
         # Behind a proxy the addresses met are the proxy's: the site named it, and it resolves the host itself.

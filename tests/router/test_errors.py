@@ -7,7 +7,7 @@ import json
 import pytest
 
 from router import errors
-from router.errors import HeadgateError, LimitReached, TooFast, Unavailable
+from router.errors import HeadgateError, LimitReached, TooFast, Unavailable, dollars
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,11 @@ def test_short_waits_are_told_and_long_ones_and_none_are_not_to_be_tried(
 ) -> None:
     headers = Unavailable("no", retry_after=retry_after).headers()
     assert {name.decode(): value.decode() for name, value in headers} == told
+
+
+@pytest.mark.parametrize(
+    ("amount", "said"),
+    [(0.0, "$0"), (-1e-9, "$0"), (1e-6, "$0.0000010"), (0.00012, "$0.00012"), (0.0018, "$0.0018"), (20.0, "$20.0000")],
+)
+def test_a_sum_is_never_said_to_be_nothing_where_it_is_something(amount: float, said: str) -> None:
+    assert dollars(amount) == said

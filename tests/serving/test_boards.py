@@ -43,3 +43,9 @@ def test_the_sentence_names_what_is_known() -> None:
     with pytest.raises(BoardError, match="Z900") as refused:
         described("8xZ900")
     assert all(name in str(refused.value) for name in BOARDS)
+
+
+def test_of_too_many_gpus_it_is_said_that_they_are_too_many() -> None:
+    for text in ("65xH100", "99999xH100", f"{10**17}x80GB"):
+        with pytest.raises(BoardError, match="at most 64 GPUs are one machine"):
+            described(text)

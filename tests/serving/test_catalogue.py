@@ -326,6 +326,20 @@ def test_a_given_file_must_exist_and_the_nearest_is_taken(tmp_path: Path) -> Non
         find_site(tmp_path / "nowhere.yaml", [near])
 
 
+def test_a_folder_or_a_link_that_leads_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+    """Whoever made it means that file, and not the defaults."""
+    near, far = tmp_path / "near", tmp_path / "far"
+    (near / "headgate.yaml").mkdir(parents=True)
+    far.mkdir()
+    (far / "headgate.yaml").symlink_to(tmp_path / "gone.yaml")
+    with pytest.raises(ConfigError, match=r"near/headgate\.yaml: is a folder, not a file"):
+        find_site(None, [near, far])
+    with pytest.raises(ConfigError, match=r"far/headgate\.yaml: no such file"):
+        find_site(None, [far, near])
+    with pytest.raises(ConfigError, match="near: is a folder, not a file"):
+        find_site(near, [])
+
+
 # --- the policy version -----------------------------------------------------------------------------------------------
 
 

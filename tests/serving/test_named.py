@@ -113,6 +113,15 @@ def test_an_attached_server_may_be_the_target_of_a_rule(tmp_path: Path) -> None:
     assert site(tmp_path, text + rules("{name: a, when: {words: [x]}, to: ours}")).site.escalate[0].to == "ours"
 
 
+def test_an_attached_server_may_not_bear_the_name_of_a_hosted_model(tmp_path: Path) -> None:
+    """Its data is the site's own, a hosted model's goes out: one name would stand for both."""
+    text = "attach:\n  - url: 'http://127.0.0.1:8000'\n    name: "
+    assert refusal(tmp_path, f"{text}gpt-6.1-sol\n").startswith(
+        "headgate.yaml:3: attach[0].name: 'gpt-6.1-sol' is the name of a hosted model; give the server another one"
+    )
+    assert site(tmp_path, f"{text}qwen3.5-0.8b\n").site.attach[0].name == "qwen3.5-0.8b"  # such a model, elsewhere
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

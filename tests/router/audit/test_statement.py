@@ -83,6 +83,12 @@ def test_it_is_verified_without_any_package(folder: Path) -> None:
     assert verified(folder, python=(sys.executable, "-I", "-S"))[0] == 1
 
 
+def test_of_a_statement_that_is_not_there_the_file_is_named(tmp_path: Path) -> None:
+    code, out = verified(tmp_path / "gone")
+    missing = f"[Errno 2] No such file or directory: '{tmp_path}/gone/key.pem'"
+    assert (code, out) == (1, f"NOT VERIFIED\n  it cannot be read: {missing}\n")
+
+
 @pytest.mark.parametrize("name", ["statement.json", "statement.sig", "ledger.jsonl", "book.jsonl", "kernel.jsonl"])
 @pytest.mark.parametrize("seed", range(3))
 def test_one_byte_changed_is_not_verified(name: str, seed: int, folder: Path) -> None:

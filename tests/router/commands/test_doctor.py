@@ -21,7 +21,7 @@ from router.commands.status import isolation_words
 from router.ledger.store import Event, Store
 from serving import catalogue, isolation
 from serving.home import Home
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, instance
 from tests.fakes.command_line import Said, eventually
 
 Say = Callable[..., Said]
@@ -97,6 +97,57 @@ def test_a_missing_provider_key_is_named_with_its_variable(say: Say, home: Home)
         "wrong provider openai is enabled; no key may use it; no key for the provider openai: the variable " in said.out
     )
     assert "NOT_SET_HERE" in said.out
+
+
+def test_where_the_sockets_lie_is_told_where_it_is_not_the_state_folder(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    far = Home(tmp_path / ("long" * 30), home.engines)
+    for one, expected in ((home, 0), (far, 1)):
+        one.make()
+        found = checks._configuration(context.Context(one, catalogue.load(None)))
+        told = [one.what for one in found if one.what.startswith("its sockets lie in ")]
+        assert len(told) == expected, told
+    assert str(far.socket("admin").parent) in told[0]
+    far.socket("admin").parent.rmdir()
+
+
+FAR = "providers: {far: {enabled: true, base_url: 'https://a.example/v1'%s}}\n"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said_by_the_door", "level", "what", "remedy"),
+    [
+        ("", None, "ok", "it is asked without a key", ""),
+        (", key_env: FAR_KEY", "", "ok", "its key is there", ""),
+        (", key_env: FAR_KEY", None, "wrong", "the variable FAR_KEY is empty",
+         "set it where Headgate is started, then: headgate down; headgate up"),
+        (", key_file: /no/key", None, "wrong", "the file /no/key: No such file",
+         "put the key there; it counts at once"),
+        (", key_env: FAR_KEY, proxy: foo", None, "wrong", "proxy must be http://HOST:PORT",
+         "correct providers.far in headgate.yaml, then: headgate down; headgate up"),
+        (", key_env: FAR_KEY, ca_file: /no/ca", "ca_file /no/ca cannot be used", "wrong", "ca_file /no/ca cannot",
+         "correct providers.far in headgate.yaml, then: headgate down; headgate up"),
+    ],
+)  # fmt: skip
+def test_what_helps_a_provider_fits_what_it_lacks(
+    home: Home, monkeypatch: pytest.MonkeyPatch, settings: str, said_by_the_door: str | None, level: str, what: str,
+    remedy: str,
+) -> None:  # fmt: skip
+    (home.root / "headgate.yaml").write_text(FAR % settings)
+    monkeypatch.setenv("HEADGATE_HOME", str(home.root))
+    monkeypatch.chdir(home.root)
+    monkeypatch.setattr(checks, "_door", lambda _: None if said_by_the_door is None else {"far": said_by_the_door})
+    (found,) = checks._hosted(context.open_context(None))
+    assert found.level == level and what in found.what and found.remedy == remedy
+
+
+def test_what_a_check_of_the_configuration_refuses_is_wrong(say: Say, home: Home) -> None:
+    path = home.root / "headgate.yaml"
+    path.write_text("privacy: {effects: {emial: public}}\nattach: [{url: http://far.example:8000}]\n")
+    told = [what for what, one in findings(say("doctor", "--json")).items() if one["level"] == "wrong"]
+    assert any(what.startswith(f"{path}:1: privacy.effects.emial: ") for what in told)
+    assert any(what.startswith(f"{path}:2: attach[0]: ") for what in told)
 
 
 def test_an_approval_that_has_ended_is_wrong(say: Say, home: Home) -> None:
@@ -220,3 +271,14 @@ def test_a_scanner_of_the_router_that_does_not_work_is_told(home: Home, monkeypa
     monkeypatch.setenv("HEADGATE_HOME", str(home.root))
     found = [one for one in checks._running(context.open_context(None)) if "scanner" in one.what]
     assert [(one.level, "a planted card was not found" in one.what) for one in found] == [("wrong", True)]
+
+
+def test_a_server_that_the_router_will_not_use_is_wrong(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = {"name": "far", "address": "http://gpu-7:8000", "state": "failed", "detail": "it bears another's name"}
+    behind = {"name": "far", "address": "door", "state": "ready", "detail": ""}
+    state = {"ledger": {"healthy": True}, "endpoints": [refused, behind]}
+    monkeypatch.setattr(checks, "ask_admin", lambda home, path: state)
+    monkeypatch.setattr(checks, "ask_socket", lambda *_: {"instances": [instance("far", "x", attached=True)]})
+    monkeypatch.setenv("HEADGATE_HOME", str(home.root))
+    found = {one.what: one.level for one in checks._running(context.open_context(None))}
+    assert found["far is FAILED: it bears another's name"] == "wrong"

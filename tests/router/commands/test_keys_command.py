@@ -107,6 +107,38 @@ def test_limits_a_minute_are_set_shown_kept_and_lifted(say: Say, home: Home) -> 
     assert lifted["requests_per_minute"] is None
 
 
+@pytest.mark.parametrize(("budget", "shown"), [("0", "$0"), ("0.000001", "$0.000001"), ("2.50", "$2.5"), ("20", "$20")])
+def test_a_budget_is_shown_in_digits(say: Say, budget: str, shown: str) -> None:
+    key = say("keys", "create", "--team", "a", "--json").json()["id"]
+    assert f"budget {shown} a month," in say("keys", "set", key, "--budget", budget).out
+    assert f"{shown} a month" in " ".join(say("keys", "list").out.split())
+    assert f"budget usd: none → {shown[1:]}" in " ".join(say("keys", "log").out.split())
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "length", "says"),
+    [
+        ("create", "--expires", "0d", "--expires: '0d' is over at once"),
+        ("set", "--expires", "00h", "--expires: '00h' is over at once"),
+        ("create", "--expires", "99999999999d", "--expires: '99999999999d' is no length of time here"),
+        ("rotate", "--overlap", "1y", "--overlap: '1y' is no length of time here"),
+    ],
+)
+def test_a_length_of_time_that_is_none_is_refused_with_its_option(
+    say: Say, command: str, option: str, length: str, says: str
+) -> None:
+    key = say("keys", "create", "--team", "a", "--json").json()["id"]
+    said = say("keys", command, *(("--team", "b") if command == "create" else (key,)), option, length)
+    assert said.code == 1 and says in said.err
+    assert [(k["id"], k["expires"]) for k in say("keys", "list", "--json").json()] == [(key, None)]
+
+
+def test_one_request_a_minute_is_one(say: Say) -> None:
+    key = say("keys", "create", "--team", "a", "--json").json()["id"]
+    said = say("keys", "set", key, "--requests-per-minute", "1", "--tokens-per-minute", "1").out
+    assert "a minute 1 request, 1 token," in said
+
+
 def test_rotate_and_revoke(say: Say) -> None:
     key = say("keys", "create", "--team", "a", "--data-class", "internal", "--json").json()["id"]
     new = say("keys", "rotate", key, "--overlap", "1h", "--json").json()

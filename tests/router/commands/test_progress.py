@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -24,13 +25,14 @@ class Sockets:
         self.looks: list[list[dict[str, Any]]] = []
         self.endpoints: list[dict[str, Any]] | None = None
         self.door: dict[str, Any] | None = None
+        self.scanner: dict[str, Any] = {"trouble": ""}
 
     def __call__(self, home: Home, name: str, path: str) -> Any:
         if name == "serving":
             return {"instances": self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]}
         if self.endpoints is None:
             raise NotRunning("not yet")
-        return {"endpoints": self.endpoints, "door": self.door}
+        return {"endpoints": self.endpoints, "door": self.door, "scanner": self.scanner}
 
 
 @pytest.fixture
@@ -78,6 +80,24 @@ def test_it_waits_until_the_router_knows_the_model(home: Home, sockets: Sockets)
     follow(start(home), console())
 
 
+def test_a_server_that_the_router_will_not_use_is_told_and_not_waited_for(home: Home, sockets: Sockets) -> None:
+    """It bears a hosted model's name, under which the door's endpoint is known too."""
+    why = "big is the name of a hosted model; give the server another one with attach[].name"
+    sockets.looks = [[instance("small", URL), instance("big", "http://127.0.0.1:2", attached=True)]]
+    refused = {"name": "big", "state": "failed", "address": "http://127.0.0.1:2", "detail": why}
+    far = {"name": "big", "state": "ready", "address": "door", "detail": ""}
+    sockets.endpoints, sockets.door = [{"name": "small", "state": "ready", "address": URL}, refused, far], {"at": 5.0}
+    out, soon = console(), {"alive": lambda: next(looks, False)}
+    looks = iter([True] * 20)
+    follow(start(home, **soon), out)
+    assert f"big: FAILED: {why}\n" in text(out) and "big is left out; it is tried again\n" in text(out)
+    with pytest.raises(Stop, match=f"^big: failed: {re.escape(why)}$"):  # with --attach
+        follow(start(home, insisted=frozenset({"http://127.0.0.1:2"}), **soon), console())
+    sockets.looks = [[instance("big", "http://127.0.0.1:2", attached=True)]]
+    with pytest.raises(Stop, match=f"^big: failed: {re.escape(why)}$"):  # nothing is left that could answer
+        follow(start(home, **soon), console())
+
+
 def test_it_waits_for_a_door_that_has_not_said_anything(home: Home, sockets: Sockets) -> None:
     sockets.looks = [[instance("small", URL)]]
     sockets.endpoints = [
@@ -109,6 +129,24 @@ def test_an_enabled_provider_that_is_closed_is_noted(home: Home, sockets: Socket
     out = console()
     show_closed(home, ["far", "near"], out)
     assert text(out) == "note: far is closed: the variable FAR_KEY is empty or not set where the door runs\n"
+
+
+def test_a_door_or_scanner_that_lets_nothing_out_is_noted(home: Home, sockets: Sockets) -> None:
+    why = "privacy.effects: 'emial' is no kind"
+    sockets.endpoints, sockets.door = [], {"at": 5.0, "open": False, "detail": why, "providers": {"far": ""}}
+    out = console()
+    show_closed(home, ["far"], out)
+    assert text(out) == f"note: nothing leaves to any provider: {why}\n"
+    sockets.door |= {"open": True, "detail": ""}
+    out, sockets.scanner = console(), {"trouble": "a planted card was not found"}
+    show_closed(home, ["far"], out)
+    assert text(out) == "note: nothing leaves to any provider: a planted card was not found\n"
+    out, sockets.scanner = console(), {"trouble": ""}
+    show_closed(home, ["far"], out)
+    show_closed(home, [], out)
+    sockets.door |= {"at": 0.0, "open": False, "detail": "it has not answered yet"}
+    show_closed(home, ["far"], out)
+    assert text(out) == ""
 
 
 def test_a_model_that_sleeps_until_it_is_asked_for_is_not_waited_for(home: Home, sockets: Sockets) -> None:

@@ -251,6 +251,22 @@ def test_a_configured_server_that_is_down_does_not_hold_up_the_others(headgate: 
 
 
 @pytest.mark.long
+def test_what_is_configured_so_that_nobody_can_use_it_is_said_at_the_start(headgate: Headgate, vllm: Server) -> None:
+    """A server that calls its model as a hosted one is called; and a typo that closes the way out."""
+    site = "providers: {far: {enabled: true, base_url: 'https://a.example/v1'}}\nprivacy: {effects: {emial: public}}\n"
+    model = "{place: hosted, provider: far, provider_model: m, lanes: [frontier], context: 1000, output: 100}"
+    headgate.site(f"{site}models: {{far-one: {model}}}\n")
+    up = headgate.up(vllm.url)
+    assert up.code == 0, up.all
+    assert "note: nothing leaves to any provider: " in up.out and "'emial' is no kind" in up.out
+    assert headgate("down").code == 0
+    headgate.site(f"{site}models: {{river: {model}}}\n")
+    up = headgate.up(vllm.url)
+    assert up.code == 1 and "river: failed: river is the name of a hosted model; give the server another" in up.err
+    assert not headgate.processes()
+
+
+@pytest.mark.long
 def test_tls_answers_and_chat_trusts_it(headgate: Headgate, say: Say, vllm: Server, tmp_path: Path) -> None:
     cert, key = tmp_path / "cert with space.pem", tmp_path / "key.pem"
     subprocess.run(

@@ -107,9 +107,34 @@ def test_how_many_keys_may_use_a_provider_follows_the_keys(say: Say) -> None:
     assert rows["openai"]["keys"] == 0  # nothing hosted is ever in that lane
 
 
-def test_a_new_provider_needs_its_address_and_says_that_it_has_no_models(say: Say) -> None:
-    said = say("providers", "add", "ours", "--base-url", "https://llm.example/v1", "--key-file", "/etc/key")
-    assert said.code == 0 and "It has no models yet" in said.out and "/etc/key" in said.out
+def test_a_new_provider_needs_its_address_and_says_that_it_has_no_models(say: Say, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("far")
+    said = say("providers", "add", "ours", "--base-url", "https://llm.example/v1", "--key-file", str(key))
+    assert said.code == 0 and "It has no models yet" in said.out and f"read from {key}" in said.out
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--base-url", "notaurl"), "base_url must be https://"),
+        (("--base-url", "http://llm.example/v1"), "http:// goes into private_ranges only"),
+        (("--base-url", "https://llm.example/v1", "--key-file", "/no/key"), "key_file: /no/key does not exist"),
+    ],
+)
+def test_a_provider_that_could_never_be_asked_is_not_written(
+    say: Say, home: Home, options: tuple[str, ...], says: str
+) -> None:
+    path = home.root / "headgate.yaml"
+    path.write_text(written())
+    said = say("providers", "add", "ours", *options)
+    assert said.code == 1 and "was left as it is: headgate.yaml:" in said.err and says in said.err
+    assert path.read_text() == written() and not list(home.root.glob(".headgate.*"))
+
+
+def test_trouble_elsewhere_in_the_file_is_no_reason_not_to_add_a_provider(say: Say, home: Home) -> None:
+    (home.root / "headgate.yaml").write_text("engine: {python: /no/python}\n")
+    assert say("providers", "add", "openai").code == 0
 
 
 def test_an_added_model_keeps_what_an_upgrade_must_not_change(say: Say, home: Home) -> None:
@@ -171,22 +196,54 @@ def test_the_smallest_hardware_is_that_of_a_machine_like_this_one(
     assert "600 GB on 8 GPUs (big)" in say("models", "diff").out
 
 
+def far(settings: str) -> str:
+    return f"providers:\n  far:\n    enabled: true\n    {settings}"
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("attach: [{url: http://far.example:8000}]", "attach[0]: http:// to far.example would send"),
-        ("attach: [{url: http://127.0.0.1:1, ca_file: /no/ca}]", "attach[0].ca_file: /no/ca does not exist"),
-        ("attach: [{url: http://127.0.0.1:1, key_file: /no/key}]", "attach[0].key_file: /no/key does not exist"),
-        ("providers: {openai: {enabled: true, key_file: /no/key}}", "providers.openai.key_file: /no/key does not"),
-        ("engine: {python: /no/python}", "engine.python: /no/python does not exist"),
+        ("attach: [{url: http://far.example:8000}]", "1: attach[0]: http:// to far.example would send"),
+        ("attach: [{url: http://127.0.0.1:1, ca_file: /no/ca}]", "1: attach[0].ca_file: /no/ca does not exist"),
+        ("run: []\nattach:\n  - url: http://127.0.0.1:1\n    key_file: /no/key", "4: attach[0].key_file: /no/key does"),
+        ("providers: {openai: {enabled: true, key_file: /no/key}}", "1: providers.openai.key_file: /no/key does not"),
+        ("engine: {python: /no/python}", "1: engine.python: /no/python does not exist"),
+        ("run: []\nprivacy:\n  effects:\n    emial: public", "4: privacy.effects.emial: 'emial' is no kind; kinds are"),
+        (far("base_url: notaurl"), "2: providers.far: base_url must be https://"),
+        (far("base_url: ftp://a.example/v1"), "2: providers.far: base_url must be https://"),
+        (far("base_url: https://user:pw@a.example/v1"), "2: providers.far: base_url must hold no user"),
+        (far("base_url: http://a.example/v1"), "2: providers.far: http:// goes into private_ranges only"),
+        (far("base_url: http://8.8.8.8/v1"), "2: providers.far: base_url: http:// is allowed only into private_ranges"),
+        (far("base_url: https://10.0.0.1/v1"), "2: providers.far: base_url: 10.0.0.1 is not a global address"),
+        (far("{base_url: 'https://a.example/v1', private_ranges: [10.0.0.1/8]}"), "private_ranges: 10.0.0.1/8"),
+        (far("base_url: https://a.example/v1\n    proxy: foo"), "2: providers.far: proxy must be http://HOST:PORT"),
     ],
 )
-def test_check_does_not_call_correct_what_a_start_refuses(say: Say, home: Home, text: str, says: str) -> None:
+def test_check_does_not_call_correct_what_a_start_refuses_or_what_can_never_work(
+    say: Say, home: Home, text: str, says: str
+) -> None:
     path = home.root / "headgate.yaml"
-    path.write_text(f"{text}\n")
+    path.write_text(f"{text}\n".replace("    enabled: true\n    {", "    {enabled: true, "))
     said = say("config", "check")
     assert said.code == 1 and "correct" not in said.out
-    assert f"{path}: {says}" in said.err
+    assert f"{path}:" in said.err and says in said.err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        far("base_url: https://a.example/v1\n    proxy: http://proxy.example:3128"),
+        far("base_url: http://llm.internal/v1\n    private_ranges: [10.0.0.0/8]"),
+        far("base_url: http://10.1.2.3:8000/v1\n    private_ranges: [10.0.0.0/8]"),
+        "providers: {far: {base_url: notaurl}}",  # not enabled
+        "privacy: {effects: {email: public, national_id: private}}",
+        "inside: [198.18.0.0/15]\nattach: [{url: 'http://198.18.0.1:8000', allow_cleartext: true}]",
+    ],
+)
+def test_check_calls_correct_what_works(say: Say, home: Home, text: str) -> None:
+    (home.root / "headgate.yaml").write_text(f"{text}\n")
+    said = say("config", "check")
+    assert said.code == 0 and ": correct. " in said.out, said.err
 
 
 @pytest.mark.parametrize(

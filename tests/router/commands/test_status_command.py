@@ -185,6 +185,16 @@ def test_what_is_wrong_is_shown_and_how_a_log_ends() -> None:
         assert line in lines
 
 
+def test_a_server_that_the_router_will_not_use_is_not_called_ready() -> None:
+    """It bears a hosted model's name, under which the door's endpoint is known too."""
+    why = "far is the name of a hosted model; give the server another one with attach[].name"
+    refused, behind = endpoint("far", state="failed", detail=why), endpoint("far", address="door", limit=9)
+    lines = said([instance("far", "http://gpu-7:8000", attached=True)], [], [refused, behind])
+    assert [line.split()[0] for line in lines].count("far") == 2
+    assert cells(lines, "far")[-2:] == ["attached", "failed"]
+    assert f"far: FAILED: {why}" in " ".join(lines)
+
+
 def test_nothing_of_a_large_machine_is_cut_off_in_a_narrow_terminal() -> None:
     names = [f"deepseek-v4.1-flash-{n:02}" for n in range(3)]
     cards = [gpu(n, name="NVIDIA RTX PRO 6000 Blackwell Server Edition") for n in range(8)]

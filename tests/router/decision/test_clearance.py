@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
+import re
 from typing import Any
 
 import pytest
@@ -262,6 +264,18 @@ def test_every_reason_of_privacy_is_said_at_once() -> None:
         "Besides, far (hosted) does not",
     ):
         assert words in told.message
+
+
+def test_each_reason_ends_before_the_next_begins() -> None:
+    """Also one whose remedy only tells where to look, and one without a remedy."""
+    stands = (
+        Refusal("far", "far", "not_ready", "it rests", "see: headgate status"),
+        Refusal("far", "far", "not_ready", "it is far away"),
+        Refusal("far", "far", "not_ready", "it sleeps", "see: headgate logs"),
+    )
+    for order in itertools.permutations(stands):
+        told = refused(decided(ask("far"), caller(), FAR)._replace(order=(), refusals=order), 7).message
+        assert len(re.findall(r"(?<!\.)\. Besides, ", told)) == 2, told
 
 
 def test_a_scanner_that_does_not_work_is_no_fault_of_the_request() -> None:

@@ -285,7 +285,9 @@ def test_affordable(model: Model, budget: float | None, spent: float, rule: str 
 
 def test_affordable_names_the_line_that_would_change_it() -> None:
     poor = refusal(eligibility.affordable, ask(), caller(budget_usd=0.0), FAR)
-    assert poor.remedy == "headgate keys set k1 --budget USD"
+    assert poor.remedy == "headgate keys set k1 --budget USD" and "and $0 of the key's budget is left" in poor.reason
+    tiny = refusal(eligibility.affordable, ask(), caller(budget_usd=1e-6), FAR)
+    assert "and $0.0000010 of the key's budget is left" in tiny.reason
     unpriced = refusal(eligibility.affordable, ask(), caller(budget_usd=1.0), hosted(price=None))
     assert unpriced.remedy == "in headgate.yaml, models.far.price: {input, output}"
 
