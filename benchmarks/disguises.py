@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import codecs
 import random
+import urllib.parse
 from collections.abc import Callable
 
 from benchmarks.examples import Example
@@ -26,12 +27,13 @@ def _value(change: Callable[[str, random.Random], str]) -> Disguise:
 
 
 def _whole(change: Callable[[str], str]) -> Disguise:
-    """The data is encoded, every other time with the words around it."""
+    """The data is encoded, every other time with the words around it, and every other time behind a field's name."""
 
     def disguise(example: Example, chance: random.Random) -> list[str]:
-        if chance.random() < 0.5:
-            return [f"{example.before}{change(example.value)}{example.after}"]
-        return [f"decode this: {change(example.before + example.value + example.after)} and go on"]
+        alone, name = chance.random() < 0.5, "value=" if chance.random() < 0.5 else ""
+        if alone:
+            return [f"{example.before}{name}{change(example.value)}{example.after}"]
+        return [f"decode this: {name}{change(example.before + example.value + example.after)} and go on"]
 
     return disguise
 
@@ -64,6 +66,7 @@ DISGUISES: dict[str, Disguise] = {
     "base64": _whole(lambda text: base64.b64encode(text.encode()).decode()),
     "hex": _whole(lambda text: text.encode().hex()),
     "percent": _whole(lambda text: "".join(f"%{byte:02X}" for byte in text.encode())),
+    "in an address": _value(lambda value, _: f"https://pay.example/?value={urllib.parse.quote(value, safe='')}&go=on"),
     "HTML entities": _whole(lambda text: "".join(f"&#{ord(letter)};" for letter in text)),
     "\\u escapes": _whole(lambda text: "".join(f"\\u{ord(letter):04x}" for letter in text)),
     "split over two messages": _split,

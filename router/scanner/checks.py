@@ -16,9 +16,12 @@ from stdnum import iban as stdnum_iban
 
 from router.scanner.kinds import Check
 
-_TAIL_OF_DIGITS = re.compile(r"[0-9][0-9 .-]*$")
+_SEPARATOR = r"[ .+-]"
+"""Between groups of a number; + is how a form in an address writes a space."""
+_TAIL_OF_DIGITS = re.compile(r"[0-9][0-9 .+-]*$")
 _CARD = re.compile(
-    r"[0-9]{12,19}|[0-9]{4}([ .-])[0-9]{4}\1[0-9]{4}\1[0-9]{1,4}(?:\1[0-9]{1,3})?|[0-9]{4}([ .-])[0-9]{6}\2[0-9]{4,5}"
+    rf"[0-9]{{12,19}}|[0-9]{{4}}({_SEPARATOR})[0-9]{{4}}\1[0-9]{{4}}\1[0-9]{{1,4}}(?:\1[0-9]{{1,3}})?"
+    rf"|[0-9]{{4}}({_SEPARATOR})[0-9]{{6}}\2[0-9]{{4,5}}"
 )
 _IBAN_START = re.compile(r"(?<![0-9A-Za-z])(?=[A-Za-z]{2}[0-9]{2})")
 _PHONE = re.compile(r"(?<![0-9A-Za-z])\+[0-9][0-9 ()./-]*$")
@@ -98,7 +101,7 @@ def _joined(before: str) -> bool:
 def _card(run: str) -> bool:
     if _CARD.fullmatch(run) is None:
         return False
-    digits = re.sub(r"[ .-]", "", run)
+    digits = re.sub(_SEPARATOR, "", run)
     first = int(digits[:4])
     length = len(digits)
     return any(low <= first <= high and length in lengths for low, high, lengths in _ISSUERS) and luhn(digits)
@@ -108,7 +111,7 @@ def iban(text: str) -> bool:
     """An account number: the country's form, and 1 left over 97."""
     tail = text[-44:]
     for start in _IBAN_START.finditer(tail):
-        compact = re.sub(r"[ .-]", "", tail[start.start() :]).upper()
+        compact = re.sub(_SEPARATOR, "", tail[start.start() :]).upper()
         if 15 <= len(compact) <= 34 and compact.isalnum() and compact.isascii() and _rest_97(compact) == 1:
             return bool(stdnum_iban.is_valid(compact, check_country=False))
     return False

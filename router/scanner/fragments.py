@@ -29,6 +29,8 @@ WRAPPED = 40
 """Letters of a line from which on the next one can go on with it, and what may stand between them at most."""
 BLOB = 64
 """Characters from which on a run that says nothing to anybody counts as unread."""
+SAMPLE, SAMPLES = 1024, 4
+"""Characters of such a run that are looked at, in so many places: many a file begins like no other part of it."""
 WINDOW = 16 * 1024
 """Bytes that are looked at in one step, for Python runs nothing else meanwhile."""
 MOST_PARTS = 64
@@ -102,17 +104,20 @@ def _pieces(start: int, run: bytes) -> Iterator[tuple[int, bytes]]:
         yield start + at, run[at : at + LONGEST + LAP]
 
 
-def read(run: bytes) -> str:
-    """What a run says as base64 or hex; empty where it is neither, or no text."""
+def read(run: bytes) -> tuple[str, bytes]:
+    """What a run says as base64 or hex, empty where it is neither, or no text; and what of it says nothing."""
     bare = run.rstrip(b"=")
     if not bare.strip(_HEX) and len(bare) % 2 == 0 and (found := _text(binascii.unhexlify(bare))):
-        return found
+        return found, b""
     if bare.islower() or bare.isdigit():
-        return ""  # text in base64 has capitals: the first letter of four stands for six bits below 32
+        return "", run  # text in base64 has capitals: the first letter of four stands for six bits below 32
     if found := _base64(bare):
-        return found
+        return found, b""
     parts = re.split(rb"[/_+-]", bare, maxsplit=MOST_PARTS)
-    return "\n".join(text for part in parts if len(parts) > 1 and len(part) >= 16 and (text := _base64(part)))
+    said = {part: text for part in parts if len(parts) > 1 and len(part) >= 16 and (text := _base64(part))}
+    if not said:
+        return "", run
+    return "\n".join(said.values()), b"/".join(part for part in parts if part not in said)
 
 
 def is_hash(run: bytes) -> bool:
@@ -125,10 +130,15 @@ def is_blob(run: bytes) -> bool:
     bare = run.rstrip(b"=")
     if len(bare) < BLOB:
         return False
-    sample = bare[:1024]
-    hexadecimal = not sample.strip(_HEX)
     if is_hash(bare):
         return False
+    dense = bare.replace(b"AAAA", b"").replace(b"0000", b"")  # files are full of zeros, which hide what is between
+    step = max(SAMPLE, len(dense) // SAMPLES)
+    return any(_is_mixed(dense[at : at + SAMPLE]) for at in range(0, max(1, len(dense) - SAMPLE // 2), step))
+
+
+def _is_mixed(sample: bytes) -> bool:
+    hexadecimal = not sample.strip(_HEX)
     mixed = sample != sample.lower() and sample != sample.upper() and not sample.isalpha()
     counts = Counter(sample).values()
     entropy = -sum(n / len(sample) * math.log2(n / len(sample)) for n in counts)
@@ -179,7 +189,8 @@ def escapes(data: bytes, most: int) -> tuple[list[Fragment], bool]:
                 continue
             start, done = _token(data, mark.start(), done)
             token = data[start:done]
-            if (text := unescaped(token)) != token and len(shown := text.decode("utf-8", "replace")) >= SHORTEST:
+            text = unescaped(token, quoted=sign == b"=")
+            if text != token and len(shown := text.decode("utf-8", "replace")) >= SHORTEST:
                 found.append(Fragment(start, shown))
     return found, True
 
@@ -192,13 +203,16 @@ def _token(data: bytes, at: int, low: int) -> tuple[int, int]:
     return start, rest.end() if rest else at + 1
 
 
-def unescaped(token: bytes) -> bytes:
-    """Percent signs, entities, backslashes and quoted-printable, each read once."""
+def unescaped(token: bytes, *, quoted: bool = False) -> bytes:
+    """Percent signs, entities and backslashes, each read once; or what is `quoted`, as quoted-printable has it.
+
+    Not both: of `card=4111%201111` the one would make a letter of the number's beginning.
+    """
+    if quoted:
+        return _QUOTED.sub(lambda m: b"" if m[1] is None else bytes([int(m[1], 16)]), token)
     text = _PERCENT.sub(lambda m: bytes([int(m[1], 16)]), token)
     if b"\\" in text:
         text = _ESCAPE.sub(_escaped, text)
-    if b"=" in text:
-        text = _QUOTED.sub(lambda m: b"" if m[1] is None else bytes([int(m[1], 16)]), text)
     if b"&" in text:
         text = html.unescape(text.decode("utf-8", "replace")).encode("utf-8", "replace")
     return text
@@ -236,8 +250,11 @@ def _cut(raw: bytes) -> str:
 
 def _text(raw: bytes) -> str:
     """Bytes as text; empty where they are none. A few stray signs at either end make no blob of a text."""
-    if raw[1::2].count(0) > len(raw) // 3:
-        raw = raw[::2]  # UTF-16 of plain text
+    return _narrow(raw) or _wide(raw)
+
+
+def _narrow(raw: bytes) -> str:
+    """Bytes as UTF-8."""
     try:
         text = raw.decode() if len(raw) < LAP else _cut(raw)
     except UnicodeDecodeError:
@@ -245,3 +262,25 @@ def _text(raw: bytes) -> str:
     if raw.isascii():
         return "" if raw.translate(None, _PRINTED) else text
     return text if all(char.isprintable() or char.isspace() for char in text) else ""
+
+
+def _wide(raw: bytes) -> str:
+    """Bytes as UTF-16 or UTF-32, if a mark says so, or if every second one is mostly 0 or that of one script."""
+    if b"\0" not in raw and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return ""  # as most that is no text
+    half = len(raw) // 2
+    for high, form, mark in ((raw[1::2], "utf-16-le", b"\xff\xfe"), (raw[0::2], "utf-16-be", b"\xfe\xff")):
+        sample = high[:: len(high) // 16 + 1].replace(b"\0", b"")
+        alike = high.count(0) + (high.count(max(sample, key=sample.count)) if sample else 0)
+        if raw.startswith(mark) or alike > half * 3 // 4:
+            text = raw[: 2 * half].decode(form, "replace").lstrip("\ufeff").replace("\0", "")
+            if _strange(text) <= 2 + len(text) // 50:
+                return text
+    return ""
+
+
+def _strange(text: str) -> int:
+    """How many characters no text has."""
+    if "".join(text.split()).isprintable():
+        return text.count("\ufffd")
+    return sum(char == "\ufffd" or not (char.isprintable() or char.isspace()) for char in text)

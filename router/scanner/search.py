@@ -202,9 +202,10 @@ class Search:
         self._charge(len(spaced) + len(pairs))
         for at, run in fragments.runs(data, runs):
             self._charge(not fragments.is_hash(run))
-            if text := fragments.read(run):
+            text, rest = fragments.read(run)
+            if text:
                 yield fragments.Fragment(at, text)
-            elif self._layout.blob is not None and fragments.is_blob(run):
+            if rest and self._layout.blob is not None and fragments.is_blob(rest):
                 self._blob(view, at, run)
         low = 0
         for end in spaced:

@@ -77,7 +77,7 @@ def test_labelled_sentences_are_counted_by_what_is_in_them(search: recall.Search
 
 def test_every_disguise_changes_a_value_but_the_plain_one() -> None:
     chance = random.Random(3)
-    example = Example("my id is ", "Pa1xo9ec")
+    example = Example("my id is ", "Pa1xo 9ec")
     for name, disguise in DISGUISES.items():
         assert (example.value in "".join(disguise(example, chance))) == (
             name in ("plain", "split over two messages")

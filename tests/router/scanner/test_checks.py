@@ -25,6 +25,14 @@ def test_cards_and_accounts_are_found_at_the_end_of_any_text_and_never_with_a_wr
             assert not check(f"pay to {one_digit_changed(value, chance)}")
 
 
+def test_a_form_in_an_address_writes_a_space_as_a_plus() -> None:
+    chance = random.Random(6)
+    for check, make in ((checks.card, card_example), (checks.iban, iban_example)):
+        values = [make(chance).value for _ in range(50)]
+        assert any(" " in value for value in values)
+        assert all(check("?number=" + value.replace(" ", "+")) for value in values)
+
+
 @pytest.mark.parametrize("before", ["x", "9", "_", "3."])
 def test_a_card_number_inside_something_longer_is_none(before: str) -> None:
     value = card_example(random.Random(2)).value.replace(" ", "").replace("-", "")

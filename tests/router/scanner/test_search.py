@@ -36,6 +36,10 @@ def shifted(first: int) -> Callable[[str], str]:
     return lambda text: "".join(chr(first + int(c)) if c.isdigit() else c for c in text)
 
 
+def _escaped(text: str, form: str) -> str:
+    return "".join(form.format(ord(c)) for c in text)
+
+
 HIDDEN: dict[str, Callable[[str], str]] = {
     "plain": str,
     "zero-width": between("\u200b"),
@@ -57,12 +61,24 @@ HIDDEN: dict[str, Callable[[str], str]] = {
     "base64 without its end": lambda text: base64.b64encode(text.encode()).decode().rstrip("="),
     "base64url": lambda text: base64.urlsafe_b64encode(f"ÿþ? {text}".encode()).decode(),
     "base64 of utf-16": lambda text: base64.b64encode(text.encode("utf-16-le")).decode(),
+    "base64 of utf-16 with a mark": lambda text: base64.b64encode(text.encode("utf-16")).decode(),
+    "base64 of utf-16, the other way": lambda text: base64.b64encode(text.encode("utf-16-be")).decode(),
+    "base64 of utf-16 beside umlauts": lambda text: base64.b64encode(f"für {text}: läuft".encode("utf-16-le")).decode(),
+    "base64 of utf-16 beside Cyrillic": lambda text: base64.b64encode(
+        f"номер счёта {text} есть у нас".encode("utf-16-le")
+    ).decode(),
+    "base64 of utf-32": lambda text: base64.b64encode(text.encode("utf-32")).decode(),
+    "hex of utf-16": lambda text: text.encode("utf-16-be").hex(),
+    "base64 behind a field's name": lambda text: "v=" + base64.b64encode(text.encode()).decode() + "&go=on",
     "wrapped base64": lambda text: base64.encodebytes(f"{'x' * 50} {text} {'y' * 50}".encode()).decode(),
     "base64 in a path": lambda text: "/api/v1/" + base64.b64encode(text.encode()).decode(),
     "hex": lambda text: text.encode().hex(),
     "hex pairs": lambda text: text.encode().hex(" "),
     "hex pairs with colons": lambda text: text.encode().hex(":").upper(),
     "percent": urllib.parse.quote,
+    "percent behind a field's name": lambda text: f"?v={text[:2]}{_escaped(text[2:], '%{:02X}')}&go=on",
+    "entities behind a field's name": lambda text: f"?v={text[:2]}{_escaped(text[2:], '&#{};')}",
+    "u escapes behind a field's name": lambda text: f"?v={text[:2]}{_escaped(text[2:], chr(92) + 'u{:04x}')}",
     "percent all": lambda text: "".join(f"%{ord(c):02X}" for c in text),
     "entities": lambda text: "".join(f"&#{ord(c)};" for c in text),
     "entities in hex": lambda text: "".join(f"&#x{ord(c):x};" for c in text),
@@ -187,8 +203,28 @@ def test_a_long_line_without_gaps_is_searched_too(used: Scanner) -> None:
 def test_a_blob_that_nobody_can_read_is_found_and_hashes_of_words_are_not(used: Scanner) -> None:
     blob = base64.b64encode(bytes(range(37, 256, 3)) * 2).decode()
     assert kinds(search(used, f"take this: {blob}")) == {"blob": 1}
+    for begun in (bytes(2000), b"ab" * 2000):
+        assert kinds(search(used, base64.b64encode(begun + random.Random(3).randbytes(4000)).decode())) == {"blob": 1}
+    assert kinds(search(used, (bytes(2000) + random.Random(3).randbytes(4000)).hex())) == {"blob": 1}
     path = "/usr/share/" + "some-long-name/of-a-folder/" * 6
     assert kinds(search(used, path, "-" * 200, "A" * 200, "1234567890" * 10)) == {}
+
+
+def test_a_blob_of_which_a_part_can_be_read_is_one(used: Scanner) -> None:
+    """What is read of it says nothing of the rest."""
+    said = base64.b64encode(f"what was said {WORD} and so on".encode()).decode().rstrip("=")
+    rest = base64.b64encode(random.Random(4).randbytes(300)).decode().rstrip("=")
+    assert kinds(search(used, f"take this: {said}/{rest}")) == {"word": 1, "blob": 1}
+    assert kinds(search(used, f"take this: /api/{said}/v1")) == {"word": 1}
+
+
+def test_a_file_in_utf_16_is_read_and_a_binary_one_of_which_a_mark_says_so_is_not(used: Scanner) -> None:
+    page = f"Sehr geehrte Frau Müller, für {WORD} läuft etwas ab – siehe €. " * 60
+    for form in ("utf-16", "utf-16-le", "utf-16-be"):
+        for code in (base64.b64encode(page.encode(form)).decode(), page.encode(form).hex()):
+            assert kinds(search(used, code)) == {"word": 60}, form
+    false = b"\xff\xfe" + random.Random(5).randbytes(2000)
+    assert kinds(search(used, base64.b64encode(false).decode())) == {"blob": 1}
 
 
 @pytest.mark.parametrize(
