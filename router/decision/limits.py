@@ -115,6 +115,11 @@ def _stops(ask: Ask, name: str, value: Any) -> None:
         raise _bad(name, f"Each text in {name!r} must have 1 to {STOP_CHARACTERS} characters.")
 
 
+def _encoding(ask: Ask, name: str, value: Any) -> None:
+    if value not in ("float", "base64"):  # vLLM has others, whose answer is no JSON
+        raise _bad(name, f"The field {name!r} must be 'float' or 'base64'.")
+
+
 def _options(ask: Ask, name: str, value: Any) -> None:
     if not isinstance(value, Mapping):
         raise _bad(name, f"The field {name!r} must be an object.")
@@ -171,9 +176,9 @@ def _tool(ask: Ask, tool: Any, param: str) -> None:
     holder: Any = tool
     if ask.route in ANTHROPIC:
         form = TOOL_NAME_OF_MESSAGES
-        _offered(kind in (None, "custom"), kind, param)
+        _offered(kind in (None, "custom"), param)
     elif ask.route == "responses":
-        _offered(kind in ("function", "custom", "namespace"), kind, param)
+        _offered(kind in ("function", "custom", "namespace"), param)
         grammar = tool.get("format")
         if kind == "custom" and isinstance(grammar, Mapping) and grammar.get("type") == "grammar":
             raise _bad(param, "A custom tool with a grammar cannot be used with local models; send it as a function.",
@@ -182,6 +187,8 @@ def _tool(ask: Ask, tool: Any, param: str) -> None:
         for number, one in enumerate(inner if isinstance(inner, list) else ()):
             _tool(ask, one, f"{param}.tools[{number}]")
     else:
+        bare = kind is None and ("name" in tool or "function" in tool)  # else {"googleSearch": {}} would be a tool
+        _offered(bare or kind in ("function", "custom"), param)
         holder = next((tool[kind] for kind in ("function", "custom") if isinstance(tool.get(kind), Mapping)), tool)
     named = holder.get("name")
     # Of one that is missing the engine says so itself.
@@ -190,12 +197,11 @@ def _tool(ask: Ask, tool: Any, param: str) -> None:
         raise _bad(f"{param}.name", f"A tool's name must be 1 to {most} letters, digits, _ or -.", code="invalid_tool")
 
 
-def _offered(offered: bool, kind: Any, param: str) -> None:
-    if offered:
-        return
-    named = f"{kind!r}" if isinstance(kind, str) and TOOL_NAME.fullmatch(kind) else "of this type"
-    raise _bad(param, f"The tool {named} would be run by the provider, and no tool is run here; take it out of the "
-               "request, or send a function that you run yourself.", code="tool_not_offered")  # fmt: skip
+def _offered(offered: bool, param: str) -> None:
+    """Its type is not repeated: what a caller writes there can be anything."""
+    if not offered:
+        raise _bad(param, "A tool of this type would be run by the provider, and no tool is run here; take it out of "
+                   "the request, or send a function that you run yourself.", code="tool_not_offered")  # fmt: skip
 
 
 def _size(value: Any) -> int:
@@ -254,6 +260,7 @@ CHECKS: dict[str, Callable[[Ask, str, Any], set[Pattern] | None]] = {
     "stop": _stops,
     "stop_sequences": _stops,
     "stream_options": _options,
+    "encoding_format": _encoding,
     "background": _background,
     "response_format": _form,
     "structured_outputs": _form,

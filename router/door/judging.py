@@ -82,6 +82,7 @@ class Judge:
         policy.promised(requires, model, provider, today)
         sent = openai.translate(parsed, permit.path, model, provider)
         policy.fields_allowed(sent, permit.path, model)
+        policy.tools_allowed(sent)
         raw = _dump(sent)
         # Of a class the model may not have, nothing is searched: the answer is no whatever stands in it.
         clearance = policy.clearance(model, today)

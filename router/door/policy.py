@@ -24,6 +24,14 @@ RANKS = {"public": 0, "internal": 1, "private": 2, "secret": 3}
 """The data classes, by how little they may travel."""
 EVERY_REQUEST = frozenset({"model", "messages", "prompt", "input", "stream", "stream_options"})
 """Body fields that may leave whatever the model's entry lists; the output limits come on top."""
+TOOL_TYPES = ("custom", "function")
+"""Types of tools that the caller runs. Any other one the provider runs, and it may send what it is told anywhere."""
+TOOL_FIELDS = frozenset(
+    {"type", "function", "custom", "name", "description", "parameters", "strict", "format", "cache_control"}
+)
+"""Fields of such a tool. A provider may take a tool of its own under another name, without any type."""
+FUNCTION_FIELDS = frozenset({"name", "description", "parameters", "strict"})
+"""Those of one in `functions`, as OpenAI had it before there were tools."""
 LABEL = re.compile(r"[a-z0-9_-]{1,40}")
 """The form of a reason for which a class is lowered: it goes into the book, so it must not be able to carry a text."""
 
@@ -198,6 +206,24 @@ def fields_allowed(sent: Mapping[str, Any], path: str, model: Model) -> None:
     takes = parameters.accepted(cast(parameters.Route, path), model.parameters)
     if odd := sorted(sent.keys() - takes - EVERY_REQUEST - parameters.OUTPUT_LIMITS):
         raise Forbidden(f"{model.name} takes no field of this name", code="field_not_allowed", param=odd[0])
+
+
+def tools_allowed(sent: Mapping[str, Any]) -> None:
+    """Only tools that the caller runs itself may leave: one that the provider runs carries on what it is told.
+
+    Raises Forbidden.
+    """
+    for name, known in (("tools", TOOL_FIELDS), ("functions", FUNCTION_FIELDS)):
+        given = sent.get(name)
+        if given is None:
+            continue
+        if not isinstance(given, list) or not all(_is_the_callers(tool, known) for tool in given):
+            raise Forbidden(f"the provider would run what stands in {name}", code="tool_not_allowed", param=name)
+
+
+def _is_the_callers(tool: Any, known: frozenset[str]) -> bool:
+    named = isinstance(tool, Mapping) and tool.keys() <= known
+    return named and (known is FUNCTION_FIELDS or tool.get("type") in TOOL_TYPES)
 
 
 def rule(model: Model, data_class: str) -> str:

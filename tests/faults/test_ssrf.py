@@ -272,4 +272,7 @@ async def test_sr_008_a_caller_names_no_server_of_tools(house: FaultHouse) -> No
     tool = {"type": "mcp", "server_url": "http://127.0.0.1:9", "server_label": "x"}
     found = await house.tell({"model": "small", "input": "hello", "tools": [tool]}, key, "/v1/responses")
     assert (found.status, found.code) == (400, "tool_not_offered")
+    for own in (tool, {"type": "web_search"}, {"googleSearch": {}}):
+        found = await house.tell(ask("big", tools=[own]), key)
+        assert (found.status, found.code) == (400, "tool_not_offered"), own
     assert house.asked() == house.leaked() == 0

@@ -570,6 +570,61 @@ def test_which_fields_may_leave() -> None:
     assert every == policy.EVERY_REQUEST and policy.RANKS == {"public": 0, "internal": 1, "private": 2, "secret": 3}
 
 
+FUNCTION: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {}, "description": "d"}}
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {},
+        {"tools": None, "functions": None},
+        {"tools": [], "functions": []},
+        {"tools": [FUNCTION, {"type": "custom", "custom": {"name": "c"}}]},
+        {"tools": [{**FUNCTION, "strict": True, "cache_control": {"type": "ephemeral"}}]},
+        {"tools": [{"type": "custom", "name": "c", "description": "d", "format": {"type": "text"}}]},
+        {"tools": [{"type": "function", "name": "f", "parameters": {}}]},
+        {"functions": [{"name": "f", "description": "d", "parameters": {}, "strict": True}]},
+    ],
+)
+def test_tools_that_the_caller_runs_may_leave(fine: dict[str, Any]) -> None:
+    policy.tools_allowed(fine)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "mcp", "server_url": "https://collector.example/"},
+        {"type": "mcp"},
+        {"type": "web_search"},
+        {"type": "code_interpreter", "function": {"name": "f"}},
+        {"type": ["function"]},
+        {"type": None},
+        {"googleSearch": {}},
+        {"name": "f"},
+        {"function": {"name": "f"}},
+        {**FUNCTION, "googleSearch": {}},
+        {"type": "custom", "custom": {"name": "c"}, "server_url": "https://collector.example/"},
+        "function",
+        ["function"],
+    ],
+)
+def test_tools_that_the_provider_runs_stay(odd: Any) -> None:
+    for field in ("tools", "functions"):
+        for given in ([odd], [FUNCTION if field == "tools" else {"name": "g"}, odd], odd, {"0": odd}):
+            if field == "functions" and odd == {"name": "f"} and isinstance(given, list):
+                continue
+            with pytest.raises(Forbidden) as refused:
+                policy.tools_allowed({field: given})
+            assert (refused.value.code, refused.value.param) == ("tool_not_allowed", field)
+
+
+@pytest.mark.parametrize("odd", [{}, "", 0, False, ()])
+def test_tools_that_are_no_list_stay(odd: Any) -> None:
+    for field in ("tools", "functions"):
+        with pytest.raises(Forbidden):
+            policy.tools_allowed({field: odd})
+
+
 def test_under_which_rule() -> None:
     assert policy.rule(approved("internal"), "internal") == "approved:c"
     assert policy.rule(approved("internal"), "public") == "public"

@@ -170,6 +170,7 @@ def test_each_question_of_the_policy_is_asked(judged: Judged) -> None:
         judged, Forbidden, "requirement_not_met", site={"routes": {"chat/completions": {"requires": ["no-training"]}}}
     )
     refused(judged, Forbidden, "field_not_allowed", {**BODY, "base_url": "x"})
+    refused(judged, Forbidden, "tool_not_allowed", {**BODY, "tools": [{"type": "mcp"}]})
     refused(judged, Forbidden, "destination_refused", base_url="http://far.example/v1")
     refused(judged, Unavailable, "provider_key_missing", secret="")
     refused(judged, BadRequest, "media_url_not_allowed", {

@@ -42,11 +42,15 @@ FINE: list[tuple[Route, dict[str, Any]]] = [
     ("chat/completions", {"stop": ["a" * 256] * 16}),
     ("chat/completions", {"tools": [function(f"f{n}") for n in range(128)]}),
     ("chat/completions", {"tools": [function("a-b_C9" + "x" * 58)]}),
+    ("chat/completions", {"tools": [{"type": "custom", "custom": {"name": "note"}}, {"function": {"name": "f"}}]}),
+    ("chat/completions", {"functions": [{"name": "f", "parameters": WEATHER}]}),
     ("messages", {"tools": [{"name": "mcp__" + "x" * 123, "input_schema": WEATHER, "cache_control": {"type": "x"}}]}),
     ("responses", {"tools": [{"type": "function", "name": "shell", "parameters": WEATHER, "strict": False},
                              {"type": "custom", "name": "note"},
                              {"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f"}]}]}),
     ("responses", {"background": False, "store": True}),
+    ("embeddings", {"encoding_format": "float"}),
+    ("embeddings", {"encoding_format": "base64"}),
     ("chat/completions", form(deep(32))),
     ("chat/completions", form({"$ref": "#/$defs/a", "$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}})),
     ("chat/completions", form({"properties": {"type": {"type": "string"}, "pattern": {"const": {"type": "odd"}}}})),
@@ -63,6 +67,19 @@ def test_what_clients_send_passes(route: Route, body: dict[str, Any]) -> None:
     check(ask("m", route, **body))
 
 
+PROVIDERS_OWN: list[dict[str, Any]] = [
+    {"type": "mcp", "server_label": "x", "server_url": "https://x.example/", "require_approval": "never"},
+    {"type": "web_search"},
+    {"type": "web_search_preview", "function": {"name": "f"}},
+    {"type": "code_interpreter", "container": {"type": "auto"}},
+    {"type": "openrouter:web_fetch", "parameters": {}},
+    {"type": "file_search", "vector_store_ids": ["vs_1"]},
+    {"type": "builtin_function", "function": {"name": "$web_search"}},
+    {"type": ["function"], "function": {"name": "f"}},
+    {"googleSearch": {}},
+    {"urlContext": {}},
+    {},
+]
 BAD: list[tuple[str, Route, dict[str, Any], str]] = [
     ("js-013", "chat/completions", {"n": 9}, "n"),
     ("js-013", "chat/completions", {"n": 1_000_000}, "n"),
@@ -109,7 +126,11 @@ BAD: list[tuple[str, Route, dict[str, Any], str]] = [
      "tools[0]"),
     ("tools", "responses", {"tools": [{"type": "namespace", "name": "n", "tools": [{"type": "computer"}]}]},
      "tools[0].tools[0]"),
+    *(("tools", "chat/completions", {"tools": [function(), tool]}, "tools[1]") for tool in PROVIDERS_OWN),
+    ("tools", "chat/completions", {"functions": [{"type": "web_search"}]}, "functions[0]"),
     ("js-025", "responses", {"background": True}, "background"),
+    *(("encoding", "embeddings", {"encoding_format": one}, "encoding_format")
+      for one in ("bytes", "bytes_only", "BASE64", "", 1, ["float"], {})),
 ]  # fmt: skip
 
 
@@ -121,7 +142,7 @@ def test_what_asks_too_much_is_refused_in_one_sentence(route: Route, body: dict[
     assert (error.status, error.param) == (400, param)
     assert error.message.endswith(".")
     assert len(error.message) < 200
-    assert "a" * 50 not in error.message, "it quotes nothing"
+    assert "a" * 50 not in error.message and "web_search" not in error.message, "it quotes nothing"
 
 
 @pytest.mark.parametrize(

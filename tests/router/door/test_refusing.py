@@ -115,6 +115,19 @@ async def test_a_field_the_model_is_not_known_to_take_sends_nothing(house: Any, 
     assert (await house.send(house.body(**base, **limits), model="strict"))[0] == 200
 
 
+async def test_a_tool_that_the_provider_would_run_sends_nothing(house: Any, far: Any) -> None:
+    """It would carry on what the provider was told, to where no clearance holds."""
+    base = {"model": "big", "messages": [{"role": "user", "content": "hello"}]}
+    house.models[0]["parameters"] = ["tools"]
+    await house.start()
+    for tool in ({"type": "mcp", "server_url": "https://elsewhere.example/"}, {"googleSearch": {}}):
+        status, mark, found = await house.send(house.body(**base, tools=[tool]))
+        assert (status, mark, found["error"]["code"]) == (403, "refused", "tool_not_allowed"), tool
+        assert far.bytes_seen == 0, tool
+    own = {"type": "function", "function": {"name": "f"}}
+    assert (await house.send(house.body(**base, tools=[own])))[0] == 200
+
+
 FAR = "https://elsewhere.example/a?what=was+said"
 BY_ADDRESS: list[dict[str, Any]] = [
     {"type": "image_url", "image_url": {"url": FAR}},
