@@ -227,7 +227,8 @@ class Gate:
         """One request on its way into the history; None where nothing of it is to be remembered: most of what may leave
         is public, and costs no more than its search.
 
-        What was found in it already is noted now: its answer may take long, or its router be killed meanwhile.
+        What is above public in it already is noted now: its answer may take long or its router be killed meanwhile,
+        and nothing else of its session may leave until then.
         """
         if self._history is None:
             return None
@@ -236,7 +237,7 @@ class Gate:
             if not self._history.concerns(caller, ask, seen.searched, opaque=opaque):
                 return None
         noting = Noting(self, ask, caller, seen)
-        if any(one.effect > DataClass.public for one in seen.findings.found):
+        if _above_public(ask, seen.findings):
             self.ended(noting, None, self.expect(caller.team))
         return noting
 
@@ -280,8 +281,12 @@ class Gate:
         """What was found in it, and what it may be known again by."""
         assert self._history is not None
         ask, seen = noting.ask, noting.seen
-        texts, searched = (seen.texts, seen.searched) if seen.searched is not None else self._search(ask)
-        self._history.note(noting.caller, ask, texts, searched, opaque=bool(seen.findings.opaque), said=said)
+        if seen.searched is None:  # once, however often it is noted
+            texts, searched = self._search(ask)
+            noting.seen = seen = seen._replace(texts=texts, searched=searched)
+        assert seen.searched is not None
+        opaque = bool(seen.findings.opaque)
+        self._history.note(noting.caller, ask, seen.texts, seen.searched, opaque=opaque, said=said)
 
     def _mark(self, noting: Noting, said: Said | None) -> None:
         """In place of a note: the session counts as private."""
@@ -319,6 +324,13 @@ def _texts(ask: Ask) -> list[Text]:
     if len(texts) > most:
         raise TooMany
     return texts
+
+
+def _above_public(ask: Ask, findings: Findings) -> bool:
+    """Whether it is known before its answer that there is something to note of it."""
+    labelled = ask.data_class is not None and ask.data_class > DataClass.public
+    found = any(one.effect > DataClass.public for one in findings.found)
+    return labelled or found or bool(findings.opaque or findings.past or findings.unread)
 
 
 def _seen(findings: Findings, texts: list[Text], searched: Searched, past: tuple[Past, ...]) -> Seen:

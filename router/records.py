@@ -58,6 +58,13 @@ class Caller:
     """What a hosted model must promise for this caller: `region:eu`, `tag:gdpr`, `no-training`, `no-retention`."""
     latency: Latency = "interactive"
     """How its requests wait where they do not say so themselves."""
+    first: str = ""
+    """The id of the key in whose place this one was made, and of that one in turn; "" where it is in nobody's."""
+
+    @property
+    def account(self) -> str:
+        """The id under which counts and is remembered what outlives a rotation."""
+        return self.first or self.key
 
 
 class Ask(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
 import contextlib
 import json
 import random
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from router.ledger.history import open_history
+from router.ledger.keys import KeyBook
 from router.ledger.released import holding, look, release, release_loss
 from router.ledger.store import LedgerError
 from router.scanner import reading
@@ -114,6 +117,45 @@ async def test_pg_028_a_conversation_without_a_name_stays_private_when_its_label
     ).status == 200
 
 
+async def test_a_conversation_without_a_name_stays_private_when_its_key_is_rotated(house: House) -> None:
+    await house.start(hosted=True)
+    key = house.key("public")
+    house.local.script = {"body": completion(ANSWER)}
+    await house.post({**ask(), "messages": turns(OTHER)}, key, headers={"x-headgate-data-class": "private"})
+    with contextlib.closing(KeyBook(house.home.ledger, house.home.secret("pepper"))) as book:
+        new = book.rotate(key.split("_")[1], 3600.0)[1]
+    for one in (key, new):
+        assert (await leaves(house, one, OTHER, ANSWER, "And tomorrow?")).status == 403
+    assert house.provider.accepted == 0
+
+
+PICTURE = base64.b64encode(
+    b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (8).to_bytes(4, "big") * 2 + b"\x08\x02\0\0\0" + bytes(64)
+).decode()
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("how", ["label", "media"])
+async def test_a_session_is_private_while_its_first_answer_comes(house: House, how: str, named: bool) -> None:
+    await house.start(hosted=True, models={"small": {"abilities": ["chat", "vision", "tools", "schema"]}})
+    key, session = house.key("public"), {"x-headgate-session": "s1"} if named else {}
+    house.local.script = {"gate": True}
+    said, label = turns(OTHER), {}
+    if how == "label":
+        label = {"x-headgate-data-class": "private"}
+    else:
+        picture = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}}
+        said = [*said, {"role": "user", "content": [{"type": "text", "text": "this"}, picture]}]
+    first = asyncio.create_task(house.post({**ask(), "messages": said}, key, headers={**session, **label}))
+    await until(lambda: house.local.accepted > 0)
+    assert (await leaves(house, key, OTHER, headers=session)).status == 403
+    assert not first.done()
+    house.local.gate.set()
+    assert (await first).status == 200
+    assert (await leaves(house, key, OTHER, headers=session)).status == 403
+    assert house.provider.accepted == 0
+
+
 async def test_pg_006_an_earlier_turn_holds_the_clean_last_one_here(house: House) -> None:
     await house.start(hosted=True)
     key = house.key("public")
@@ -131,6 +173,64 @@ async def test_what_only_stayed_for_its_key_is_searched_after_its_answer(house: 
     assert (await leaves(house, house.key("public", team="others"), ANSWER)).status == 200
     await answered_here(house, house.key("private"), OTHER, said=f"Nothing private: {ANSWER}")
     assert (await leaves(house, house.key("public"), f"Nothing private: {ANSWER}")).status == 200
+
+
+CALL = {
+    "id": "call_1", "type": "function",
+    "function": {"name": "write_file", "arguments": json.dumps({"path": "a.md", "content": ANSWER})},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_a_model_wrote_into_a_call_of_a_tool_is_known_again(house: House, stream: bool) -> None:
+    """A file it wrote that is read again in a new session, and the call itself."""
+    await house.start(hosted=True)
+    key = house.key("public")
+    said = {"role": "assistant", "content": None, "tool_calls": [{"index": 0, **CALL}]}
+    if stream:
+        chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "small"}
+        choices = [{"delta": said, "finish_reason": None}, {"delta": {}, "finish_reason": "tool_calls"}]
+        house.local.script = {"stream": [{**chunk, "choices": [{"index": 0, **choice}]} for choice in choices]}
+    else:
+        whole = json.loads(completion(""))
+        whole["choices"][0] |= {"message": said, "finish_reason": "tool_calls"}
+        house.local.script = {"body": json.dumps(whole)}
+    tools = [{"type": "function", "function": {"name": "write_file"}}]
+    reply = await house.post({**ask("small", stream=stream), "messages": turns(private()), "tools": tools}, key)
+    assert (reply.status, reply.headers["x-headgate-place"]) == (200, "local"), reply.body
+    assert (await leaves(house, key, ANSWER)).status == 403
+    again = [{"role": "assistant", "content": None, "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "call_1",
+              "content": "ok"}]  # fmt: skip
+    assert (await house.post({**ask("big"), "messages": [*turns(OTHER), *again]}, key)).status == 403
+    assert house.provider.accepted == 0
+
+
+async def test_an_answer_of_another_dialect_is_known_again_inside_a_call(house: House) -> None:
+    """There the arguments are no text: what stands in them is known, wherever it stands later."""
+    await house.start(hosted=True)
+    key = house.key("public")
+    used = {"type": "tool_use", "id": "t", "name": "write_file", "input": {"path": "a.md", "content": ANSWER}}
+    house.local.script = {"body": json.dumps({
+        "id": "m", "type": "message", "role": "assistant", "model": "small", "content": [used],
+        "stop_reason": "tool_use", "stop_sequence": None, "usage": {"input_tokens": 9, "output_tokens": 3},
+    })}  # fmt: skip
+    body = {"model": "small", "max_tokens": 50, "messages": [{"role": "user", "content": private()}]}
+    assert (await house.post(body, key, "/v1/messages")).status == 200
+    assert (await leaves(house, key, ANSWER)).status == 403
+    again = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    assert (await house.post({**ask("big"), "messages": [*turns(OTHER), again]}, key)).status == 403
+    assert house.provider.accepted == 0
+
+
+@pytest.mark.parametrize("field", ["prompt", "suffix"])
+async def test_an_answer_is_known_again_on_either_side_of_what_is_to_be_filled_in(house: House, field: str) -> None:
+    big = {"abilities": ["chat", "completions", "tools", "schema"], "parameters": ["suffix"]}
+    await house.start(hosted=True, models={"big": big})
+    key = house.key("public")
+    await answered_here(house, key, private())
+    body = {"model": "big", "prompt": "x", "max_tokens": 5, field: ANSWER}
+    assert (await house.post(body, key, "/v1/completions")).status == 403
+    assert house.provider.accepted == 0
 
 
 async def test_what_was_released_may_leave(house: House) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass
 
-from router.errors import LimitReached, Unavailable
+from router.errors import LimitReached, Unavailable, dollars
 from router.ledger.counters import Counters, Own, Stuck
 from router.records import Caller
 
@@ -24,21 +25,21 @@ LOG = logging.getLogger("headgate.router")
 
 @dataclass(slots=True)
 class Hold:
-    """US dollars set aside for one request of one key, until settled."""
+    """US dollars set aside for one request, until settled."""
 
-    key: str
+    account: str
     month: str
     amount: float
     settled: bool = False
 
 
 class Budgets:
-    """Spent and held per key and month."""
+    """Spent and held per account and month: a key that was rotated goes on with what it has spent."""
 
     def __init__(self, counters: Counters | None = None) -> None:
         self._counters = Own() if counters is None else counters
         self._owed: dict[tuple[str, str], int] = {}
-        """By key and month, what could not be counted yet since the counters were stuck."""
+        """By account and month, what could not be counted yet since the counters were stuck."""
         self._month, self._begins, self._ends = "", 0.0, 0.0
 
     def load(self, db: sqlite3.Connection, now: float) -> None:
@@ -49,13 +50,17 @@ class Budgets:
             "WHERE o.kind='opened' AND o.at>=? AND c.cost IS NOT NULL GROUP BY c.key",
             (self._begins,),
         )
+        first = dict(db.execute("SELECT id, first FROM keys WHERE first != ''"))
+        sums = Counter[str]()
+        for key, spent in rows:
+            sums[first.get(key, key)] += _pico(spent)
         with self._counters as kept:
-            for key, spent in rows:
-                kept.put(f"{month} {key}", _pico(spent), self._ends + KEPT_S, now)
+            for account, spent in sums.items():
+                kept.put(f"{month} {account}", spent, self._ends + KEPT_S, now)
 
-    def used(self, key: str, now: float) -> float:
+    def used(self, account: str, now: float) -> float:
         """US dollars settled and held this month; for several workers, as of a moment ago."""
-        return self._counters.get(f"{self._month_of(now)} {key}") / PICO
+        return self._counters.get(f"{self._month_of(now)} {account}") / PICO
 
     def hold(self, caller: Caller, amount: float, now: float) -> Hold:
         """Set `amount` aside. Raises LimitReached where the budget does not cover it.
@@ -64,24 +69,24 @@ class Budgets:
         """
         month = self._month_of(now)
         if amount <= 0:
-            return Hold(caller.key, month, 0.0)
+            return Hold(caller.account, month, 0.0)
         asked, budget = _pico(amount), caller.budget_usd
         try:
             with self._counters as kept:
-                used = kept.get(f"{month} {caller.key}")
+                used = kept.get(f"{month} {caller.account}")
                 if budget is None or used + asked <= _pico(budget):
-                    kept.put(f"{month} {caller.key}", used + asked, self._ends + KEPT_S, now)
-                    return Hold(caller.key, month, amount)
+                    kept.put(f"{month} {caller.account}", used + asked, self._ends + KEPT_S, now)
+                    return Hold(caller.account, month, amount)
         except Stuck as stuck:
             if budget is not None:
                 raise Unavailable(
                     f"What key {caller.key} has spent is not known now: {stuck}",
                     code="ledger_unavailable", retry_after=5,
                 ) from stuck  # fmt: skip
-            return Hold(caller.key, month, 0.0)
+            return Hold(caller.account, month, 0.0)
         raise LimitReached(
-            f"key {caller.key} has used ${used / PICO:.4f} of its ${budget:.2f} for {month}, and this "
-            f"request may cost ${amount:.4f}. To change it: headgate keys set {caller.key} --budget USD"
+            f"key {caller.key} has used {dollars(used / PICO)} of its {dollars(budget)} for {month}, and this "
+            f"request may cost {dollars(amount)}. To change it: headgate keys set {caller.key} --budget USD"
         )
 
     def settle(self, hold: Hold, cost: float) -> None:
@@ -90,7 +95,7 @@ class Budgets:
             return
         hold.settled = True
         if change := _pico(cost) - _pico(hold.amount):
-            self._owed[hold.key, hold.month] = self._owed.get((hold.key, hold.month), 0) + change
+            self._owed[hold.account, hold.month] = self._owed.get((hold.account, hold.month), 0) + change
         if self._owed:
             self._pay()
 
@@ -100,10 +105,10 @@ class Budgets:
         try:
             with self._counters as kept:
                 while self._owed:
-                    key, month = next(iter(self._owed))
-                    name = f"{month} {key}"
-                    kept.put(name, kept.get(name) + self._owed[key, month], until, now)
-                    del self._owed[key, month]
+                    account, month = next(iter(self._owed))
+                    name = f"{month} {account}"
+                    kept.put(name, kept.get(name) + self._owed[account, month], until, now)
+                    del self._owed[account, month]
         except Stuck as stuck:
             LOG.warning("what was spent is counted later: %s", stuck)
 

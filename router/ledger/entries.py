@@ -219,7 +219,7 @@ class Ledger:
 
     def spent(self, caller: Caller) -> float:
         """US dollars settled and held this month by the caller's key."""
-        return self.budgets.used(caller.key, self.clock())
+        return self.budgets.used(caller.account, self.clock())
 
     def entry(self, ask: Ask, caller: Caller, decision: Decision) -> Entry:
         """For `with`: the entry is opened and the worst cost held; it is closed and settled whatever happens inside.

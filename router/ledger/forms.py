@@ -26,7 +26,7 @@ class Forms:
         """How long one new schema counts; 0 is no limit."""
         self._known: OrderedDict[bytes, None] = OrderedDict()
         self._ends: dict[str, float] = {}
-        """By key: when all that it brought will have run off."""
+        """By account: when all that it brought will have run off."""
 
     def admit(self, caller: Caller, form: bytes, now: float) -> None:
         """Count `form`, as the caller wrote it, where it is new. Raises TooFast where its key brought too many."""
@@ -36,7 +36,7 @@ class Forms:
         if digest in self._known:
             self._known.move_to_end(digest)
             return
-        end = max(self._ends.get(caller.key, now), now) + self._step_s
+        end = max(self._ends.get(caller.account, now), now) + self._step_s
         wait = end - now - 60.0
         if wait > 0:
             most = round(60.0 / self._step_s)
@@ -48,9 +48,9 @@ class Forms:
         self._known[digest] = None
         if len(self._known) > MOST_KNOWN:
             self._known.popitem(last=False)
-        self._remember(caller.key, end, now)
+        self._remember(caller.account, end, now)
 
-    def _remember(self, key: str, end: float, now: float) -> None:
-        self._ends[key] = end
+    def _remember(self, account: str, end: float, now: float) -> None:
+        self._ends[account] = end
         if len(self._ends) > MOST_KEYS:
             self._ends = {one: until for one, until in self._ends.items() if until > now}

@@ -297,7 +297,7 @@ def open_history(
 
 def _texts(read: Read, marker: Marker) -> list[bytes]:
     """The marks of all texts of a request that may be known again: each long one, and each message as a whole."""
-    return [*{marker.text(form): None for form in (*read.forms.values(), *read.whole().values())}]
+    return [*{marker.text(form): None for form in (*read.forms.values(), *read.inside, *read.whole().values())}]
 
 
 def _raised(caller: Caller, ask: Ask) -> DataClass:

@@ -27,7 +27,7 @@ ID_AT, ID_END = len("hg_"), len("hg_") + ID_LENGTH
 """43 characters of base 62 carry 256 bits."""
 COLUMNS = (
     "id, team, data_class, mac, last4, lanes, substitute, budget_usd, created, expires, revoked, scopes, "
-    "requests_per_minute, tokens_per_minute, media_class, requires, latency"
+    "requests_per_minute, tokens_per_minute, media_class, requires, latency, first"
 )
 SCOPES = ("escalate", "declassify")
 """What a key may be allowed besides asking: for a stronger model by a header; to lower the class of a request."""
@@ -67,6 +67,8 @@ class Key:
     media_class: DataClass = DataClass.private
     requires: frozenset[str] = frozenset()
     latency: Latency = "interactive"
+    first: str = ""
+    """The id of the key that was rotated, and rotated again, into this one; "" where it was made anew."""
 
     def works(self, now: float) -> bool:
         return self.revoked is None and (self.expires is None or now < self.expires)
@@ -74,7 +76,7 @@ class Key:
     def caller(self) -> Caller:
         return Caller(
             self.id, self.team, self.data_class, self.lanes, self.substitute, self.scopes, self.budget_usd,
-            self.requests_per_minute, self.tokens_per_minute, self.media_class, self.requires, self.latency,
+            self.requests_per_minute, self.tokens_per_minute, self.media_class, self.requires, self.latency, self.first,
         )  # fmt: skip
 
 
@@ -189,7 +191,7 @@ class KeyBook:
             if not old.works(now):
                 raise KeyError_(f"{name} no longer works; make a new one with: headgate keys create")
             mac, ends = _mac(self._pepper, text), now + overlap_s
-            made = replace(old, id=text.split("_")[1], mac=mac, last4=text[-4:], created=now)
+            made = replace(old, id=text.split("_")[1], mac=mac, last4=text[-4:], created=now, first=old.first or name)
             self._add(made, name)
             self._set(name, "changed", {"expires": ends if old.expires is None else min(ends, old.expires)})
         return made, text
@@ -286,7 +288,7 @@ def _row(key: Key) -> tuple[Any, ...]:
     return (
         key.id, key.team, key.data_class.name, key.mac, key.last4, ",".join(sorted(key.lanes)), int(key.substitute),
         key.budget_usd, key.created, key.expires, key.revoked, ",".join(sorted(key.scopes)), key.requests_per_minute,
-        key.tokens_per_minute, key.media_class.name, ",".join(sorted(key.requires)), key.latency,
+        key.tokens_per_minute, key.media_class.name, ",".join(sorted(key.requires)), key.latency, key.first,
     )  # fmt: skip
 
 
@@ -299,7 +301,7 @@ def _read(db: sqlite3.Connection) -> list[Key]:
         rows = db.execute(f"SELECT {COLUMNS} FROM keys ORDER BY created").fetchall()  # noqa: S608
         return [
             Key(r[0], r[1], DataClass.parse(r[2]), r[3], r[4], _listed(r[5]), bool(r[6]), r[7], r[8],
-                r[9], r[10], _listed(r[11]), r[12], r[13], DataClass.parse(r[14]), _listed(r[15]), r[16])
+                r[9], r[10], _listed(r[11]), r[12], r[13], DataClass.parse(r[14]), _listed(r[15]), r[16], r[17])
             for r in rows
         ]  # fmt: skip
     except (sqlite3.DatabaseError, ValueError) as broken:

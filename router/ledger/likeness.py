@@ -9,8 +9,10 @@ import hashlib
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
+
+import orjson
 
 from router.records import Caller
 
@@ -27,8 +29,12 @@ WHITE = bytes(range(9, 14)) + bytes(range(28, 33))
 """What Python takes for white space in ASCII."""
 UNSEEN = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufe00-\ufe0f\ufeff]")
 """Characters that nobody sees and that text picks up on its way through an editor or a web page."""
-TALK = re.compile(r"(messages|input|prompt|prediction)((?:\[\d+\])?)(?![a-z_])")
+TALK = re.compile(r"(messages|input|prompt|prediction|suffix|documents)((?:\[\d+\])?)(?![a-z_])")
 """The start of the path of a text that somebody said, and which of them it is."""
+BESIDE = frozenset({"documents", "suffix"})
+"""What goes along with a conversation and begins none: many are asked about the same documents."""
+ARGUMENTS = ".arguments"
+"""The end of the path of what a tool was called with, which is JSON inside a text."""
 SYSTEM_ROLES = frozenset({"developer", "system"})
 
 
@@ -48,9 +54,11 @@ class Piece(Protocol):
 class Message:
     """The texts of one message, by their numbers among those of the request."""
 
-    __slots__ = ("said", "texts")
+    __slots__ = ("begins", "said", "texts")
 
-    def __init__(self) -> None:
+    def __init__(self, *, begins: bool) -> None:
+        self.begins = begins
+        """Whether a conversation can be told by it."""
         self.texts: list[int] = []
         self.said: list[bytes] = []
         """What it says, in one form, piece by piece."""
@@ -62,6 +70,8 @@ class Read:
     def __init__(self, texts: Sequence[Piece]) -> None:
         self.forms: dict[int, bytes] = {}
         """By its number, every text of a conversation that is long enough to be known again."""
+        self.inside: list[bytes] = []
+        """What else is known again: the long texts inside of what a tool was called with."""
         self.messages: list[Message] = []
         self._system: list[str] = []
         self._tools: list[str] = []
@@ -74,9 +84,11 @@ class Read:
             form = one_form(piece.text)
             if long_enough(form):
                 self.forms[number] = form
+                if piece.where.endswith(ARGUMENTS):
+                    self.inside += filter(long_enough, map(one_form, _strings(piece.text)))
             message = found.get(talk[0])
             if message is None:
-                message = found[talk[0]] = Message()
+                message = found[talk[0]] = Message(begins=talk[1] not in BESIDE)
                 self.messages.append(message)
             message.texts.append(number)
             if piece.said:  # beside that there are ids, and marks that clients move about
@@ -97,7 +109,7 @@ class Read:
 
     def begun(self, more: Iterable[bytes] = ()) -> Begun:
         """What the conversation began with. `more`: what the answer says, as one more message."""
-        said = itertools.chain((b"".join(message.said) for message in self.messages), more)
+        said = itertools.chain((b"".join(message.said) for message in self.messages if message.begins), more)
         aside = (one_form("\n".join(self._tools)), one_form("\n".join(self._system)))
         return Begun(aside, [*itertools.islice(said, MOST_BEGUN)])
 
@@ -135,7 +147,7 @@ class Marker:
         None by fewer than have LEAST characters together, so that a greeting alone makes no conversation.
         """
         made, characters, names = self._opening.copy(), 0, []
-        for part in (caller.key.encode(), *begun.aside):
+        for part in (caller.account.encode(), *begun.aside):
             made.update(len(part).to_bytes(8, "big") + part)
         for said in begun.said:
             made.update(len(said).to_bytes(8, "big") + said)
@@ -150,6 +162,20 @@ def _made(ready: Any, data: bytes) -> bytes:
     made.update(data)
     digest: bytes = made.digest()
     return digest
+
+
+def _strings(text: str) -> Iterator[str]:
+    """Every text of a JSON document that can be long enough; none where it is no JSON."""
+    try:
+        stack = [orjson.loads(text)]
+    except ValueError:
+        return
+    while stack:
+        value = stack.pop()
+        if isinstance(value, str) and len(value) >= LEAST:
+            yield value
+        elif isinstance(value, dict | list):
+            stack += value.values() if isinstance(value, dict) else value
 
 
 def one_form(text: str) -> bytes:

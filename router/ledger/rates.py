@@ -53,8 +53,9 @@ class Rates:
         which = waits.index(max(waits))
         name, _, limit = limits[which]
         what = name.partition(" ")[0]
+        counted = what.removesuffix("s") if limit == 1 else what
         raise TooFast(
-            f"key {caller.key} may use {limit} {what} a minute; try again in {waits[which] / NANO:.3g} s. "
+            f"key {caller.key} may use {limit} {counted} a minute; try again in {waits[which] / NANO:.3g} s. "
             f"To change it: headgate keys set {caller.key} --{what}-per-minute N",
             retry_after=waits[which] / NANO,
         )  # fmt: skip
@@ -65,7 +66,7 @@ class Rates:
         more = used_tokens - min(held_tokens, limit or 0)
         if not limit or not more:
             return
-        name, at = f"tokens {caller.key}", int(now * NANO)
+        name, at = f"tokens {caller.account}", int(now * NANO)
         try:
             with self._counters as kept:
                 # What has run off meanwhile is not given back twice.
@@ -95,9 +96,9 @@ def _limits(caller: Caller, tokens: int) -> list[tuple[str, int, int]]:
     """The counters of a caller's limits, with how much of each a request takes and what a minute has."""
     found = []
     if caller.requests_per_minute:
-        found.append((f"requests {caller.key}", 1, caller.requests_per_minute))
+        found.append((f"requests {caller.account}", 1, caller.requests_per_minute))
     if caller.tokens_per_minute:
-        found.append((f"tokens {caller.key}", min(tokens, caller.tokens_per_minute), caller.tokens_per_minute))
+        found.append((f"tokens {caller.account}", min(tokens, caller.tokens_per_minute), caller.tokens_per_minute))
     return found
 
 

@@ -8,7 +8,7 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 EVENTS = """
 CREATE TABLE events (
     writer TEXT NOT NULL, seq INTEGER NOT NULL, at REAL NOT NULL, kind TEXT NOT NULL, request TEXT NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE keys (
     lanes TEXT NOT NULL, substitute INTEGER NOT NULL DEFAULT 0, budget_usd REAL, created REAL NOT NULL,
     expires REAL, revoked REAL, scopes TEXT NOT NULL DEFAULT '', requests_per_minute INTEGER,
     tokens_per_minute INTEGER, media_class TEXT NOT NULL DEFAULT 'private', requires TEXT NOT NULL DEFAULT '',
-    latency TEXT NOT NULL DEFAULT 'interactive')
+    latency TEXT NOT NULL DEFAULT 'interactive', first TEXT NOT NULL DEFAULT '')
 """
 MARKS = (
     """
@@ -44,6 +44,18 @@ CREATE TABLE marks (
 )
 """Keyed hashes of what was private once, and what is known of their table itself; see `marks.py`."""
 SCHEMA = (EVENTS, *INDICES, SETTLED, KEYS, *MARKS)
+FIRST_OF_KEYS = """
+WITH RECURSIVE rotated (id, old) AS (
+    SELECT key, json_extract(body, '$.instead') FROM events
+    WHERE request = '' AND kind = 'key' AND json_extract(body, '$.instead') IS NOT NULL),
+chain (id, first, steps) AS (
+    SELECT id, old, 1 FROM rotated
+    UNION ALL SELECT chain.id, rotated.old, steps + 1 FROM chain JOIN rotated ON rotated.id = chain.first
+    WHERE steps < 1000)
+UPDATE keys SET first = (SELECT first FROM chain WHERE chain.id = keys.id ORDER BY steps DESC LIMIT 1)
+WHERE id IN (SELECT id FROM rotated)
+"""
+"""What earlier releases wrote down of rotations alone: in whose place a key was made, from one to the next."""
 UPGRADES = {
     1: ("ALTER TABLE keys ADD COLUMN scopes TEXT NOT NULL DEFAULT ''",),
     2: (
@@ -64,6 +76,7 @@ UPGRADES = {
         *MARKS,
     ),
     5: ("ALTER TABLE keys ADD COLUMN latency TEXT NOT NULL DEFAULT 'interactive'",),
+    6: ("ALTER TABLE keys ADD COLUMN first TEXT NOT NULL DEFAULT ''", FIRST_OF_KEYS),
 }
 """By the schema that is found, what makes the next one of it."""
 BUSY_S = 5.0

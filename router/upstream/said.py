@@ -171,7 +171,10 @@ def _whole(route: Route, body: bytes) -> Iterator[str]:
     first = next((text for key, text in _strings(said) if key in ("content", "text")), "")
     if first:
         yield first
-    yield from dict.fromkeys(text for _, text in _strings(said) if len(text) >= LONG and text != first)
+    strings = [*_strings(said)]
+    # What a tool is called with is JSON inside a text: a file that was written so is read again without it.
+    strings += [inner for key, text in strings if key == "arguments" for inner in _strings(_json(text))]
+    yield from dict.fromkeys(text for _, text in strings if len(text) >= LONG and text != first)
 
 
 def _strings(found: Any) -> Iterator[tuple[str, str]]:
@@ -207,13 +210,13 @@ def _chat(found: dict[str, Any], texts: Texts) -> None:
         for call in _dicts(delta.get("tool_calls")):
             function = call.get("function")
             if isinstance(function, dict):
-                texts.take(("1", number, _number(call, "index")), function.get("arguments"))
+                texts.take(("json", number, _number(call, "index")), function.get("arguments"))
 
 
 def _responses(found: dict[str, Any], texts: Texts) -> None:
     kind = str(found.get("type"))
     if kind.endswith(".delta"):
-        shown = "0" if kind == "response.output_text.delta" else "1"
+        shown = "0" if kind == "response.output_text.delta" else "json" if "arguments" in kind else "1"
         part = _number(found, "content_index" if "content_index" in found else "summary_index")
         texts.take((shown, _number(found, "output_index"), part, kind), found.get("delta"))
 

@@ -117,7 +117,7 @@ class FaultHouse(House):
 
         def watched(caller: Any, amount: float, now: float) -> Any:
             made = hold(caller, amount, now)
-            if caller.budget_usd is not None and (used := budgets.used(caller.key, now)) > caller.budget_usd + 1e-9:
+            if caller.budget_usd is not None and (used := budgets.used(caller.account, now)) > caller.budget_usd + 1e-9:
                 self.overspent.append(f"{caller.key}: {used} of {caller.budget_usd}")
             return made
 
@@ -247,7 +247,7 @@ class FaultHouse(House):
         assert len(ids) == len(set(ids)), "I3: two answers with one id"
         assert not self.overspent, f"I3: held and spent beyond the budget: {self.overspent}"
         for key, cost in spent.items():
-            caller: Any = mock.Mock(key=key)
+            caller: Any = mock.Mock(key=key, account=key)
             assert self.ledger is not None
             held = self.ledger.spent(caller)
             assert abs(held - cost) < 1e-9, f"I3: {held} is used of the budget, {cost} was settled"

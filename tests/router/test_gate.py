@@ -252,6 +252,36 @@ async def test_what_was_found_is_noted_before_there_is_an_answer() -> None:
     assert len(history.noted) == 1
 
 
+@pytest.mark.parametrize("how", ["label", "media", "past", "unread"])
+async def test_what_makes_a_session_private_is_noted_before_there_is_an_answer(how: str) -> None:
+    """And is searched once, however often it is noted."""
+    scanner, history = Scanner(lambda: Searched((), 5, "", ((),))), History()
+    gate, asked = Gate(scanner, history), ask(raised="private" if how == "label" else None)
+    findings = read(asked.body)
+    findings = {
+        "media": findings._replace(opaque=("messages[0].content[0]",)),
+        "past": findings._replace(past=(Past(DataClass.private, "it was", "h1"),)),
+        "unread": findings._replace(unread="budget"),
+    }.get(how, findings)
+    noting = gate.noting(asked, caller(), Seen(findings))
+    assert noting is not None
+    await until(lambda: len(history.noted) == 1)
+    noting.ended(None)
+    gate.close()
+    assert (scanner.searches, len(history.noted)) == (1, 2)
+    assert [one["opaque"] for one in history.noted] == [how == "media"] * 2
+
+
+async def test_a_public_label_and_no_label_cost_nothing_before_the_answer() -> None:
+    for label in (None, "public"):
+        scanner = Scanner()
+        gate, asked = Gate(scanner, History()), ask(raised=label)
+        assert gate.noting(asked, caller(), Seen(read(asked.body))) is not None
+        assert gate._awaited == {}, "nobody waits for a note"
+        gate.close()
+        assert scanner.searches == 0
+
+
 async def test_what_stayed_is_searched_after_its_answer() -> None:
     scanner, history = Scanner(), History()
     gate, asked = Gate(scanner, history), ask()

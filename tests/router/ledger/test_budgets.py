@@ -21,9 +21,11 @@ from router.ledger import counters
 from router.ledger.budgets import Budgets
 from router.ledger.counters import Shared
 from router.ledger.entries import Ledger, settle_lost
+from router.ledger.keys import KeyBook
 from router.ledger.metrics import Metrics
 from router.ledger.store import Event, LedgerError, Store, connect
 from router.records import Usage
+from serving.catalogue import DataClass, KeyDefaults
 from tests.fakes.asking import ask, caller, decided, local
 
 JUNE, JULY = (float(calendar.timegm((2026, month, 1, 0, 0, 0))) for month in (6, 7))
@@ -65,6 +67,26 @@ async def test_of_a_thousand_at_once_a_budget_for_fifty_admits_fifty(amount: flo
     assert budgets.used(who.key, JUNE) == pytest.approx(who.budget_usd)
 
 
+async def test_a_key_that_was_rotated_goes_on_with_what_it_has_spent(store: Store) -> None:
+    defaults = KeyDefaults()
+    with contextlib.closing(KeyBook(store.path, "pepper")) as book:
+        old, _ = book.create("t", DataClass.public, defaults, budget_usd=1.0)
+        other, _ = book.create("t", DataClass.public, defaults, budget_usd=1.0)
+        middle, _ = book.rotate(old.id, 60)
+        new, _ = book.rotate(middle.id, 60)
+    for number, key in enumerate((old, middle, new, other)):
+        store.append(Event(JUNE, "opened", f"r{number}", key.id, {}, 0.25))
+        store.append(Event(JUNE, "closed", f"r{number}", key.id, {}, 0.25))
+    budgets = loaded(store, JUNE)
+    assert budgets.used(new.caller().account, JUNE) == pytest.approx(0.75)
+    hold = budgets.hold(new.caller(), 0.2, JUNE)
+    with pytest.raises(LimitReached):  # until its end it spends of the same
+        budgets.hold(old.caller(), 0.2, JUNE)
+    budgets.settle(hold, 0.0)
+    budgets.hold(old.caller(), 0.2, JUNE)
+    budgets.hold(other.caller(), 0.7, JUNE)
+
+
 @given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), max_size=60), st.floats(0, 10))
 def test_holds_never_pass_the_budget_and_settling_leaves_costs(pairs: list[tuple[float, float]], usd: float) -> None:
     budgets, who, spent, holds = Budgets(), caller(budget_usd=usd), 0.0, []
@@ -84,7 +106,7 @@ def test_the_refusal_names_the_key_the_month_and_the_line_that_changes_it() -> N
     with pytest.raises(LimitReached) as refused:
         budgets.hold(who, 0.5, JUNE)
     assert (refused.value.status, refused.value.code) == (429, "budget_exceeded")
-    assert "$0.7500 of its $1.00 for 2026-06" in refused.value.message
+    assert "$0.7500 of its $1.0000 for 2026-06" in refused.value.message
     assert "headgate keys set k1 --budget USD" in refused.value.message
     assert budgets.used(who.key, JUNE) == 0.75  # what was refused holds nothing
 

@@ -18,6 +18,8 @@ def test_new_schemas_are_counted_and_known_ones_are_free() -> None:
         kept.admit(who, b"c", 0.0)
     assert refused.value.retry_after == pytest.approx(30)
     kept.admit(who, b"a", 0.0)
+    with pytest.raises(TooFast):  # one that was rotated brings no more
+        kept.admit(caller(key="k2", first=who.key), b"c", 0.0)
     kept.admit(caller(key="k2"), b"c", 0.0)
     kept.admit(who, b"c", 0.0)  # somebody else has had it compiled
     kept.admit(who, b"d", 30.1)

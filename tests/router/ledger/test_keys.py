@@ -240,6 +240,18 @@ def test_rotation_keeps_the_settings_and_ends_the_old_key_after_the_overlap(book
     assert ring.find(new_text_, time.time() + 3601) is not None
 
 
+def test_what_counts_for_a_key_goes_on_under_the_first_of_those_it_was_rotated_from(
+    book: KeyBook, ring: Keyring
+) -> None:
+    first, _ = book.create("search", DataClass.public, DEFAULTS)
+    second, _ = book.rotate(first.id, 60)
+    third, _ = book.rotate(second.id, 60)
+    other, _ = book.create("search", DataClass.public, DEFAULTS)
+    ring.refresh()
+    accounts = [caller.account for key in (first, second, third, other) if (caller := ring.by_id(key.id))]
+    assert accounts == [first.id, first.id, first.id, other.id]
+
+
 def test_rotation_never_lengthens_a_life(book: KeyBook, ring: Keyring) -> None:
     old, old_text = book.create("search", DataClass.public, DEFAULTS, expires=time.time() + 10)
     _, text = book.rotate(old.id, overlap_s=3600)

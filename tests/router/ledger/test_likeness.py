@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from typing import Literal
 
@@ -48,6 +49,15 @@ def test_white_space_makes_no_text_long(text: str, long: bool) -> None:
     assert long_enough(one_form(text)) is long
 
 
+def test_what_stands_in_the_arguments_of_a_call_is_known_for_itself() -> None:
+    called = json.dumps({"todo": [{"text": FIRST}, OTHER, "short", 7]})
+    for where in ("messages[1].tool_calls[0].function.arguments", "input[1].arguments"):
+        read = Read([Text(where, called, "assistant"), Text(where, '{"todo": ' + FIRST, "assistant")])
+        assert sorted(read.inside) == sorted(map(one_form, (FIRST, OTHER)))
+        assert [*read.forms] == [0, 1], "as it came, too"
+    assert Read([Text("messages[1].content", called, "assistant")]).inside == []
+
+
 def test_only_what_somebody_said_is_known_again() -> None:
     texts = [
         Text("messages[0].content", FIRST, "system"), Text("messages[1].content", FIRST, "developer"),
@@ -57,6 +67,7 @@ def test_only_what_somebody_said_is_known_again() -> None:
     assert Read(texts).forms == {}
     said = [
         Text("messages[2].content", OTHER, "user"), Text("messages[3].tool_calls[0].function.arguments", OTHER),
+        Text("suffix", OTHER), Text("documents[0].text", OTHER), Text("documents", OTHER),
         Text("input", OTHER), Text("input[3].content[0].text", OTHER, "user"), Text("prompt", OTHER),
         Text("prompt[7]", OTHER), Text("prediction.content", OTHER),
     ]  # fmt: skip
@@ -70,8 +81,18 @@ def test_marks_of_clients_beside_what_a_message_says_do_not_change_it() -> None:
     assert Read(plain).whole() == Read(marked).whole()
 
 
-def openings(texts: list[Text], *more: bytes, key: str = "k1") -> list[bytes]:
-    return Marker(SECRET, "search").openings(caller(key=key), Read(texts).begun(more))
+def openings(texts: list[Text], *more: bytes, key: str = "k1", first: str = "") -> list[bytes]:
+    return Marker(SECRET, "search").openings(caller(key=key, first=first), Read(texts).begun(more))
+
+
+def test_an_opening_is_the_same_under_a_key_that_was_rotated() -> None:
+    assert openings(talk(FIRST), key="k2", first="k1") == openings(talk(FIRST)) != openings(talk(FIRST), key="k2")
+
+
+def test_documents_and_a_suffix_begin_no_conversation() -> None:
+    beside = [Text("documents[0].text", OTHER), Text("suffix", OTHER)]
+    assert openings([*beside, *talk(FIRST)]) == openings([*talk(FIRST), *beside]) == openings(talk(FIRST))
+    assert openings(beside) == []
 
 
 def test_an_opening_is_the_same_in_every_later_turn_and_for_no_other_conversation() -> None:

@@ -46,6 +46,17 @@ def told(rates: Rates, now: float, **limits: int) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in rates.headers(caller(**limits), now)}
 
 
+def test_a_key_that_was_rotated_goes_on_with_what_it_has_taken() -> None:
+    rates, limits = Rates(), {"requests_per_minute": 2, "tokens_per_minute": 100}
+    old, new = caller(**limits), caller(key="k2", first=caller().key, **limits)
+    rates.admit(old, 40, 0.0)
+    rates.admit(new, 40, 0.0)
+    for who in (old, new):
+        with pytest.raises(LimitReached):
+            rates.admit(who, 0, 0.0)
+    rates.admit(caller(key="k2", **limits), 0, 0.0)
+
+
 def test_a_minute_takes_its_requests_and_not_one_more() -> None:
     rates, who = Rates(), caller(requests_per_minute=60)
     assert len(admitted(rates, [100.0] * 61, requests_per_minute=60)) == 60
@@ -55,6 +66,10 @@ def test_a_minute_takes_its_requests_and_not_one_more() -> None:
     assert refused.value.retry_after == pytest.approx(0.75)
     assert "key k1 may use 60 requests a minute" in refused.value.message
     assert "headgate keys set k1 --requests-per-minute N" in refused.value.message
+    slow = caller(requests_per_minute=1, key="k2")
+    rates.admit(slow, 0, 100.0)
+    with pytest.raises(LimitReached, match="key k2 may use 1 request a minute"):
+        rates.admit(slow, 0, 100.0)
     rates.admit(who, 0, 101.0)  # as it was told
 
 

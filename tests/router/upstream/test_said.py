@@ -71,6 +71,17 @@ def test_a_stream_of_responses_is_its_deltas_and_not_the_request_that_it_repeats
     assert said("responses", events) == ["".join(WORDS)] * 2
 
 
+@pytest.mark.parametrize("route", ["chat/completions", "responses"])
+def test_a_stream_with_what_a_tool_is_called_with(route: Route) -> None:
+    """Its JSON as it came, and the long texts in it: a file that was written so is read again without the rest."""
+    events = []
+    for number, piece in enumerate(('{"to', f'do":["{LONG}', '", "short"]}')):
+        kind = "response.function_call_arguments.delta"
+        delta = {"type": kind, "sequence_number": number, "output_index": 1, "delta": piece}
+        events.append(chat(call(piece, 0)) if route == "chat/completions" else event(delta, kind))
+    assert said(route, events) == [f'{{"todo":["{LONG}", "short"]}}', LONG]
+
+
 def test_a_stream_of_messages_with_what_a_tool_is_called_with() -> None:
     events = [event({"type": "message_start", "message": {"content": []}}, "message_start")]
     for word in WORDS:
@@ -132,12 +143,17 @@ def test_a_whole_answer() -> None:
         {"message": {"content": LONG * 3}},
     ]
     body = {"id": "x" * 100, "choices": choices}
+    inside = {"message": {"content": None, "tool_calls": [{"function": {"arguments": json.dumps({"todo": LONG})}}]}}
+    assert Said("chat/completions", json.dumps({"choices": [inside]}).encode()).texts()[-1] == LONG
     assert Said("chat/completions", json.dumps(body).encode()).texts() == ["short", LONG, LONG * 2, LONG * 3]
 
 
 def test_whole_answers_of_other_dialects() -> None:
     responses = {"instructions": LONG, "output": [{"content": [{"type": "output_text", "text": "Yes."}]}]}
     assert Said("responses", json.dumps(responses).encode()).texts() == ["Yes."]
+    called = {"type": "function_call", "name": "f", "arguments": json.dumps({"todo": LONG, "to": [LONG + "!"]})}
+    found = Said("responses", json.dumps({"output": [called]}).encode()).texts()
+    assert found == [called["arguments"], LONG, LONG + "!"]
     messages = {"content": [{"type": "text", "text": "Yes."}, {"type": "tool_use", "input": {"todo": LONG}}]}
     assert Said("messages", json.dumps(messages).encode()).texts() == ["Yes.", LONG]
     assert Said("embeddings", b'{"data":[{"embedding":[1]}]}').texts() == []
