@@ -33,6 +33,9 @@ larger is looked through in a thread, and the loop turns meanwhile."""
 class Reply(Protocol):
     """Where an answer goes: the HTTP edge is one."""
 
+    worked: bool
+    """Told however it ends: whether a model was given the request, so that it may have worked on it."""
+
     def decided(self, decision: Decision) -> None: ...
     async def send(self, answer: Answer, decision: Decision) -> None: ...
 
@@ -65,7 +68,10 @@ class Pipeline:
                 if not decision.order:
                     raise refused(decision, self._retry_after_s)
                 self._forms.admit(caller, compiled(ask.route, ask.body), time.monotonic())
-                answer = await self._attempts.first_answer(ask, caller, decision, entry)  # 8 attempt
+                try:
+                    answer = await self._attempts.first_answer(ask, caller, decision, entry)  # 8 attempt
+                finally:
+                    reply.worked = any(attempt.sent for attempt in entry.attempts)
                 near = answer.candidate.endpoint
                 self._fleet.prefixes.sent(near.name, decision.chain)
                 if noting is not None:

@@ -37,7 +37,7 @@ class Exchange:
 
     __slots__ = (
         "_decision", "_line", "_rates", "broken", "caller", "head", "id", "kept", "reply", "route", "started",
-        "streams",
+        "streams", "worked",
     )  # fmt: skip
 
     def __init__(self, line: Line, rates: Rates, request_id: str) -> None:
@@ -54,6 +54,8 @@ class Exchange:
         self.reply: Answer | None = None
         """What the upstream answered."""
         self._decision: Decision | None = None
+        self.worked = False
+        """Whether a model was given the request, so that it may have worked on it."""
         self.kept: Kept | None = None
         """What was answered, where it is to be given again."""
 

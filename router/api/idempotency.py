@@ -111,9 +111,10 @@ class Idempotency:
 def final(error: HeadgateError) -> bool:
     """Whether an error is the answer for good, so that it is kept like any other.
 
-    A failure of ours or of an upstream is not: nobody was answered, and asking again has no effect but its cost.
+    A failure of ours or of an upstream is not: nobody was answered, and asking again has no effect but its cost. Nor is
+    one that says when to ask again.
     """
-    return error.status < 500 and error.status not in PASSING
+    return error.status < 500 and error.status not in PASSING and error.retry_after is None
 
 
 def _size(kept: Kept) -> int:

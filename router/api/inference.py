@@ -22,7 +22,7 @@ from router.errors import BadRequest, HeadgateError, WrongMethod
 from router.ledger.keys import Keyring
 from router.ledger.rates import Rates
 from router.pipeline import Pipeline
-from router.records import Ask, Caller, Route
+from router.records import LIKELY_BYTES_PER_TOKEN, Ask, Caller, Route, Usage
 
 ROUTES: dict[str, Route] = {
     "/v1/chat/completions": "chat/completions",
@@ -134,7 +134,8 @@ class Inference:
             refused = exchange.reply is None
             raise
         finally:
-            self._rates.settle(caller, tokens, 0 if refused else _used(exchange, tokens), self._clock())
+            used = 0 if refused or not exchange.worked else _used(exchange, ask, tokens)
+            self._rates.settle(caller, tokens, used, self._clock())
 
     def _admit(self, exchange: Exchange, caller: Caller, tokens: int) -> None:
         """Take it from the caller's limits. Raises TooFast."""
@@ -145,12 +146,15 @@ class Inference:
             raise
 
 
-def _used(exchange: Exchange, tokens: int) -> int:
-    """The tokens a request has used; where nobody has said, as many as were taken for it.
+def _used(exchange: Exchange, ask: Ask, tokens: int) -> int:
+    """The tokens a request has used; where nobody can say, as many as were taken for it.
 
-    So it is where the caller left before there was an answer: a model was at work, and leaving must not be free.
+    So it is where the caller left before there was a whole answer: a model was at work, and leaving must not be free.
+    Of a stream it can be counted what has come.
     """
-    if exchange.reply is None:
-        return tokens
-    usage = exchange.reply.usage
+    reply = exchange.reply
+    usage = Usage() if reply is None else reply.usage
+    if ask.stream and usage.output is None:  # it says so at its end, and that was not reached
+        prompt = ask.size // LIKELY_BYTES_PER_TOKEN if usage.prompt is None else usage.prompt
+        return prompt + (0 if reply is None else reply.pieces)
     return tokens if usage.prompt is None and usage.output is None else (usage.prompt or 0) + (usage.output or 0)

@@ -12,8 +12,10 @@ from urllib.parse import urlsplit
 
 Kind = Literal[
     "refused", "outside", "pool_full", "connect_timeout", "first_byte_timeout", "first_token_timeout", "idle_timeout",
-    "reset", "bad_response", "too_large", "closed",
+    "reset", "bad_response", "too_large", "closed", "unread",
 ]  # fmt: skip
+"""`too_large`: a body that is read whole. `unread`: whoever takes the answer was too slow for it; all others but
+`pool_full` are about the upstream."""
 
 
 class UpstreamError(Exception):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Literal, Protocol
@@ -14,9 +15,10 @@ import orjson
 from router.errors import UpstreamFailed
 from router.records import LIKELY_BYTES_PER_TOKEN, Attempt, Candidate, Met, Route, Usage
 from router.upstream.address import UpstreamError
+from router.upstream.events import LARGE, is_json, usage_of
 from router.upstream.response import Response
 from router.upstream.said import Kept, Said
-from router.upstream.sse import StreamError, StreamReader, usage_of
+from router.upstream.sse import StreamError, StreamReader
 from serving.catalogue import Model
 
 MOST_BEFORE = 16 * 1024 * 1024
@@ -66,8 +68,8 @@ class Answer:
     """One answer with status 200. Take it with `begin`, then `whole`, `relay` or `parts`; `close` whatever happens."""
 
     __slots__ = (
-        "_begun", "_closed", "_done", "_end", "_ends", "_kept", "_last", "_log", "_problem", "_reader",
-        "_rename", "_response", "_route", "_size", "candidate", "content_type", "dropped", "status", "stream",
+        "_begun", "_closed", "_done", "_end", "_ends", "_kept", "_last", "_log", "_problem", "_reader", "_rename",
+        "_response", "_route", "_size", "_unread", "candidate", "content_type", "dropped", "status", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +89,8 @@ class Answer:
         """Bytes that came after the commit point."""
         self._problem: UpstreamFailed | None = None
         self._end: End = "left"
+        self._unread = False
+        """Whether it was cut since its caller took it too slowly: a cut to the caller, no fault of the endpoint."""
         self._closed = False
         self._rename = _rename(candidate)
 
@@ -97,7 +101,12 @@ class Answer:
         """
         reader = self._reader
         if reader is None:
-            self._take(await self._response.read())
+            body = await self._response.read()
+            if len(body) > LARGE:
+                await asyncio.sleep(0)  # to put it together, to look at it and to write it are a turn of the loop each
+            self._take(body)
+            if len(body) > LARGE:
+                await asyncio.sleep(0)
             return
         begun: list[bytes] = []
         size = 0
@@ -122,7 +131,7 @@ class Answer:
         if not body.lstrip().startswith(b"{"):
             raise Unusable("it is no JSON object")
         usage = usage_of(body)
-        if usage.prompt is None and usage.output is None and not _is_json(body):
+        if usage.prompt is None and usage.output is None and not is_json(body):
             raise Unusable("it is no whole JSON object")
         if self._route == "messages/count_tokens":
             usage = Usage(0, 0)  # a tokenizer was at work, and no model
@@ -156,6 +165,11 @@ class Answer:
     def usage(self) -> Usage:
         """The tokens it took, as far as they are known by now; of a stream once it is closed."""
         return self._log.usage
+
+    @property
+    def pieces(self) -> int:
+        """Of a stream: how many pieces of what the model wrote have come by now, about a token each."""
+        return 0 if self._reader is None else self._reader.events
 
     def whole(self) -> bytes:
         """The body of an answer that is no stream, once it has begun; of a stream what was read by then."""
@@ -249,7 +263,7 @@ class Answer:
             self._response.finish()  # the connection can be used again once its last bytes have come
         else:
             self._response.close()
-        self._done(self._end)
+        self._done("left" if self._unread else self._end)
 
     # ---- a stream on its way
 
@@ -296,7 +310,9 @@ class Answer:
 
     def _broke_off(self, failed: UpstreamError) -> None:
         if self._problem is None and not (self._reader and self._reader.done):
-            self._fail(f"The upstream's stream was cut ({failed.kind}).")
+            self._unread = failed.kind == "unread"
+            slow = "The stream was cut: it was not read to its end within router.total_timeout_s."
+            self._fail(slow if self._unread else f"The upstream's stream was cut ({failed.kind}).")
 
     def _fail(self, text: str, code: str = "") -> None:
         """Nobody else can go on here: the caller must see that this is not the whole answer."""
@@ -334,8 +350,13 @@ class Answer:
 
     def _renamed_whole(self, body: bytes) -> bytes:
         """As `_renamed`; in a whole answer the arguments of a tool may be no text, and hold the same field."""
-        if self._rename is None or sum(body.count(there) for there, _ in self._rename) < 2:
-            return self._renamed(body)
+        named = [(at, there, here) for there, here in self._rename or () if (at := body.find(there)) >= 0]
+        if not named:
+            return body
+        at, there, here = named[0]
+        if len(named) == 1 and body.find(there, at + 1) < 0:  # nearly always
+            whole = memoryview(body)
+            return b"".join((whole[:at], here, whole[at + len(there) :]))
         found, endpoint = orjson.loads(body), self.candidate.endpoint
         if found.get("model") == endpoint.served:
             found["model"] = self.candidate.model.name
@@ -357,14 +378,6 @@ def _rename(candidate: Candidate) -> list[tuple[bytes, bytes]] | None:
     # Inside a text the quotes would be escaped, so a model's own words are never changed.
     there, here = orjson.dumps(served), orjson.dumps(name)
     return [(field + there, field + here) for field in (b'"model":', b'"model": ')]
-
-
-def _is_json(body: bytes) -> bool:
-    try:
-        orjson.loads(body)
-    except ValueError:
-        return False
-    return True
 
 
 def _believed(usage: Usage, events: int) -> Usage:

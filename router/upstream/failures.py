@@ -16,11 +16,12 @@ from router.errors import (
     NotFound,
     TooFast,
     Unavailable,
+    Unprocessable,
     UpstreamFailed,
     UpstreamTimeout,
 )
 from router.records import Candidate
-from router.upstream.address import UpstreamError
+from router.upstream.address import Bounds, UpstreamError
 from router.upstream.response import Response
 from router.upstream.wording import LONGEST, Said, cleaned, said, sentence
 
@@ -31,6 +32,8 @@ PASSING = frozenset({"permit_invalid", "permits_exhausted"})
 """The door's refusals that a new permit mends: a door that was restarted, a permit that came late, too many at once."""
 REFUSED_BY_PROVIDER = frozenset({"provider_refused_key", "provider_redirected"})
 """The door's words for a provider's 3xx, 401 and 403, which it passes on as 502."""
+TOO_LARGE_BY_DOOR = "provider_answer_too_large"
+"""Its word for an answer that said itself that it is larger than what is read whole."""
 GONE = frozenset({"refused", "outside", "connect_timeout", "reset", "closed"})
 """How an exchange with an endpoint ends that is down or restarting."""
 OVERLOADED = "overloaded"
@@ -38,6 +41,8 @@ OVERLOADED = "overloaded"
 TOO_LONG_CODE = "context_length_exceeded"
 TOO_LONG = "too_long"
 """The outcome of a try whose prompt the model's context does not hold; a longer one may still answer."""
+TOO_LARGE = "too_large"
+"""The outcome of a try whose whole answer was too large to be read."""
 BAD_REQUEST = "bad_request"
 """The outcome of a try that the model's server refused since the request itself is wrong."""
 
@@ -72,6 +77,8 @@ def unreachable(candidate: Candidate, failed: UpstreamError) -> Failure:
     if kind == "pool_full":
         busy = Unavailable(f"All connections to {name} are busy.", code="overloaded", retry_after=1)
         return Failure(busy, kind, sent=False)
+    if kind == TOO_LARGE:
+        return too_large()
     connected = kind not in ("refused", "outside", "connect_timeout")
     if candidate.model.place == "hosted" and not connected:
         closed = Unavailable("The door does not answer.", code="door_closed", retry_after=RETRY_AFTER_S)
@@ -83,7 +90,7 @@ def unreachable(candidate: Candidate, failed: UpstreamError) -> Failure:
         error = Unavailable(f"{name} is not answering; it may be restarting.", retry_after=RETRY_AFTER_S)
     else:
         error = UpstreamFailed(f"{name} did not give a usable answer ({kind}).")
-    return Failure(error, kind, sent=connected, blamed=True)
+    return Failure(error, kind, sent=connected, blamed=kind != "unread")
 
 
 async def refusal(candidate: Candidate, response: Response) -> Failure:
@@ -105,6 +112,8 @@ async def refusal(candidate: Candidate, response: Response) -> Failure:
         return Failure(limit, "rate_limited", status, sent=False, pause_s=rest)
     if status in (503, 529):
         return overloaded(candidate, status, pause_s)
+    if code == TOO_LARGE_BY_DOOR and candidate.model.place == "hosted":
+        return too_large(status)
     if status == 504:
         late = UpstreamTimeout(f"{name} did not answer in time.")
         return Failure(late, "timeout", status, blamed=True)
@@ -113,6 +122,15 @@ async def refusal(candidate: Candidate, response: Response) -> Failure:
     # Whoever refuses generates nothing and bills nothing.
     sent = status >= 500 and code not in REFUSED_BY_PROVIDER
     return Failure(failed, "error", status, sent=sent, blamed=True)
+
+
+def too_large(status: int | None = None) -> Failure:
+    """It answered with more than is read whole: what was asked for is to blame, and a replica would say as much."""
+    text = (
+        f"The answer is larger than {Bounds().body_bytes >> 20} MiB. Ask for less in one request: fewer inputs or "
+        "answers, no log probabilities, embeddings with 'encoding_format': 'base64'; or ask for a stream."
+    )
+    return Failure(Unprocessable(text, code="answer_too_large"), TOO_LARGE, status, final=True)
 
 
 def wrong_request(candidate: Candidate, status: int, told: Said) -> Failure:

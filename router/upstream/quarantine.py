@@ -82,11 +82,12 @@ class Quarantine:
         found, document = self._crashes.get(self._digest(ask, team), ()), self._published()
         ended = [one for one in found if now < one.until and process(document, one.endpoint) != one.process]
         if len(ended) >= CRASHES:
+            left_s = min(one.until for one in ended) - now
             raise Unprocessable(
                 f"{len(ended)} engines ended while they worked on this request, so it is given to no other for "
-                f"{HELD_S / 60:.0f} minutes.",
-                code="request_quarantined",
-            )
+                f"{left_s:.0f} s.",
+                code="request_quarantined", retry_after=left_s,
+            )  # fmt: skip
 
     def _forget(self, now: float) -> None:
         """What is too old counts no more: else each request was looked up from the first crash on."""

@@ -13,6 +13,8 @@ from router.upstream.address import Deadlines, Kind, UpstreamError
 
 LITTLE = 64
 """Bytes of a body which are too few to count as progress: whoever sends one at a time is as good as silent."""
+HELD = 0.1
+"""The part of its time in which an answer was not read, from which on its lateness is no fault upstream."""
 NEVER = float("inf")
 AGAIN_S = 10.0
 """After how many seconds a stream that is late, and could go nowhere else, is looked at again."""
@@ -32,7 +34,9 @@ class Socket(Protocol):
 class Progress:
     """How far an answer has come, for its deadlines. Times are those of the event loop."""
 
-    __slots__ = ("by_event", "elsewhere", "end_at", "flowing", "heard_at", "little", "patient", "sent_at", "token_at")
+    __slots__ = (
+        "by_event", "elsewhere", "end_at", "flowing", "heard_at", "held_s", "little", "patient", "sent_at", "token_at",
+    )  # fmt: skip
 
     def __init__(
         self, now: float, started: float, deadlines: Deadlines, *, by_event: bool,
@@ -51,6 +55,13 @@ class Progress:
         self.patient = False
         """Whether a stream has begun and no delta has come: the engine works, so silence is no sign of anything."""
         self.little = 0
+        self.held_s = 0.0
+        """For how long it was not read, since whoever takes it was not ready."""
+
+    def held(self, since: float, now: float) -> None:
+        """It was not read meanwhile: that silence is nobody's fault upstream."""
+        self.held_s += now - since
+        self.heard_at = now
 
     def begun(self, *, well: bool) -> None:
         """The head has come. `well`: with status 200; any other answer is no stream, whatever was asked for."""
@@ -77,6 +88,8 @@ class Progress:
     def overdue(self, now: float, deadlines: Deadlines) -> tuple[Kind, str] | None:
         """Which deadline has passed, and how that is said; None where none has."""
         if now >= self.end_at:
+            if self.held_s >= HELD * deadlines.total_s:
+                return "unread", f"the answer was not taken whole within {deadlines.total_s:g} s"
             kind: Kind = "idle_timeout" if self.flowing else "first_byte_timeout"
             return kind, f"the answer was not complete after {deadlines.total_s:g} s"
         if now >= self.token_at:

@@ -53,7 +53,7 @@ class Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._response: Response | None = None
-        self._paused = False
+        self._paused, self._paused_at = False, 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._unsent = 0
@@ -131,7 +131,7 @@ class Wire(asyncio.Protocol):
     def pause(self) -> None:
         """Take nothing more from the socket; the upstream then has to wait."""
         if not self._paused and self._transport is not None and not self._transport.is_closing():
-            self._paused = True
+            self._paused, self._paused_at = True, self.loop.time()
             self._transport.pause_reading()
 
     def resume(self) -> None:
@@ -139,7 +139,7 @@ class Wire(asyncio.Protocol):
         if self._paused and self._transport is not None:
             self._paused = False
             if self._response is not None:
-                self._response.progress.heard_at = self.loop.time()  # the silence was ours
+                self._response.progress.held(self._paused_at, self.loop.time())  # the silence was ours
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
@@ -169,7 +169,8 @@ class Wire(asyncio.Protocol):
             return
         now, progress = self.loop.time() + TICK_S, response.progress
         if self._paused:
-            progress.heard_at = now
+            progress.held(self._paused_at, now)
+            self._paused_at = now
         if late := progress.overdue(now, self._deadlines):
             self.fail(*late)
             return
@@ -218,9 +219,9 @@ class Wire(asyncio.Protocol):
             return
         bounds = self._bounds
         if self._header_size > bounds.header_bytes or self._dry > bounds.header_bytes:
-            self.fail("too_large", f"the answer's headers are larger than {bounds.header_bytes} bytes")
+            self.fail("bad_response", f"the answer's headers are larger than {bounds.header_bytes} bytes")
         elif self._header_lines > bounds.header_lines:
-            self.fail("too_large", f"the answer has more than {bounds.header_lines} lines of headers")
+            self.fail("bad_response", f"the answer has more than {bounds.header_lines} lines of headers")
         elif response.whole and (self._oversized or response.held > bounds.body_bytes):
             self.fail("too_large", f"the answer is larger than {bounds.body_bytes} bytes")
         elif self._complete:

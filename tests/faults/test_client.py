@@ -146,6 +146,55 @@ async def test_cl_005_leaves_the_queue(house: FaultHouse) -> None:
     assert len(engine.requests) == 1, "nothing was started for the one that left"
 
 
+async def test_cl_005_who_leaves_the_queue_has_used_nothing(house: FaultHouse) -> None:
+    """Nobody worked on it: the tokens that it took of the key's minute are there again."""
+    house.serve(house.local.address, limit=1)
+    await house.start(router={**PATIENT, "queue_wait_s": 30})
+    assert house.built is not None
+    engine, fleet, key = house.local, house.built.fleet, house.key(tokens_per_minute=600)
+    engine.script = {"gate": True}
+    async with Line(house) as first, Line(house) as second:
+        await first.send(asked("chat/completions", house.key()))
+        await engine.until(lambda: len(engine.requests) == 1)
+        await second.send(wire.request(ask("small", max_tokens=64, n=8), key))
+        await until(lambda: fleet.state()["waiting"] == 1)
+        second.leave()
+        await until(lambda: fleet.state()["waiting"] == 0, within_s=LEFT_WITHIN_S)
+        engine.gate.set()
+        assert (await first.answer()).status == 200
+    assert remaining(await house.tell(ask("small", max_tokens=64), key)) > 500
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_cl_001_what_leaving_costs_of_a_minute(house: FaultHouse, stream: bool) -> None:
+    """Of a stream what had come; of an answer that would have come whole all it was likely to take."""
+    await house.start(router=PATIENT)
+    key = house.key(tokens_per_minute=1000)
+    house.fail_all({"stream": ["Hi", *[" there"] * 49, None]} if stream else {"never": True})
+    async with Line(house) as line:
+        await line.send(wire.request(ask("small", stream=stream, max_tokens=64, n=8), key))
+        await house.local.until(lambda: house.asked() == 1)
+        if stream:
+            await line.until(b"Hi")
+            for _ in range(49):
+                await line.until(b" there")
+        line.leave()
+        (left,) = await ended(house)
+    house.fail_all({})
+    used = 1000 - remaining(await house.tell(ask("small", max_tokens=64), key))
+    assert left["outcome"] == "client_left"
+    if stream:
+        assert 50 < used < 200, "50 pieces, the prompt, and the 64 + prompt that the second one asks for"
+    else:
+        assert used > 512
+
+
+def remaining(found: wire.Outcome) -> int:
+    """What the key has left of its tokens while this answer's own are still taken."""
+    assert found.status == 200, found
+    return int(found.headers["x-ratelimit-remaining-tokens"])
+
+
 async def test_cl_005_leaves_during_a_retry(house: FaultHouse) -> None:
     await house.start(replicas=2, router=PATIENT)
     house.fail_first({"status": 503}, {"never": True})
@@ -274,6 +323,25 @@ async def test_cl_006_a_reader_that_is_slow_and_reads_on_is_served(house: FaultH
             assert b'"error"' not in last
         assert part, "it was cut"
     assert house.local.blocked > 0
+
+
+async def test_cl_006_readers_that_are_slow_do_not_make_an_engine_rest(house: FaultHouse) -> None:
+    """What they do not take in the whole time is cut, and that is no fault of the endpoint."""
+    await house.start(replicas=2, router={**PATIENT, "total_timeout_s": 1.0, "write_timeout_s": 20.0})
+    house.fail_all(long_stream(4000))
+    key, lines = house.key(), [Line(house, receive=4096) for _ in range(6)]
+    async with All(lines):
+        for line in lines:
+            await line.send(asked("chat/completions", key, stream=True))
+            await line.until(b"\n\n")
+            line.stop_reading()
+        await house.local.until(lambda: sum(one.left for one in house.replicas) == 6, within_s=10)
+        for line in lines:
+            line.go_on_reading()
+            came = await line.ended()
+            assert b"upstream_interrupted" in came and b"[DONE]" not in came, "it cannot be taken for a whole answer"
+    assert [event["outcome"] for event in await ended(house, 6)] == ["cut"] * 6
+    assert not house.endpoint("small")["resting"] and not house.endpoint("small-2")["resting"]
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.long)])

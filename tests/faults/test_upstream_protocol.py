@@ -14,7 +14,7 @@ import pytest
 from router import app
 from router.upstream.room import Room
 from router.upstream.tries import Retries
-from tests.conftest import ask
+from tests.conftest import ask, instance
 from tests.fakes.faults import completion, events
 from tests.faults.conftest import MIB, FaultHouse
 from tests.faults.wire import Outcome
@@ -428,10 +428,63 @@ async def test_pr_020_an_answer_of_200_mb_is_cut_at_the_cap(house: FaultHouse) -
     await house.start(router=slow)
     key = house.key()
     piece = 256 * 1024
-    bad(await alone(house, {"endless": piece, "times": 200 * MIB // piece, "length": 200 * MIB}, key))
+    too_large(await alone(house, {"endless": piece, "times": 200 * MIB // piece, "length": 200 * MIB}, key))
     assert house.local.sent < 32 * MIB, "it was read though its length said enough"
-    bad(await alone(house, {"endless": piece, "times": 200 * MIB // piece}, key))
+    too_large(await alone(house, {"endless": piece, "times": 200 * MIB // piece}, key))
     assert house.local.sent < 150 * MIB
+
+
+def too_large(found: Outcome) -> None:
+    """What was asked for is to blame, and it is said what to do."""
+    assert (found.status, found.code) == (422, "answer_too_large"), found
+    assert found.headers["x-should-retry"] == "false" and "base64" in found.error["message"]
+
+
+async def test_pr_020_more_vectors_than_are_read_cost_one_run_and_no_replica(house: FaultHouse) -> None:
+    """As many texts as may be asked, with 2048 numbers each: another replica would say just as much."""
+    await house.start(replicas=3)
+    house.fail_all({"endless": 65_536, "times": 1, "length": 84 * MIB})
+    key, texts = house.key(), {"model": "small", "input": ["x"] * 2048}
+    for number in range(1, 5):
+        found = await house.tell(texts, key, "/v1/embeddings")
+        too_large(found)
+        assert (house.asked(), await house.attempts(found)) == (number, ["too_large"])
+    assert not any(house.endpoint(name)["resting"] for name in ("small", "small-2", "small-3"))
+
+
+async def test_pr_020_many_vectors_hold_up_nobody(house: FaultHouse) -> None:
+    """35 MB of numbers: of them only the usage is looked for, and the model's name is that of here."""
+    house.most_bytes = 400 * MIB
+    house.instances[:] = [instance("small", house.local.address, model="small", served="org/its-name")]
+    house.served = True
+    await house.start(router={"first_byte_timeout_s": 60, "total_timeout_s": 60, "idle_timeout_s": 60})
+    row = json.dumps([0.0123456789 + n * 1e-7 for n in range(1536)])
+    rows = ",".join(f'{{"object":"embedding","index":{n},"embedding":{row}}}' for n in range(1000))
+    usage = '{"prompt_tokens":5,"total_tokens":5}'
+    body = f'{{"object":"list","data":[{rows}],"model":"org/its-name","usage":{usage}}}'
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    house.fail_all({"raw": (head + body).encode()})
+    key = house.key()
+    house.watch.excuse()  # to make it was the test's own work
+    found = await house.tell({"model": "small", "input": ["x"] * 1000}, key, "/v1/embeddings")
+    assert found.status == 200
+    assert found.body == body.replace("org/its-name", "small").encode()
+    assert (await house.closed(found))["prompt_tokens"] == 5
+
+
+async def test_what_is_no_json_is_not_asked_for(house: FaultHouse) -> None:
+    """vLLM answers some fields in bytes: that is the caller's wish, and no failure of an engine."""
+    await house.start(replicas=2)
+    house.fail_all({"body": "\0" * 8, "headers": {"content-type": "application/octet-stream"}})
+    key = house.key()
+    for route, body in (
+        ("embeddings", {"input": "a", "encoding_format": "bytes"}),
+        ("embeddings", {"input": "a", "encoding_format": "bytes_only"}),
+        ("embeddings", {"input": "a", "stream": True}),
+        ("messages/count_tokens", {"messages": [{"role": "user", "content": "a"}], "stream": True}),
+    ):
+        assert (await house.tell({"model": "small", **body}, key, f"/v1/{route}")).status == 400, (route, body)
+    assert house.asked() == 0
 
 
 async def test_pr_021_headers_of_an_upstream_stay_there(house: FaultHouse) -> None:

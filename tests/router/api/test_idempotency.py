@@ -91,6 +91,8 @@ def test_a_name_that_cannot_be_taken_is_refused(name: bytes) -> None:
     ("error", "for_good"),
     [
         (BadRequest("no"), True),
+        (Unprocessable("no"), True),
+        (Unprocessable("no", retry_after=600), False),
         (Forbidden("no"), False),
         (UpstreamFailed("no"), False),
         (UpstreamTimeout("no"), False),

@@ -8,11 +8,16 @@ from __future__ import annotations
 import json
 from itertools import combinations
 from typing import Any
+from unittest import mock
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from router.records import Route, Usage
-from router.upstream.events import usage_of
+from router.upstream import events
+from router.upstream.events import LARGE, is_json, usage_of
 from router.upstream.sse import StreamError, StreamReader
 
 DETAILS = {"cached_tokens": 4, "cache_write_tokens": 0}
@@ -211,3 +216,66 @@ def test_odd_events_do_no_harm(route: Route) -> None:
 )  # fmt: skip
 def test_usage_of_whole_answers(usage: dict[str, Any], found: Usage) -> None:
     assert usage_of(json.dumps({"usage": usage}).encode()) == found
+
+
+# ---- large answers: of those only the ends are looked at
+
+FEW_BYTES = 2000
+"""What is called large here, so that examples are small."""
+STATED = st.one_of(
+    st.just(USED), st.none(), st.just({"prompt_tokens": 5, "total_tokens": 5}), st.just({}), st.just(7),
+    st.builds(lambda n: {"prompt_tokens": n, "completion_tokens": n}, st.integers(-3, 2**40)),
+)  # fmt: skip
+TRICKY = st.sampled_from(
+    [
+        "usage",
+        '"usage":{"prompt_tokens":1}',
+        '\\"usage": {',
+        '","usage":{"prompt_tokens":1},"',
+        "\\",
+        '"',
+        "{[}]",
+        "é",
+        "",
+    ]
+)
+NOISE = st.recursive(
+    st.one_of(TRICKY, st.booleans(), st.floats(allow_nan=False, allow_infinity=False)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=2), st.dictionaries(st.sampled_from(["usage", 'a"usage', "b"]), inner, max_size=2),
+        st.just({"usage": {"prompt_tokens": 99}}),
+    ),
+    max_leaves=4,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["end", "begin", "nowhere"])
+@given(usage=STATED, near=NOISE, far=NOISE, spaced=st.booleans())
+def test_the_usage_of_a_large_answer_is_found_without_reading_it_all(
+    where: str, usage: Any, near: Any, far: Any, spaced: bool
+) -> None:
+    """The same as by reading it: also where texts and inner objects look like it."""
+    stated = {} if where == "nowhere" else {"usage": usage}
+    near = {"near": near, 'its "usage': {"prompt_tokens": 99}}
+    field = {"far": far, "data": [0.25] * FEW_BYTES} | stated | near
+    if where == "begin":
+        field = near | stated | {"data": [0.25] * FEW_BYTES, "far": far}
+    body = json.dumps(field, separators=None if spaced else (",", ":")).encode()
+    expected, read = usage_of(body), list[int]()
+
+    class Noted:
+        @staticmethod
+        def loads(text: bytes) -> Any:
+            read.append(len(text))
+            return orjson.loads(text)
+
+    with mock.patch.object(events, "LARGE", FEW_BYTES), mock.patch.object(events, "orjson", Noted):
+        assert usage_of(body) == expected
+        assert is_json(body)
+        assert not is_json(body + b",")
+    assert sum(read) < len(body), "it was read whole"
+
+
+def test_what_nobody_can_read_at_either_end_is_unknown() -> None:
+    for body in (b"{" + b"x" * LARGE, b'"usage":' * LARGE, b'{"usage":{' + b" " * LARGE + b"}}", b"[" * 2 * LARGE):
+        assert usage_of(body) == Usage()

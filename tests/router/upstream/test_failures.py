@@ -15,6 +15,7 @@ from router.errors import (
     LimitReached,
     TooFast,
     Unavailable,
+    Unprocessable,
     UpstreamFailed,
     UpstreamTimeout,
 )
@@ -144,6 +145,7 @@ TIMEOUT = (UpstreamTimeout, "upstream_timeout", None, True)
 GONE = (Unavailable, FULL, RETRY_AFTER_S)
 CLOSED = (Unavailable, "door_closed", RETRY_AFTER_S, False)
 BROKEN = (UpstreamFailed, WRONG, None, True)
+TOO_MUCH = (Unprocessable, "answer_too_large", None, True)
 CONNECTIONS: dict[str, tuple[Any, Any]] = {
     "refused": ((*GONE, False), CLOSED),
     "outside": ((*GONE, False), CLOSED),
@@ -155,8 +157,11 @@ CONNECTIONS: dict[str, tuple[Any, Any]] = {
     "reset": ((*GONE, True), BROKEN),
     "closed": ((*GONE, True), BROKEN),
     "bad_response": (BROKEN, BROKEN),
-    "too_large": (BROKEN, BROKEN),
+    "too_large": (TOO_MUCH, TOO_MUCH),
+    "unread": (BROKEN, BROKEN),
 }
+BLAMELESS = {"pool_full", "too_large", "unread"}
+"""What is no failure of the endpoint: it does not come to rest by that."""
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -165,7 +170,16 @@ def test_a_connection_that_gave_nothing(kind: Any) -> None:
         found = unreachable(place, UpstreamError(kind, "it broke"))
         error = found.error
         assert (type(error), error.code, error.retry_after, found.sent) == expected
-        assert not found.final
+        assert found.final is (kind == "too_large"), "what one answer is too large for, that of a replica is as well"
+        assert found.blamed is not (kind in BLAMELESS or found.outcome == "door_closed")
+
+
+async def test_an_answer_too_large_for_the_door_is_so_for_its_caller(upstream: Upstream) -> None:
+    script = {"status": 502, "headers": {"x-headgate-door": "sent"}, "body": said("x", "provider_answer_too_large")}
+    found = await failed(upstream, script, place="hosted")
+    assert (found.error.code, found.final, found.blamed) == ("answer_too_large", True, False)
+    assert found.sent, "it is billed"
+    assert (await failed(upstream, script)).outcome == "error", "an engine does not speak for the door"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from router.api.idempotency import final
 from router.errors import Unprocessable
 from router.records import Ask, Candidate, Endpoint
 from router.upstream.quarantine import HELD_S, MOST, Quarantine, process
@@ -50,8 +51,24 @@ def test_two_engines_that_died_over_it_are_enough(site: Site) -> None:
     with pytest.raises(Unprocessable) as refused:
         site.quarantine.refuse(asked(), TEAM)
     assert (refused.value.status, refused.value.code) == (422, "request_quarantined")
+    assert refused.value.retry_after == HELD_S
     assert "river" not in refused.value.message
     site.quarantine.refuse(asked("another one"), TEAM)
+
+
+def test_it_says_when_it_may_be_asked_again(site: Site) -> None:
+    """The hold ends with that of the first engine: then one is known of, and that is too few."""
+    site.crash(asked(), "a")
+    site.now = 100.0
+    site.crash(asked(), "b")
+    site.now = 150.0
+    with pytest.raises(Unprocessable) as refused:
+        site.quarantine.refuse(asked(), TEAM)
+    assert refused.value.retry_after == HELD_S - 150
+    assert (b"retry-after", b"450") in refused.value.headers()
+    assert not final(refused.value), "it must not be repeated for a day"
+    site.now += refused.value.retry_after
+    site.quarantine.refuse(asked(), TEAM)
 
 
 def test_one_engine_that_died_twice_counts_twice(site: Site) -> None:

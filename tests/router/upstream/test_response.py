@@ -66,3 +66,22 @@ def test_the_timer_is_never_set_to_what_has_passed(elsewhere: Callable[[], bool]
         assert later > now
         now, looks = later, looks + 1
     assert now == SENT + USUAL.total_s and looks < 100
+
+
+def test_who_reads_too_slowly_is_to_blame_for_an_answer_that_is_late() -> None:
+    """A moment in which it was not read proves nothing: most answers have one."""
+    for held_s, kind in ((0.0, "idle_timeout"), (1.0, "idle_timeout"), (USUAL.total_s / 2, "unread")):
+        late = stream()
+        late.delta(SENT)
+        late.held(SENT, SENT + held_s)
+        late.heard_at = SENT + USUAL.total_s - 1
+        assert overdue(late, USUAL.total_s - 1) == ""
+        assert overdue(late, USUAL.total_s) == kind
+
+
+def test_silence_is_counted_from_the_moment_in_which_it_was_read_again() -> None:
+    late = stream()
+    late.delta(SENT)
+    late.held(SENT, SENT + 100)
+    assert overdue(late, 100 + USUAL.idle_s - 1) == ""
+    assert overdue(late, 100 + USUAL.idle_s) == "idle_timeout"
